@@ -1,0 +1,339 @@
+"""The paper as a graph: one rule for each notebook, no analysis.
+
+Every rule executes a notebook with papermill. Its inputs are the notebook, the modules
+of paperlib that it imports, and data; its params are the values of the configuration
+that it may read, so that a changed value re-runs exactly what depends on it. Every rule
+writes a run record under results/, which is never committed: a fresh clone therefore
+runs everything, although figures and tables are there. The executed notebook is a log:
+Snakemake keeps logs of failed jobs.
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.utils import min_version
+
+sys.path.insert(0, workflow.basedir)
+from paperlib.config import load_config, load_settings, token_sources
+from paperlib.paths import IDENTITY, MAIN_TABLES, TOPOGRAPHIES, job_name, template
+from paperlib.provenance import library_modules
+
+min_version("9.0")
+
+CONFIG = config.get("config", "mini")
+SETTINGS = load_config(CONFIG)
+NAME = SETTINGS["name"]
+DATASETS = SETTINGS["datasets"]
+SIMULATED = "minithings" in SETTINGS
+MANIFEST = f"{SETTINGS['data_root']}/manifest.json"
+
+wildcard_constraints:
+    dataset="|".join(DATASETS),
+    run="|".join(SETTINGS["runs"]),
+    subject=r"\d\d",
+    seed=r"\d+",
+    captioner="[a-z0-9-]+",
+    tokens="[a-z0-9-]+",
+
+
+def path(alias, **keys):
+    """Fill the configuration into a path template; other keys stay wildcards."""
+    return template(alias, config=NAME, data_root=SETTINGS["data_root"], **keys)
+
+
+def job(notebook, **fixed):
+    """Name a notebook's executions, with wildcards for the keys that are not fixed."""
+    return job_name(notebook, **{key: "{" + key + "}" for key in IDENTITY[notebook]} | fixed)
+
+
+def record(notebook, **fixed):
+    """Name the run record of a notebook's executions."""
+    return path("record", job=job(notebook, **fixed))
+
+
+def logs(notebook, **fixed):
+    """Name the executed notebook and what it printed."""
+    executed = job(notebook, **fixed)
+    return {
+        "notebook": path("notebook", job=executed),
+        "text": path("log", job=executed),
+    }
+
+
+def library(notebook):
+    """List the modules of paperlib that a notebook depends on."""
+    return library_modules(Path(workflow.basedir, f"notebooks/{notebook}.py"))
+
+
+def identity(**fixed):
+    """Return a params function: the YAML that papermill injects."""
+
+    def parameters(wildcards):
+        keys = {k: int(v) if k in ("subject", "seed") else v for k, v in wildcards.items()}
+        return yaml.safe_dump({"config": CONFIG, **keys, **fixed})
+
+    return parameters
+
+
+def settings(notebook):
+    """Return a params function: the values of the configuration a notebook may read."""
+
+    def values(wildcards):
+        entries = {k: wildcards.get(k) for k in ("dataset", "run")}
+        return yaml.safe_dump(load_settings(notebook, CONFIG, **entries))
+
+    return values
+
+
+def trained(alias, dataset):
+    """List one file of every trained run of a data set."""
+    entry = DATASETS[dataset]
+    return [
+        path(alias, dataset=dataset, run=run, subject=subject, seed=seed)
+        for run in SETTINGS["runs"]
+        for subject in entry["subjects"]
+        for seed in entry["seeds"]
+    ]
+
+
+def signals(dataset):
+    """List the preprocessed signals of every participant of a data set."""
+    return [
+        path("signals", dataset=dataset, subject=subject) + "/info.json"
+        for subject in DATASETS[dataset]["subjects"]
+    ]
+
+
+def raw_recordings(wildcards):
+    """Name what notebook 01 reads: the simulated world, or the recordings."""
+    if SIMULATED:
+        return [MANIFEST]
+    folder = path("raw", dataset=wildcards.dataset, subject=wildcards.subject)
+    return [
+        f"{folder}/ses-{session:02d}/raw_eeg_{partition}.npy"
+        for session in range(1, 5)
+        for partition in ("training", "test")
+    ]
+
+
+def images(wildcards):
+    """Name what notebooks 02 and 03 read."""
+    if SIMULATED:
+        return [MANIFEST]
+    return [path("images", dataset=wildcards.dataset) + "/image_metadata.npy"]
+
+
+def embedded(wildcards):
+    """Name what is turned into tokens: images, or captions."""
+    if wildcards.tokens == "image":
+        return images(wildcards)
+    captions = path("captions", dataset=wildcards.dataset, captioner=wildcards.tokens)
+    return [*images(wildcards), captions]
+
+
+def condition_tokens(wildcards):
+    """List the token files that condition a run."""
+    keys = {"dataset": wildcards.dataset, "run": wildcards.run}
+    chosen = load_settings("04_train", CONFIG, **keys)["conditioning"]
+    return [
+        path("tokens", dataset=wildcards.dataset, tokens=source)
+        for source in token_sources(chosen)
+    ]
+
+
+def figure(name):
+    """Name both files of a figure."""
+    return [path("figure", name=f"{name}.{ending}") for ending in ("png", "pdf")]
+
+
+def table(name):
+    """Name the three files of a table."""
+    return [path("table", name=f"{name}.{ending}") for ending in ("csv", "md", "tex")]
+
+
+EXECUTE = (
+    "export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1; "
+    "jupytext --quiet --to ipynb -o - {input.notebook} 2> {log.text} | "
+    "papermill - {log.notebook} --no-progress-bar --log-output "
+    "-y {params.identity:q} 2>> {log.text}"
+)
+
+
+rule all:
+    """Every table and figure of the configuration."""
+    input:
+        [record("06_evaluate", dataset=d) for d in DATASETS],
+        [record("09_topographies", dataset=d) for d in DATASETS],
+        [table(MAIN_TABLES[d]) for d in DATASETS],
+        [figure(TOPOGRAPHIES[d]) for d in DATASETS],
+
+
+if SIMULATED:
+
+    rule minithings:
+        """Make the embedded world: stimuli, participants, small encoders."""
+        input:
+            notebook="notebooks/00_minithings.py",
+            library=library("00_minithings"),
+        output:
+            manifest=MANIFEST,
+            record=record("00_minithings"),
+        log:
+            notebook=path("notebook", job="00_minithings"),
+            text=path("log", job="00_minithings"),
+        params:
+            identity=identity(),
+            settings=settings("00_minithings"),
+        threads: 2
+        shell:
+            EXECUTE
+
+
+rule preprocess:
+    """Cut, resample and whiten the trials of one participant."""
+    input:
+        raw_recordings,
+        notebook="notebooks/01_preprocess.py",
+        library=library("01_preprocess"),
+    output:
+        training=path("signals") + "/training.npy",
+        test=path("signals") + "/test.npy",
+        info=path("signals") + "/info.json",
+        record=record("01_preprocess"),
+    log:
+        **logs("01_preprocess"),
+    params:
+        identity=identity(),
+        settings=settings("01_preprocess"),
+    resources:
+        mem_mb=8000,
+    shell:
+        EXECUTE
+
+
+rule caption:
+    """Describe every image in words."""
+    input:
+        images,
+        notebook="notebooks/02_caption.py",
+        library=library("02_caption"),
+    output:
+        captions=path("captions"),
+        record=record("02_caption"),
+    log:
+        **logs("02_caption"),
+    params:
+        identity=identity(),
+        settings=settings("02_caption"),
+    resources:
+        gpu=1,
+    shell:
+        EXECUTE
+
+
+rule embed:
+    """Turn images, or one captioner's captions, into CLIP tokens."""
+    input:
+        embedded,
+        notebook="notebooks/03_embed.py",
+        library=library("03_embed"),
+    output:
+        tokens=path("tokens"),
+        record=record("03_embed"),
+    log:
+        **logs("03_embed"),
+    params:
+        identity=identity(),
+        settings=settings("03_embed"),
+    resources:
+        gpu=1,
+    shell:
+        EXECUTE
+
+
+rule train:
+    """Train one model on one participant."""
+    input:
+        condition_tokens,
+        signals=rules.preprocess.output.info,
+        notebook="notebooks/04_train.py",
+        library=library("04_train"),
+    output:
+        weights=path("checkpoint") + "/model.safetensors",
+        recipe=path("checkpoint") + "/config.json",
+        record=record("04_train"),
+    log:
+        **logs("04_train"),
+    params:
+        identity=identity(),
+        settings=settings("04_train"),
+    resources:
+        gpu=1,
+    shell:
+        EXECUTE
+
+
+rule sample:
+    """Generate signals for the test images with one trained model."""
+    input:
+        condition_tokens,
+        recipe=rules.train.output.recipe,
+        notebook="notebooks/05_sample.py",
+        library=library("05_sample"),
+    output:
+        samples=path("samples"),
+        record=record("05_sample"),
+    log:
+        **logs("05_sample"),
+    params:
+        identity=identity(),
+        settings=settings("05_sample"),
+    resources:
+        gpu=1,
+    shell:
+        EXECUTE
+
+
+for dataset in DATASETS:
+
+    rule:
+        """Score every method of a data set: Table 1 or 2."""
+        name:
+            f"evaluate_{dataset}"
+        input:
+            signals(dataset),
+            trained("samples", dataset),
+            published=path("published_table", name=MAIN_TABLES[dataset]),
+            notebook="notebooks/06_evaluate.py",
+            library=library("06_evaluate"),
+        output:
+            table(MAIN_TABLES[dataset]),
+            record=record("06_evaluate", dataset=dataset),
+        log:
+            **logs("06_evaluate", dataset=dataset),
+        params:
+            identity=identity(dataset=dataset),
+            settings=settings("06_evaluate"),
+        threads: 2
+        shell:
+            EXECUTE
+
+    rule:
+        """Draw the scalp maps of a data set: Figure 3 or 7."""
+        name:
+            f"topographies_{dataset}"
+        input:
+            signals(dataset),
+            notebook="notebooks/09_topographies.py",
+            library=library("09_topographies"),
+        output:
+            figure(TOPOGRAPHIES[dataset]),
+            record=record("09_topographies", dataset=dataset),
+        log:
+            **logs("09_topographies", dataset=dataset),
+        params:
+            identity=identity(dataset=dataset),
+            settings=settings("09_topographies"),
+        shell:
+            EXECUTE

@@ -1,0 +1,264 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 MiniTHINGS
+#
+# *On which data does the paper run within minutes, and how real are they?* A small
+# world is made: pictures, simulated participants who look at them, two small encoders.
+#
+# - Reads: nothing
+# - Writes: files in the public formats of THINGS-EEG2, open_clip and Hugging Face
+# - Time: minutes on two cores, 2.6 GB on disk; what is there already is kept
+
+# %% tags=["parameters"]
+config: str = "mini"  # name of a file in config/
+overrides: str = (
+    ""  # YAML that replaces single values, as in "minithings: {image_size: 64}"
+)
+
+# %%
+import textwrap
+
+import matplotlib.pyplot as plt
+import mne
+import numpy as np
+import pandas as pd
+import torch
+
+from paperlib.config import load_settings
+from paperlib.minithings.encoders import IMAGE_SIZE, train_captioner, train_clip
+from paperlib.minithings.head import eeg_info, meg_info
+from paperlib.minithings.recordings import simulate_participant
+from paperlib.minithings.scenes import describe
+from paperlib.minithings.stimuli import draw_stimuli, write_stimuli
+from paperlib.minithings.world import Task, build
+from paperlib.paths import locate
+from paperlib.provenance import start_record
+from paperlib.recordings.things_eeg2 import load_raw_session, stimulus_events
+from paperlib.reporting.figures import COLORS, COLUMN, PAGE, set_theme
+from paperlib.stimuli.captions import caption_images, load_captioner
+from paperlib.stimuli.images import open_image, read_images
+
+# %%
+settings = load_settings("00_minithings", config, overrides)
+where = locate(settings, dataset="things-eeg2")
+record = start_record(settings, config=config, overrides=overrides)
+set_theme()
+world = settings["minithings"]
+
+# %% [markdown]
+# ## Build
+#
+# Participants, encoders and pictures do not depend on each other: each derives the
+# scenes from the seed. They are made in two processes.
+
+# %%
+seed = {"seed": settings["seed"]}
+sizes = {**seed, **world["stimuli"]}
+weights = where("data") / "weights"
+tasks = [
+    Task("captioner", train_captioner, weights / "qwen2-vl", seed | world["captioner"]),
+    Task("CLIP", train_clip, weights / "clip", seed | world["clip"]),
+]
+for number in world["subjects"]:
+    shown = {"subject": number, "n_test_repetitions": world["n_test_repetitions"]}
+    folder = where("raw", subject=number)
+    tasks.append(
+        Task(f"participant {number}", simulate_participant, folder, sizes | shown)
+    )
+pictures = sizes | {"image_size": world["image_size"]}
+tasks.append(Task("stimuli", write_stimuli, where("images"), pictures))
+
+# %%
+results = build(tasks, where("data") / "manifest.json")
+
+# %% [markdown]
+# ## Stimuli
+#
+# A concept is a texture, a color and a shape; size, place, background and small jitters
+# vary from picture to picture. Test concepts are new combinations of known parts.
+# Below: training pictures with the captions that the encoders learned from.
+
+# %%
+images = read_images(where("images"))
+counts = images.groupby("partition")[["concept", "image_id"]].nunique()
+for partition, row in counts.iterrows():
+    print(f"{partition}: {row['image_id']} images of {row['concept']} concepts.")
+stimuli = draw_stimuli(**sizes)
+captions = [describe(image.scene) for part in stimuli.values() for image in part]
+
+# %%
+chosen = images[images["partition"] == "training"].sample(8, random_state=1).index
+fig, axes = plt.subplots(2, 4, figsize=(PAGE, 0.62 * PAGE))
+for ax, row in zip(axes.flat, chosen, strict=True):
+    ax.imshow(open_image(images.loc[row, "path"]))
+    ax.set_xlabel(textwrap.fill(captions[row], 30), fontsize=6)
+    ax.set(xticks=[], yticks=[])
+plt.show()
+
+# %% [markdown]
+# ## Sensors
+#
+# 63 electrodes of the extended 10-20 system against Fz, as in THINGS-EEG2, and the 271
+# axial gradiometers of THINGS-MEG. The head is a sphere; areas of the ventral stream
+# are pairs of mirrored current dipoles.
+
+# %%
+sensors = {"EEG (63 and Fz)": eeg_info(0.092), "MEG (271)": meg_info()}
+fig, axes = plt.subplots(1, 2, figsize=(COLUMN, 0.5 * COLUMN))
+for ax, (kind, info) in zip(axes, sensors.items(), strict=True):
+    mne.viz.plot_sensors(info, axes=ax, pointsize=4, linewidth=0, show=False)
+    ax.set_title(kind)
+plt.show()
+
+# %% [markdown]
+# ## A recording
+#
+# Four seconds of a test session; vertical lines are image onsets. *Look for* alpha
+# waves at the back of the head, slow waves everywhere, and no visible response to any
+# single image.
+
+# %%
+raw = load_raw_session(where("raw", subject=1) / "ses-01/raw_eeg_test.npy")
+names = ["AFz", "Cz", "Pz", "PO7", "PO8", "O1", "Oz", "O2"]
+trace, times = raw.get_data(picks=names, start=6000, stop=10000, return_times=True)
+events, n_targets = stimulus_events(raw)
+fig, ax = plt.subplots(figsize=(PAGE, 0.4 * PAGE))
+offsets = 50 * np.arange(len(names))[::-1]
+ax.plot(times, 1e6 * trace.T + offsets, COLORS["recorded"], lw=0.4)
+onsets = events[:, 0] / raw.info["sfreq"]
+inside = (onsets > times[0]) & (onsets < times[-1])
+ax.vlines(onsets[inside], -50, 400, COLORS["baseline"], lw=0.4)
+ax.set(xlabel="Time (s)", ylabel="Potential (50 µV per step)")
+ax.set_yticks(offsets, names)
+plt.show()
+minutes = raw.times[-1] / 60
+print(f"{len(events)} images and {n_targets} targets in {minutes:.1f} minutes.")
+
+# %% [markdown]
+# ## Evoked responses
+#
+# Mean over all test trials of a session. *Look for* a rhythm of 200 ms, that of the
+# images, and for maps that change over time and differ between participants.
+
+# %%
+epochs = {}
+for number in world["subjects"]:
+    raw = load_raw_session(where("raw", subject=number) / "ses-01/raw_eeg_test.npy")
+    events, _ = stimulus_events(raw)
+    triples = np.insert(events, 1, 0, axis=1)
+    epochs[number] = mne.Epochs(
+        raw, triples, tmin=-0.2, tmax=0.6, picks="eeg", preload=True, verbose="error"
+    )
+moments = [0.075, 0.1, 0.13, 0.17, 0.24]  # s
+
+# %%
+fig, axes = plt.subplots(
+    len(epochs), 6, figsize=(PAGE, 0.2 * PAGE * len(epochs)), width_ratios=[4] + [1] * 5
+)
+info = eeg_info(0.092)
+for (number, trials), (ax, *heads) in zip(epochs.items(), axes, strict=True):
+    evoked = trials.average()
+    ax.plot(evoked.times, 1e6 * evoked.data.T, COLORS["recorded"], lw=0.3)
+    ax.set(xlabel="Time (s)", ylabel="Potential (µV)", title=f"Participant {number}")
+    for head, moment in zip(heads, moments, strict=True):
+        potentials = 1e6 * evoked.copy().crop(moment, moment).data[:, 0]
+        potentials = np.append(potentials, 0.0)  # Fz, the reference
+        image, _ = mne.viz.plot_topomap(
+            potentials,
+            info,
+            axes=head,
+            vlim=(-5, 5),
+            sensors=False,
+            contours=0,
+            show=False,
+        )
+        head.set_title(f"{1e3 * moment:.0f} ms")
+fig.colorbar(image, ax=axes[:, 1:], label="Potential (µV)", shrink=0.7)
+plt.show()
+
+# %% [markdown]
+# ## How much of a trial is signal?
+#
+# Variance between images (the variance of their means, less what noise adds to it)
+# over variance within images, at the posterior electrodes.
+
+# %%
+for number, trials in epochs.items():
+    posterior = trials.copy().crop(0.05, 0.4).pick([n for n in names if n[:1] in "PO"])
+    data, codes = posterior.get_data(), posterior.events[:, 2]
+    groups = [data[codes == code] for code in np.unique(codes)]
+    within = np.mean([group.var(axis=0, ddof=1) for group in groups], axis=0)
+    size = np.mean([len(group) for group in groups])
+    between = np.var([g.mean(axis=0) for g in groups], axis=0, ddof=1) - within / size
+    share, noise = between.mean() / within.mean(), 1e6 * within.mean() ** 0.5
+    print(
+        f"Participant {number}: the variance between images is {share:.1%} of that "
+        f"within images, whose root is {noise:.1f} µV."
+    )
+
+# %% [markdown]
+# ## Encoders
+#
+# A CLIP model and a Qwen2-VL model of under a million weights, trained on rendered
+# scenes. Scores on 256 scenes that they have not seen: how often CLIP finds the caption
+# of an image among all, and how often a caption names an attribute rightly.
+
+# %%
+scores = pd.concat(
+    {name: pd.Series(results[name]) for name in ("CLIP", "captioner")}
+).rename_axis(["encoder", "score"])
+scores.to_frame("share right").style.format("{:.0%}")
+
+# %%
+captioner = load_captioner(
+    str(weights / "qwen2-vl"),
+    revision=None,
+    pixels=IMAGE_SIZE**2,
+    device="cpu",
+    dtype=torch.float32,
+)
+written = caption_images(
+    captioner,
+    [open_image(images.loc[row, "path"]) for row in chosen[:4]],
+    prompt=world["captioner"]["prompt"],
+    max_new_tokens=40,
+)
+for row, caption in zip(chosen[:4], written, strict=True):
+    print(images.loc[row, "image_id"])
+    print(f"  shown:   {captions[row]}\n  written: {caption}")
+
+# %% [markdown]
+# ## What is real here and what is not
+#
+# *Like recordings*: file formats, sensors, trial numbers per image, presentation rate
+# and overlap; sizes and latencies of the evoked components; contralateral early and
+# bilateral late responses; spatially correlated 1/f and alpha activity; jitter from
+# trial to trial; participants whose maps and latencies differ.
+#
+# *Simpler than recordings*: a spherical head; 46 dipoles; areas that know the
+# attributes of a scene; responses that do not depend on what came before; stationary
+# noise without blinks, muscles, line noise and fatigue; the same tuning in everybody.
+# Averages at the best electrodes probably repeat better than those of real ones.
+#
+# *Smaller*: 1200 training images of 120 concepts instead of 16540 of 1654, and pictures
+# with six attributes instead of photographs. Numbers from this world test the method
+# and the code. They say nothing about brains.
+
+# %%
+record.finish(
+    where("record"),
+    inputs=[],
+    outputs=[where("data") / "manifest.json", *(task.folder for task in tasks)],
+)

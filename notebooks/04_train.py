@@ -1,0 +1,181 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 Train
+#
+# *Can a transformer learn to turn noise into the response to an image?* One diffusion
+# transformer is trained for one participant (paper, sections 3.2, 3.3, Algorithm 1).
+#
+# - Reads: signals of the participant, CLIP tokens of images and captions
+# - Writes: a checkpoint (weights and recipe) and the curve of its training
+# - Time: about a minute (mini, one core), days (paper, one GPU)
+
+# %% tags=["parameters"]
+config: str = "mini"  # name of a file in config/
+overrides: str = ""  # YAML that replaces single values, as in "training: {steps: 50}"
+dataset: str = "things-eeg2"
+subject: int = 1
+run: str = "ours_v"  # an entry of the configuration's runs
+seed: int = 0  # of the weights, the batches and their noise
+
+# %%
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+import torch
+
+from paperlib.checkpoints import build_model, save_checkpoint
+from paperlib.config import load_settings
+from paperlib.diffusion import linear_alpha_bar
+from paperlib.paths import locate
+from paperlib.provenance import fingerprint, start_record
+from paperlib.recordings.regions import channel_regions
+from paperlib.recordings.signals import check_counts, load_signals
+from paperlib.reporting.figures import COLORS, COLUMN, set_theme
+from paperlib.stimuli.conditions import hold_out_concepts, open_condition
+from paperlib.stimuli.images import read_images
+from paperlib.training import (
+    Objective,
+    Pairs,
+    TrainingSettings,
+    standard_deviation,
+    train,
+    training_targets,
+)
+
+# %%
+keys = {"dataset": dataset, "subject": subject, "run": run, "seed": seed}
+settings = load_settings("04_train", config, overrides, dataset=dataset, run=run)
+where = locate(settings, **keys)
+record = start_record(settings, config=config, overrides=overrides, **keys)
+set_theme()
+
+# %% [markdown]
+# ## Data
+#
+# A response is paired with the tokens of its image. Some training *concepts* are held
+# out for validation; the test images are never looked at here.
+
+# %%
+signals = load_signals(where("signals"))
+images = read_images(where("images"))
+check_counts(signals, images)
+images = images[images["partition"] == "training"]
+condition = open_condition(settings["conditioning"], where, images["image_id"])
+print(
+    f"{len(images)} images of {images['concept'].nunique()} concepts, responses of "
+    f"{len(signals.ch_names)} channels x {len(signals.times)} samples at "
+    f"{signals.sfreq:g} Hz; {condition.n_tokens} condition tokens of width "
+    f"{condition.width}."
+)
+
+# %%
+options = dict(settings["training"])
+targets = training_targets(signals, options.pop("repetitions"))  # N R C T
+training_rows, validation_rows = hold_out_concepts(
+    images["concept"], n_held_out=options.pop("validation_concepts"), seed=seed
+)
+scale = standard_deviation(targets, training_rows)
+pairs = [
+    Pairs(targets, rows, context=condition, scale=scale)
+    for rows in (training_rows, validation_rows)
+]
+print(
+    f"{len(pairs[0])} training and {len(pairs[1])} validation pairs; one standard "
+    f"deviation is {scale:.3g} {signals.unit}."
+)
+
+# %% [markdown]
+# ## Model
+#
+# Channels are grouped by brain region and cut, with time, into patches; each patch is a
+# token. The recipe is all that is needed to build the network again.
+
+# %%
+architecture = dict(settings["model"])
+recipe = {
+    "method": architecture.pop("method"),
+    "architecture": {
+        "regions": channel_regions(signals.ch_names),
+        "n_times": len(signals.times),
+        "context_width": condition.width,
+        **architecture,
+    },
+    "diffusion": settings["diffusion"],
+    "conditioning": settings["conditioning"],
+    "scale": scale,
+    "unit": signals.unit,
+    "ch_names": list(signals.ch_names),
+    "sfreq": signals.sfreq,
+    "times": signals.times.tolist(),
+    **keys,
+}
+
+# %%
+torch.manual_seed(seed)
+model = build_model(recipe)
+layout = model.layout
+print(
+    f"{sum(p.numel() for p in model.parameters()):,} parameters; {layout.n_rows} rows "
+    f"x {layout.n_columns} columns of patches make {layout.n_patches} tokens."
+)
+
+# %% [markdown]
+# ## Training
+#
+# A run that was stopped continues where its last state was saved and ends with the same
+# weights as an unbroken one. *Look for* a validation loss that falls with the training
+# loss and does not turn up.
+
+# %%
+schedule = dict(settings["diffusion"])
+prediction = schedule.pop("prediction")
+inputs = [where("signals"), *(tokens.path for tokens in condition.sources)]
+model, curve = train(
+    model,
+    *pairs,
+    objective=Objective(
+        linear_alpha_bar(**schedule), prediction, seed, options["batch_size"]
+    ),
+    settings=TrainingSettings(**options),
+    state_file=where("training") / "state.safetensors",
+    identity={"recipe": recipe, "inputs": [fingerprint(path) for path in inputs]},
+    device=settings["device"],
+)
+
+# %%
+curve = pd.DataFrame(curve)
+fig, ax = plt.subplots(figsize=(COLUMN, 0.62 * COLUMN))
+names = {"training_loss": "training", "validation_loss": "held-out concepts"}
+palette = [COLORS["generated"], COLORS["baseline"]]
+long = curve.rename(columns=names).melt("step", names.values(), "pairs", "loss")
+sns.lineplot(long, x="step", y="loss", hue="pairs", style="pairs", palette=palette)
+ax.set(xlabel="Optimizer step", ylabel=f"Denoising loss ({prediction})")
+plt.show()
+
+# %% [markdown]
+# ## Save
+
+# %%
+save_checkpoint(where("checkpoint"), model, recipe)
+curve.to_csv(where("training") / "curve.csv", index=False)
+last = curve.iloc[-1]
+print(
+    f"After {last['step']:.0f} steps and {last['seconds']:.0f} s the loss is "
+    f"{last['training_loss']:.3f} in training and {last['validation_loss']:.3f} on "
+    "held-out concepts."
+)
+
+# %%
+record.finish(where("record"), inputs=inputs, outputs=[where("checkpoint")])

@@ -1,0 +1,154 @@
+"""Load a configuration, check it against the schema, hand out sections.
+
+``config/<name>.yaml`` holds every value once. A notebook gets only the sections listed
+for it in :data:`SECTIONS`; the Snakefile declares the same sections as that notebook's
+parameters, so a changed value re-runs exactly what can depend on it.
+"""
+
+from copy import deepcopy
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from paperlib.paths import ROOT
+from paperlib.validation import check_option, did_you_mean
+
+SECTIONS = {
+    "00_minithings": ("seed", "minithings"),
+    "01_preprocess": ("preprocessing",),
+    "02_caption": ("captioning",),
+    "03_embed": ("embedding",),
+    "04_train": ("conditioning", "model", "diffusion", "training"),
+    "05_sample": ("seed", "conditioning", "sampling"),
+    "06_evaluate": (
+        *("seed", "simulated", "subjects", "training_subject", "seeds"),
+        *("runs", "comparison", "evaluation"),
+    ),
+    "09_topographies": ("simulated", "subjects", "training_subject", "topographies"),
+}
+
+
+def load_config(config: str, overrides: str = "") -> dict:
+    """Read and validate a whole configuration.
+
+    Parameters
+    ----------
+    config
+        Name of a file in ``config/`` without its ending, or a path to a YAML file.
+    overrides
+        YAML that replaces single values, such as ``"sampling: {steps: 20}"``.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such configuration.
+    ValueError
+        If a key is unknown or a value has the wrong type or range; every problem is
+        listed with its place.
+    """
+    path = _config_path(config)
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if overrides:
+        settings = merge(settings, _parse_overrides(overrides))
+    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text(encoding="utf-8"))
+    problems = list(Draft202012Validator(schema).iter_errors(settings))
+    if problems:
+        lines = "\n".join(f"  - {_explain(problem)}" for problem in problems)
+        raise ValueError(f"{path.name} is not a valid configuration:\n{lines}")
+    return settings
+
+
+def load_settings(
+    notebook: str,
+    config: str,
+    overrides: str = "",
+    *,
+    dataset: str | None = None,
+    run: str | None = None,
+) -> dict:
+    """Return what ``notebook`` may read of a configuration.
+
+    Parameters
+    ----------
+    notebook
+        A key of :data:`SECTIONS`.
+    config, overrides
+        As for :func:`load_config`.
+    dataset, run
+        Entries of ``datasets`` and ``runs``: their values replace those of the
+        sections, the run's last.
+
+    Returns
+    -------
+    dict
+        The sections, beside ``notebook``, ``name``, ``data_root`` and ``device``.
+    """
+    check_option("notebook", notebook, tuple(SECTIONS))
+    settings = load_config(config, overrides)
+    for kind, entry in (("datasets", dataset), ("runs", run)):
+        if entry is not None:
+            check_option(kind.removesuffix("s"), entry, tuple(settings[kind]))
+            settings = merge(settings, settings[kind][entry])
+    wanted = ("name", "data_root", "device", *SECTIONS[notebook])
+    return {"notebook": notebook} | {key: settings[key] for key in wanted}
+
+
+def merge(base: dict, changes: dict) -> dict:
+    """Return ``base`` with single values replaced, recursively; neither is changed."""
+    merged = deepcopy(base)
+    for key, value in changes.items():
+        both_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both_sections else deepcopy(value)
+    return merged
+
+
+def token_sources(conditioning: dict) -> list[str]:
+    """Name the token files of a condition, images first.
+
+    Parameters
+    ----------
+    conditioning
+        With ``image`` (bool) and ``captioner`` (name or None).
+    """
+    sources = ["image"] if conditioning["image"] else []
+    return sources + [conditioning["captioner"]] * bool(conditioning["captioner"])
+
+
+def _config_path(config: str) -> Path:
+    named = ROOT / "config" / f"{config}.yaml"
+    path = named if named.is_file() else ROOT / config
+    if not path.is_file():
+        names = sorted(p.stem for p in (ROOT / "config").glob("*.yaml"))
+        names.remove("schema")
+        raise FileNotFoundError(
+            f"There is no configuration {config!r}: expected one of {names} or a path "
+            f"to a YAML file.{did_you_mean(config, names)}"
+        )
+    return path
+
+
+def _parse_overrides(overrides: str) -> dict:
+    changes = yaml.safe_load(overrides)
+    if not isinstance(changes, dict):
+        raise ValueError(
+            'overrides must be YAML of the form "section: {key: value}"; '
+            f"got {overrides!r}"
+        )
+    return changes
+
+
+def _explain(problem) -> str:
+    """Say where a schema error is, with the nearest known key for an unknown one."""
+    place = ".".join(str(part) for part in problem.absolute_path) or "the top level"
+    if problem.validator != "additionalProperties":
+        return f"{place}: {problem.message}"
+    known = problem.schema["properties"]
+    unknown = [key for key in problem.instance if key not in known]
+    return "; ".join(
+        f"{place}: unknown key {key!r}.{did_you_mean(key, known)}" for key in unknown
+    )

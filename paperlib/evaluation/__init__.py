@@ -1,0 +1,1 @@
+"""Scores of generated signals: metrics, ceilings, identification, statistics."""

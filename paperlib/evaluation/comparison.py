@@ -1,0 +1,238 @@
+"""Score every method on the same recordings, image by image."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from paperlib.evaluation.ceilings import split_halves
+from paperlib.evaluation.identification import (
+    response_correlations,
+    top_hits,
+    two_versus_two,
+)
+from paperlib.evaluation.metrics import (
+    cosine_similarity,
+    mean_squared_error,
+    pearson,
+    pearson_flattened,
+)
+from paperlib.evaluation.statistics import bootstrap_interval
+from paperlib.evaluation.synchronization import recurrence_agreement, recurrences
+
+# Columns of the main table (the paper's four) and of the supplement.
+MAIN_METRICS = {
+    "mse": "MSE ↓",
+    "pearson": "Pearson ↑",
+    "cosine": "Cosine ↑",
+    "sl": "SL ↑",
+}
+SUPPLEMENT_METRICS = {
+    "sl_theiler": "SL, Theiler window ↑",
+    "pearson_flattened": "Pearson, flattened ↑",
+    "top1": "Identified, top 1 ↑",
+    "top5": "Identified, top 5 ↑",
+    "two_versus_two": "2 versus 2 ↑",
+}
+METRICS = MAIN_METRICS | SUPPLEMENT_METRICS
+
+Scores = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Test responses of one participant, prepared for scoring many predictions.
+
+    Attributes
+    ----------
+    responses : ndarray of shape (N, C, T)
+        Mean over repetitions.
+    embeddings : dict
+        Metric (sl, sl_theiler) -> arguments of the synchronization likelihood.
+    recurrences : dict
+        Metric -> recurrences of the responses; the same for every prediction.
+    """
+
+    responses: np.ndarray
+    embeddings: dict[str, dict[str, int]]
+    recurrences: Scores
+
+    @classmethod
+    def prepare(
+        cls, responses: np.ndarray, *, dim: int, delay: int, neighbors: int
+    ) -> "Recordings":
+        """Compute the recurrences without and with a Theiler window.
+
+        Parameters
+        ----------
+        responses : ndarray of shape (N, C, T)
+        dim, delay, neighbors
+            Of the synchronization likelihood. The window is (dim - 1) * delay, the
+            span of a delay vector.
+        """
+        common = {"dim": dim, "delay": delay, "neighbors": neighbors}
+        windows = {"sl": 0, "sl_theiler": (dim - 1) * delay}
+        embeddings = {k: common | {"theiler": w} for k, w in windows.items()}
+        found = {k: recurrences(responses, **e) for k, e in embeddings.items()}
+        return cls(responses, embeddings, found)
+
+
+def score(generated: np.ndarray, recorded: Recordings) -> Scores:
+    """Score predicted responses, one value for each metric and image.
+
+    Parameters
+    ----------
+    generated : ndarray of shape (N, C, T)
+        One prediction for each image, in the order of the recordings.
+    recorded
+        What was measured.
+
+    Returns
+    -------
+    dict
+        Each key of :data:`METRICS` -> ndarray of shape (N,); NaN where a metric is
+        not defined, as correlation is for a constant signal.
+    """
+    responses = recorded.responses
+    correlations = response_correlations(responses, generated)
+    return {
+        "mse": mean_squared_error(generated, responses),
+        "pearson": pearson(generated, responses),
+        "cosine": cosine_similarity(generated, responses),
+        **_synchronization(generated, recorded),
+        "pearson_flattened": pearson_flattened(generated, responses),
+        "top1": top_hits(correlations, k=1),
+        "top5": top_hits(correlations, k=min(5, len(responses))),
+        "two_versus_two": two_versus_two(correlations),
+    }
+
+
+def control_predictions(
+    training_mean: np.ndarray, n_images: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what knows nothing of the image: silence, and the mean response.
+
+    Parameters
+    ----------
+    training_mean : ndarray of shape (C, T)
+        Mean of the responses to all training images.
+    n_images
+        Test images.
+
+    Yields
+    ------
+    name, prediction of shape (N, C, T)
+    """
+    shape = (n_images, *training_mean.shape)
+    yield "Zero", np.zeros(shape, training_mean.dtype)
+    yield "Training mean", np.broadcast_to(training_mean, shape)
+
+
+def split_half_scores(
+    repetitions: np.ndarray,
+    *,
+    halvings: int,
+    rng: np.random.Generator,
+    dim: int,
+    delay: int,
+    neighbors: int,
+) -> Scores:
+    """Score one half of the test repetitions as a prediction of the other.
+
+    This is what a perfect model of the response would reach against half of the
+    repetitions if it had the noise of the other half.
+
+    Parameters
+    ----------
+    repetitions : ndarray of shape (N, R, C, T)
+        Single test responses.
+    halvings
+        Random halvings that are averaged.
+    rng
+        Draws them.
+    dim, delay, neighbors
+        Of the synchronization likelihood.
+    """
+    embedding = {"dim": dim, "delay": delay, "neighbors": neighbors}
+    scores = [
+        score(first, Recordings.prepare(second, **embedding))
+        for first, second in split_halves(repetitions, n_splits=halvings, rng=rng)
+    ]
+    return {metric: np.mean([s[metric] for s in scores], axis=0) for metric in METRICS}
+
+
+def derangement(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a permutation of n that leaves nothing in its place."""
+    cycle = rng.permutation(n)
+    order = np.empty(n, dtype=int)
+    order[cycle] = np.roll(cycle, 1)
+    return order
+
+
+def tidy_scores(scored: Iterable[tuple[str, int, Scores]]) -> pd.DataFrame:
+    """Put scores into one table.
+
+    Parameters
+    ----------
+    scored
+        Method, subject, scores.
+
+    Returns
+    -------
+    DataFrame
+        Columns method, subject, image, metric, value. Equal method and subject (other
+        training seeds) are averaged.
+    """
+    parts = [
+        pd.DataFrame(scores)
+        .rename_axis("image")
+        .melt(var_name="metric", ignore_index=False)
+        .reset_index()
+        .assign(method=method, subject=subject)
+        for method, subject, scores in scored
+    ]
+    keys = ["method", "subject", "image", "metric"]
+    return pd.concat(parts).groupby(keys, sort=False)["value"].mean().reset_index()
+
+
+def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFrame:
+    """Reduce image-wise scores to means with 95 % bootstrap intervals.
+
+    Parameters
+    ----------
+    scores
+        From :func:`tidy_scores`.
+    seed
+        Of the bootstrap; every method meets the same resamples.
+    resamples
+        Number of resamples of subjects and images.
+
+    Returns
+    -------
+    DataFrame
+        Columns method, metric, mean, low, high, n_subjects, n_images, n_undefined.
+    """
+    rows = []
+    for (method, metric), group in scores.groupby(["method", "metric"], sort=False):
+        table = group.pivot(index="subject", columns="image", values="value")
+        interval = bootstrap_interval(
+            table.to_numpy(),
+            rng=np.random.default_rng(seed),
+            n_resamples=resamples,
+        )
+        rows.append({"method": method, "metric": metric, **vars(interval)})
+    return pd.DataFrame(rows)
+
+
+def _synchronization(generated: np.ndarray, recorded: Recordings) -> Scores:
+    """Return both synchronization likelihoods, means over channels."""
+    if (np.ptp(generated, axis=-1) == 0).any():
+        undefined = np.full(len(generated), np.nan)
+        return dict.fromkeys(recorded.embeddings, undefined)
+    return {
+        metric: recurrence_agreement(
+            recurrences(generated, **embedding), recorded.recurrences[metric]
+        ).mean(axis=-1)  # over channels
+        for metric, embedding in recorded.embeddings.items()
+    }

@@ -1,0 +1,149 @@
+"""From a trained model and condition tokens to signals (section 3.4, Algorithm 2)."""
+
+from collections.abc import Callable
+
+import mne
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from paperlib.diffusion import ddim, linear_alpha_bar, timestep_pairs
+from paperlib.progress import progress_bar
+from paperlib.recordings.sensors import sensor_info
+from paperlib.validation import check_shape
+
+
+@torch.inference_mode()
+def generate(
+    model: nn.Module,
+    recipe: dict,
+    context: Callable[[np.ndarray], np.ndarray],
+    rows: np.ndarray,
+    *,
+    steps: int,
+    eta: float,
+    bound: float | None,
+    samples: int,
+    seed: int,
+    batch_size: int,
+) -> np.ndarray:
+    """Draw several signals for each image.
+
+    The noise of a sample depends on ``seed``, image and sample number only, so neither
+    the batch size nor the other images change it.
+
+    Parameters
+    ----------
+    model, recipe
+        From :func:`paperlib.checkpoints.load_checkpoint`.
+    context
+        Rows of images -> tokens, ndarray of shape (B, L, D).
+    rows : ndarray of shape (N,)
+        Images to generate for.
+    steps, eta, bound
+        Of the sampler, see :func:`paperlib.diffusion.ddim`.
+    samples
+        K, signals per image.
+    seed
+        Of the noise.
+    batch_size
+        Signals denoised at a time.
+
+    Returns
+    -------
+    ndarray of shape (N, K, C, T), float32
+        In the unit of the training signals.
+    """
+    device = next(model.parameters()).device
+    diffusion = dict(recipe["diffusion"])
+    prediction = diffusion.pop("prediction")
+    alpha_bar = linear_alpha_bar(**diffusion).to(device)
+    pairs = timestep_pairs(diffusion["timesteps"], steps)
+    shape = (len(recipe["ch_names"]), len(recipe["times"]))
+    generated = np.empty((len(rows), samples, *shape), np.float32)  # N K C T
+    at_once = max(1, batch_size // samples)
+    starts = range(0, len(rows), at_once)
+    for start in progress_bar(starts, label="Sampling", unit="batch"):
+        chosen = rows[start : start + at_once]
+        draw_noise = noise_source(seed, chosen, samples, shape=shape, device=device)
+        tokens = torch.from_numpy(context(chosen)).to(device)  # B L D
+        y = ddim(
+            _conditioned(model, tokens, samples),
+            draw_noise(),
+            pairs=pairs,
+            alpha_bar=alpha_bar,
+            prediction=prediction,
+            eta=eta,
+            bound=bound,
+            draw_noise=draw_noise,
+        )  # B*K C T
+        y = y.unflatten(0, (len(chosen), samples)) * recipe["scale"]
+        generated[start : start + at_once] = y.cpu().numpy()
+    return generated
+
+
+def noise_source(
+    seed: int,
+    rows: np.ndarray,
+    samples: int,
+    *,
+    shape: tuple[int, int],
+    device: torch.device,
+) -> Callable[[], Tensor]:
+    """Return a function that draws noise (B * K, C, T), one stream for each sample."""
+    streams = [
+        torch.Generator().manual_seed(
+            int(np.random.SeedSequence((seed, row, k)).generate_state(1, np.uint64)[0])
+        )
+        for row in np.asarray(rows).tolist()
+        for k in range(samples)
+    ]
+
+    def draw_noise() -> Tensor:
+        noise = [torch.randn(shape, generator=stream) for stream in streams]
+        return torch.stack(noise).to(device)
+
+    return draw_noise
+
+
+def as_epochs(signals: np.ndarray, recipe: dict, image_ids: list[str]) -> mne.Epochs:
+    """Return generated signals as MNE epochs, one for each image.
+
+    Parameters
+    ----------
+    signals : ndarray of shape (N, C, T)
+        In the unit of the training signals (``recipe["unit"]``). Whitened signals have
+        no physical unit; MNE will label them as volts all the same.
+    recipe
+        From :func:`paperlib.checkpoints.load_checkpoint`.
+    image_ids
+        Kept in the column ``image_id`` of the epochs' metadata.
+
+    Returns
+    -------
+    EpochsArray
+        With sensor positions.
+    """
+    times = recipe["times"]
+    check_shape(
+        "signals", signals, (len(image_ids), len(recipe["ch_names"]), len(times))
+    )
+    return mne.EpochsArray(
+        signals,
+        sensor_info(recipe["ch_names"], recipe["sfreq"]),
+        tmin=times[0],
+        metadata=pd.DataFrame({"image_id": image_ids}),
+        verbose="error",
+    )
+
+
+def _conditioned(
+    model: nn.Module, tokens: Tensor, samples: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Bind the condition: its keys and values are computed here, once."""
+    context = [
+        tuple(part.repeat_interleave(samples, dim=0) for part in keys_values)
+        for keys_values in model.encode_context(tokens)
+    ]
+    return lambda y, t: model(y, t, context)

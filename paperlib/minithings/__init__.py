@@ -1,0 +1,1 @@
+"""The embedded data set: rendered stimuli, simulated participants, small encoders."""

@@ -1,0 +1,1 @@
+"""Encoders from image tokens to signals: arrays in, arrays out, no files."""

@@ -1,0 +1,141 @@
+"""Every path template of the project, once.
+
+Notebooks ask ``locate(settings, ...)("alias")`` and the Snakefile asks
+``template("alias", ...)``, so producer, consumer and driver cannot disagree.
+Keys in braces are identity keys; a missing one is an error that names it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from paperlib.validation import did_you_mean
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TEMPLATES = {
+    # public files, downloaded or simulated
+    "data": "{data_root}",
+    "images": "{data_root}/{dataset}/images",
+    "raw": "{data_root}/{dataset}/raw_data/sub-{subject}",
+    "published": "{data_root}/{dataset}/preprocessed_data/sub-{subject}",
+    # intermediate results
+    "signals": "results/{config}/{dataset}/signals/sub-{subject}",
+    "captions": "results/{config}/{dataset}/captions/{captioner}.jsonl",
+    "tokens": "results/{config}/{dataset}/tokens/{tokens}.npy",
+    "checkpoint": (
+        "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/checkpoint"
+    ),
+    "training": (
+        "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/training"
+    ),
+    "samples": (
+        "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/samples.npy"
+    ),
+    # what a reader looks at
+    "figure": "figures/{config}/{name}",
+    "table": "tables/{config}/{name}",
+    "published_table": "tables/paper/{name}.csv",
+    # what happened
+    "record": "results/{config}/records/{job}.json",
+    "notebook": "results/{config}/notebooks/{job}.ipynb",
+    "log": "results/{config}/logs/{job}.txt",
+}
+
+# Keys that tell the executions of a notebook apart, in the order of their names.
+IDENTITY = {
+    "00_minithings": (),
+    "01_preprocess": ("dataset", "subject"),
+    "02_caption": ("dataset", "captioner"),
+    "03_embed": ("dataset", "tokens"),
+    "04_train": ("dataset", "run", "subject", "seed"),
+    "05_sample": ("dataset", "run", "subject", "seed"),
+    "06_evaluate": ("dataset",),
+    "09_topographies": ("dataset",),
+}
+
+# Numbers under which the paper shows a data set.
+MAIN_TABLES = {"things-eeg2": "tab01_things_eeg2", "things-meg": "tab02_things_meg"}
+TOPOGRAPHIES = {"things-eeg2": "fig03_things_eeg2", "things-meg": "fig07_things_meg"}
+
+
+def job_name(notebook: str, **keys: str | int) -> str:
+    """Name one execution of a notebook, for its record, log and executed copy.
+
+    Parameters
+    ----------
+    notebook
+        A key of :data:`IDENTITY`.
+    **keys
+        At least its identity keys; others are ignored.
+
+    Returns
+    -------
+    str
+        Such as ``"04_train_things-eeg2_ours_v_sub-01_seed-0"``.
+    """
+    prefix = {"subject": "sub-", "seed": "seed-"}
+    parts = [
+        prefix.get(key, "") + _as_text(key, keys[key]) for key in IDENTITY[notebook]
+    ]
+    return "_".join([notebook, *parts])
+
+
+def template(alias: str, **known: str | int) -> str:
+    """Return the path template ``alias`` relative to the repository.
+
+    Keys given are filled in; the others stay in braces, as Snakemake's wildcards.
+
+    Raises
+    ------
+    ValueError
+        If ``alias`` is unknown.
+    """
+    if alias not in TEMPLATES:
+        raise ValueError(
+            f"No path is called {alias!r}.{did_you_mean(alias, TEMPLATES)}"
+        )
+    text = TEMPLATES[alias]
+    for key, value in known.items():
+        text = text.replace("{" + key + "}", _as_text(key, value))
+    return text
+
+
+def locate(settings: dict, **keys: str | int) -> Callable[..., Path]:
+    """Return a function from alias to absolute path for one execution of a notebook.
+
+    Parameters
+    ----------
+    settings
+        As returned by :func:`paperlib.config.load_settings`: names the notebook,
+        the configuration and the data root.
+    **keys
+        The notebook's identity keys.
+
+    Returns
+    -------
+    callable
+        ``where(alias, **more_keys) -> Path``.
+    """
+    fixed = {
+        "config": settings["name"],
+        "data_root": settings["data_root"],
+        "job": job_name(settings["notebook"], **keys),
+        **keys,
+    }
+
+    def where(alias: str, **more: str | int) -> Path:
+        path = template(alias, **(fixed | more))
+        if "{" in path:
+            raise ValueError(
+                f"The path {alias!r} ({TEMPLATES[alias]}) needs a key that was not "
+                f"given; what is left is {path}"
+            )
+        return ROOT / path
+
+    return where
+
+
+def _as_text(key: str, value: str | int) -> str:
+    """Write subjects with two digits, everything else (wildcards too) as it is."""
+    is_number = key == "subject" and str(value).isdigit()
+    return f"{int(value):02d}" if is_number else str(value)

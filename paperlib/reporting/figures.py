@@ -1,0 +1,97 @@
+"""The look of every figure, and how one is saved."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from paperlib.atomic import atomic_path
+
+COLUMN = 3.25  # inches, one column of the conference's page
+PAGE = 6.75  # inches, both columns
+
+# What a color means, everywhere.
+COLORS = {
+    "recorded": "#404040",
+    "generated": "#0173b2",
+    "baseline": "#de8f05",
+    "control": "#949494",
+    "ceiling": "#ca9161",
+    "plus": "#029e73",
+    "cross": "#cc78bc",
+}
+REGION_COLORS = {
+    "Frontal": "#0173b2",
+    "Central": "#de8f05",
+    "Temporal": "#029e73",
+    "Parietal": "#cc78bc",
+    "Occipital": "#d55e00",
+}
+
+
+def set_theme() -> None:
+    """Set sizes for a printed page: text 8 and 7 pt, thin lines, no top spines."""
+    text = {"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8}
+    small = ("xtick.labelsize", "ytick.labelsize", "legend.fontsize")
+    lines = {"axes.linewidth": 0.6, "lines.linewidth": 1.0}
+    ticks = {"xtick.major.width": 0.6, "ytick.major.width": 0.6}
+    files = {
+        "pdf.fonttype": 42,
+        "svg.hashsalt": "paperlib",
+        "savefig.dpi": 300,
+        "figure.dpi": 110,
+    }
+    layout = {"figure.constrained_layout.use": True, "legend.frameon": False}
+    mpl.rcdefaults()
+    sns.set_theme(
+        context="paper",
+        style="ticks",
+        palette="colorblind",
+        font="DejaVu Sans",
+        rc={
+            **text,
+            **dict.fromkeys(small, 7),
+            **lines,
+            **ticks,
+            **files,
+            **layout,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        },
+    )
+
+
+def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
+    """Write ``<stem>.pdf`` and ``<stem>.png`` (300 dpi), the same bytes at every run.
+
+    Parameters
+    ----------
+    fig
+        A figure drawn at its printed size; the size is kept.
+    stem
+        Path without ending.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    # No dates and no versions in the files: a re-run must not change them.
+    metadata = {
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        ".png": {"Software": None},
+    }
+    written = []
+    for ending, fields in metadata.items():
+        path = Path(f"{stem}{ending}")
+        with atomic_path(path) as partial:
+            fig.savefig(partial, metadata=fields)
+        written.append(path)
+    return written
+
+
+def close(fig: Figure) -> None:
+    """Free a figure that has been saved and shown."""
+    plt.close(fig)

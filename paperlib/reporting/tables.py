@@ -1,0 +1,104 @@
+"""Tables as CSV (full precision), Markdown and LaTeX (rounded)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from paperlib.atomic import write_text
+from paperlib.validation import check_option
+
+MISSING = "–"
+
+
+def format_interval(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """Write ``mean [low, high]``; a value that is not defined becomes a dash."""
+    if np.isnan(mean):
+        return MISSING
+    if np.isnan(low):
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def wide_table(
+    scores: pd.DataFrame, *, rows: Sequence[str], metrics: dict[str, str]
+) -> pd.DataFrame:
+    """Lay scores out as the paper does: a row a method, a column a metric.
+
+    Parameters
+    ----------
+    scores
+        Tidy scores with columns method, metric, mean, low, high.
+    rows
+        Methods in their order.
+    metrics
+        Metric -> column heading, in their order.
+
+    Returns
+    -------
+    DataFrame
+        Text cells, a dash where a method has no score.
+    """
+    cells = {
+        (row.method, row.metric): format_interval(row.mean, row.low, row.high)
+        for row in scores.itertuples()
+    }
+    table = {
+        heading: [cells.get((method, metric), MISSING) for method in rows]
+        for metric, heading in metrics.items()
+    }
+    return pd.DataFrame(table, index=pd.Index(rows, name="Method"))
+
+
+def save_table(
+    stem: str | Path, *, tidy: pd.DataFrame, wide: pd.DataFrame, caption: str
+) -> list[Path]:
+    """Write ``<stem>.csv`` (tidy), ``<stem>.md`` and ``<stem>.tex`` (wide).
+
+    Parameters
+    ----------
+    stem
+        Path without ending; its last part is the LaTeX label.
+    tidy
+        One value per cell, full precision.
+    wide
+        What a reader sees.
+    caption
+        Says what the numbers are, their intervals, n, and whether data are simulated.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    check_option("index name", wide.index.name, ("Method",))
+    stem = Path(stem)
+    # Ten digits: more than any reader needs, fewer than differ between runs.
+    texts = {
+        ".csv": tidy.to_csv(index=False, float_format="%.10g", lineterminator="\n"),
+        ".md": f"{wide.to_markdown()}\n\n{caption}\n",
+        ".tex": _latex(wide, caption=caption, label=f"tab:{stem.name}"),
+    }
+    for ending, text in texts.items():
+        write_text(f"{stem}{ending}", text)
+    return [Path(f"{stem}{ending}") for ending in texts]
+
+
+def _latex(wide: pd.DataFrame, *, caption: str, label: str) -> str:
+    styled = wide.reset_index().style.hide(axis="index").format(escape="latex")
+    styled = styled.format_index(_escape_arrows, axis="columns")
+    return styled.to_latex(
+        hrules=True,
+        caption=_escape_arrows(caption.replace("%", r"\%")),
+        label=label,
+        column_format="l" + "r" * wide.shape[1],
+        position_float="centering",
+    )
+
+
+def _escape_arrows(text: str) -> str:
+    symbols = {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "ε": r"$\epsilon$"}
+    for symbol, command in symbols.items():
+        text = text.replace(symbol, command)
+    return text

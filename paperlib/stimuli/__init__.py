@@ -1,0 +1,1 @@
+"""Images, captions and CLIP tokens of the stimulus sets."""

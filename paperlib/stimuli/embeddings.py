@@ -1,0 +1,493 @@
+"""CLIP tokens of images and captions: encoders, and arrays larger than memory.
+
+The network attends to all tokens of CLIP ViT-L/14: 257 of an image (class token first)
+and 77 of a caption, each 768 wide (paper, section 3.2.3 and appendix E).
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import open_clip
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from paperlib.atomic import write_text
+from paperlib.paths import ROOT
+from paperlib.progress import progress_bar
+from paperlib.stimuli.images import open_image
+from paperlib.validation import check_finite, check_shape, did_you_mean
+
+_LOCAL = "local-dir:"
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP model in evaluation mode, with what prepares its inputs.
+
+    Attributes
+    ----------
+    name, pretrained : str
+        As given to :func:`load_clip`.
+    model : open_clip.CLIP
+    preprocess : callable
+        PIL image -> Tensor of shape (3, H, W).
+    tokenizer : callable
+        List of B texts -> ids, Tensor of shape (B, 77), padded with 0 after the end
+        token and cut at 77.
+    """
+
+    name: str
+    pretrained: str | None
+    model: open_clip.CLIP
+    preprocess: Callable[[Image.Image], Tensor]
+    tokenizer: Callable[[list[str]], Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.model.logit_scale.device
+
+
+def load_clip(
+    model: str, pretrained: str | None, *, device: str | torch.device
+) -> Clip:
+    """Load a CLIP model and its weights through open_clip.
+
+    Parameters
+    ----------
+    model
+        Name of an architecture, such as ``"ViT-L-14-quickgelu"``, or
+        ``"local-dir:<folder>"`` for a folder with ``open_clip_config.json`` and
+        weights; relative folders are relative to the repository.
+    pretrained
+        Tag (``"openai"``) or checkpoint file; None with ``local-dir:``.
+    device
+        Where the model shall run.
+
+    Raises
+    ------
+    ValueError
+        If the weights were trained with another activation than the architecture has
+        (OpenAI's with QuickGELU: open_clip's plain ``ViT-L-14`` has GELU), if the name
+        or tag is unknown, or if the model has no projected tokens.
+    FileNotFoundError
+        If a local folder or its weights are missing.
+    """
+    source = _resolve(model)
+    _check_source(source, pretrained)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="QuickGELU mismatch")
+        loaded, _, preprocess = open_clip.create_model_and_transforms(
+            source, pretrained=pretrained, device=device
+        )
+    if not isinstance(loaded, open_clip.CLIP) or not hasattr(loaded.visual, "proj"):
+        raise ValueError(
+            f"{model!r} is a {type(loaded).__name__} without a projection of its image "
+            "tokens; expected a CLIP model with a vision transformer, such as "
+            "'ViT-L-14-quickgelu'."
+        )
+    tokenizer = open_clip.get_tokenizer(source)
+    return Clip(model, pretrained, loaded.eval(), preprocess, tokenizer)
+
+
+@torch.inference_mode()
+def image_tokens(
+    clip: Clip, images: Sequence[Image.Image], *, normalize_by_cls: bool
+) -> Tensor:
+    """Return the tokens of images after the last norm and projection.
+
+    Parameters
+    ----------
+    clip
+        The encoder.
+    images
+        B pictures of any size.
+    normalize_by_cls
+        Divide all tokens of an image by the norm of its class token.
+
+    Returns
+    -------
+    Tensor of shape (B, L, D), float32
+        L is 257 and D 768 for ViT-L/14; token 0 is CLIP's image embedding.
+    """
+    pixels = torch.stack([clip.preprocess(image) for image in images]).to(clip.device)
+    hidden = clip.model.visual.forward_intermediates(
+        pixels,
+        indices=1,  # the last block
+        normalize_intermediates=True,
+        intermediates_only=True,
+        output_fmt="NLC",
+        output_extra_tokens=True,
+    )
+    parts = hidden["image_intermediates_prefix"][0], hidden["image_intermediates"][0]
+    tokens = torch.cat(parts, dim=1) @ clip.model.visual.proj  # B L D
+    if normalize_by_cls:
+        tokens = tokens / tokens[:, :1].norm(dim=-1, keepdim=True)
+    return tokens.float()
+
+
+@torch.inference_mode()
+def text_tokens(clip: Clip, texts: Sequence[str], *, project: bool) -> Tensor:
+    """Return the last hidden state of texts after the last norm.
+
+    Parameters
+    ----------
+    clip
+        The encoder.
+    texts
+        B captions; what is longer than CLIP's context is cut.
+    project
+        Apply the text projection, so that image and text tokens share CLIP's space.
+
+    Returns
+    -------
+    Tensor of shape (B, 77, D), float32
+        Positions behind the end token hold the hidden states of open_clip's padding.
+    """
+    hidden = clip.model.forward_intermediates(
+        text=clip.tokenizer(list(texts)).to(clip.device),
+        text_indices=1,  # the last block
+        normalize_intermediates=True,
+        intermediates_only=True,
+    )
+    tokens = hidden["text_intermediates"][0]  # B 77 D
+    if project:
+        tokens = tokens @ clip.model.text_projection
+    return tokens.float()
+
+
+@torch.inference_mode()
+def embed_images(clip: Clip, images: Sequence[Image.Image]) -> np.ndarray:
+    """Return CLIP's embeddings of B images, of shape (B, D) and norm 1."""
+    pixels = torch.stack([clip.preprocess(image) for image in images]).to(clip.device)
+    return clip.model.encode_image(pixels, normalize=True).float().cpu().numpy()
+
+
+@torch.inference_mode()
+def embed_texts(clip: Clip, texts: Sequence[str]) -> np.ndarray:
+    """Return CLIP's embeddings of B texts, of shape (B, D) and norm 1."""
+    ids = clip.tokenizer(list(texts)).to(clip.device)
+    return clip.model.encode_text(ids, normalize=True).float().cpu().numpy()
+
+
+def write_image_tokens(
+    path: Path,
+    images: pd.DataFrame,
+    *,
+    clip: Clip,
+    normalize_by_cls: bool,
+    batch_size: int,
+) -> None:
+    """Write the tokens of images, see :func:`image_tokens` and :func:`write_tokens`.
+
+    Parameters
+    ----------
+    path
+        Of the array.
+    images
+        Table of :func:`paperlib.stimuli.images.read_images`.
+    clip, normalize_by_cls
+        See :func:`image_tokens`.
+    batch_size
+        Images encoded at a time.
+    """
+
+    def encode(paths: list[Path]) -> Tensor:
+        pictures = [open_image(path) for path in paths]
+        return image_tokens(clip, pictures, normalize_by_cls=normalize_by_cls)
+
+    write_tokens(
+        path,
+        dict(zip(images["image_id"], images["path"], strict=True)),
+        encode=encode,
+        batch_size=batch_size,
+        settings={
+            "model": clip.name,
+            "pretrained": clip.pretrained,
+            "normalize_by_cls": normalize_by_cls,
+        },
+    )
+
+
+def write_text_tokens(
+    path: Path,
+    captions: pd.DataFrame,
+    *,
+    clip: Clip,
+    project: bool,
+    batch_size: int,
+) -> None:
+    """Write the tokens of captions, see :func:`text_tokens` and :func:`write_tokens`.
+
+    Parameters
+    ----------
+    path
+        Of the array.
+    captions
+        Table of :func:`paperlib.stimuli.captions.read_captions`.
+    clip, project
+        See :func:`text_tokens`.
+    batch_size
+        Captions encoded at a time.
+    """
+    write_tokens(
+        path,
+        dict(zip(captions["image_id"], captions["caption"], strict=True)),
+        encode=lambda texts: text_tokens(clip, texts, project=project),
+        batch_size=batch_size,
+        settings={
+            "model": clip.name,
+            "pretrained": clip.pretrained,
+            "project": project,
+        },
+    )
+
+
+def write_tokens(
+    path: Path,
+    items: Mapping[str, Item],
+    *,
+    encode: Callable[[list[Item]], Tensor],
+    batch_size: int,
+    settings: dict,
+) -> None:
+    """Encode items in batches and stream their tokens to a float16 array on disk.
+
+    While it is under way the array is called ``<stem>.partial.npy``; a call after a
+    kill goes on behind the last whole batch. When all rows are there, the array gets
+    its name, beside ``<stem>.json`` with the ids of its rows and the settings.
+
+    Parameters
+    ----------
+    path
+        Of the finished array, ``.npy``, of shape (n_images, L, D).
+    items
+        What to encode (an image's path, a caption), by image id.
+    encode
+        B items -> tokens of shape (B, L, D).
+    batch_size
+        B.
+    settings
+        How the tokens are made; kept beside them.
+
+    Raises
+    ------
+    ValueError
+        If the unfinished array belongs to other items or settings, or if tokens are
+        not finite or do not fit into float16.
+    """
+    identity = {
+        "image_ids": list(items),
+        "settings": settings,
+        "items_sha256": _fingerprint(items),
+    }
+    unfinished = _Unfinished(Path(path), identity)
+    todo = list(items.values())
+    starts = range(unfinished.n_done, len(todo), batch_size)
+    with progress_bar(
+        total=len(todo), done=unfinished.n_done, label="CLIP tokens", unit="item"
+    ) as bar:
+        for start in starts:
+            batch = todo[start : start + batch_size]
+            unfinished.append(_as_half(encode(batch), identity["image_ids"][start]))
+            bar.update(len(batch))
+    unfinished.finish()
+
+
+class Tokens:
+    """Tokens on disk, read by image id.
+
+    Parameters
+    ----------
+    path
+        Array written by :func:`write_tokens`.
+
+    Attributes
+    ----------
+    path : Path
+    shape : tuple of int
+        (n_images, L, D).
+    image_ids : list of str
+        Of the rows.
+    settings : dict
+        How the tokens were made.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the array is missing or not finished.
+    ValueError
+        If the file is truncated, of another type, or does not fit its index.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        index = _read_index(self.path)
+        self.image_ids = index["image_ids"]
+        self.settings = index["settings"]
+        self._array = _map_array(self.path)
+        check_shape(str(path), self._array, (len(self.image_ids), None, None))
+        self.shape = self._array.shape
+        self._rows = {name: row for row, name in enumerate(self.image_ids)}
+
+    def __getitem__(self, image_ids: Sequence[str]) -> np.ndarray:
+        """Return the tokens of images, float32 of shape (B, L, D).
+
+        Raises
+        ------
+        ValueError
+            If the array has no tokens for one of the images.
+        """
+        missing = [name for name in image_ids if name not in self._rows]
+        if missing:
+            raise ValueError(
+                f"{self.path.name} has no tokens for {len(missing)} of "
+                f"{len(image_ids)} images, such as {missing[0]!r}."
+                f"{did_you_mean(missing[0], self._rows)} Run notebook 03 again."
+            )
+        rows = [self._rows[name] for name in image_ids]
+        return self._array[rows].astype(np.float32)
+
+
+class _Unfinished:
+    """An array of tokens that is being written, with its progress beside it."""
+
+    def __init__(self, path: Path, identity: dict):
+        self.path = path
+        self.array_path = path.with_suffix(".partial.npy")
+        self.progress_path = path.with_suffix(".partial.json")
+        self.identity = identity
+        self.array = None
+        self.n_done = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.progress_path.is_file() and self.array_path.is_file():
+            self._resume()
+
+    def _resume(self) -> None:
+        progress = json.loads(self.progress_path.read_text(encoding="utf-8"))
+        self.n_done = progress.pop("n_done")
+        changed = [key for key in self.identity if progress[key] != self.identity[key]]
+        if changed:
+            raise ValueError(
+                f"{self.array_path} holds {self.n_done} rows made with other "
+                f"{', '.join(changed)}. Restore these to go on from there, or delete "
+                f"{self.progress_path.name} to start over."
+            )
+        self.array = _map_array(self.array_path, mode="r+")
+
+    def append(self, tokens: np.ndarray) -> None:
+        """Write one batch behind the rows that are there."""
+        if self.array is None:
+            shape = (len(self.identity["image_ids"]), *tokens.shape[1:])
+            self.array = np.lib.format.open_memmap(
+                self.array_path, mode="w+", dtype=np.float16, shape=shape
+            )
+        self.array[self.n_done : self.n_done + len(tokens)] = tokens
+        self.array.flush()
+        self.n_done += len(tokens)
+        progress = {**self.identity, "n_done": self.n_done}
+        write_text(self.progress_path, json.dumps(progress))
+
+    def finish(self) -> None:
+        """Give array and index their final names."""
+        index = {key: self.identity[key] for key in ("image_ids", "settings")}
+        write_text(self.path.with_suffix(".json"), json.dumps(index, indent=1) + "\n")
+        os.replace(self.array_path, self.path)
+        self.progress_path.unlink()
+
+
+def _resolve(model: str) -> str:
+    """Make the folder of a local model absolute."""
+    if not model.startswith(_LOCAL):
+        return model
+    return f"{_LOCAL}{ROOT / model.removeprefix(_LOCAL)}"
+
+
+def _check_source(model: str, pretrained: str | None) -> None:
+    """Stop, before anything is downloaded, at what open_clip would only warn of."""
+    if model.startswith(_LOCAL):
+        _check_folder(Path(model.removeprefix(_LOCAL)))
+        return
+    if open_clip.get_model_config(model) is None:
+        raise ValueError(
+            f"open_clip knows no model {model!r}."
+            f"{did_you_mean(model, open_clip.list_models())}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if pretrained not in tags and not (pretrained and Path(pretrained).is_file()):
+        raise ValueError(
+            f"pretrained must be a checkpoint file or one of {tags} for {model!r}; got "
+            f"{pretrained!r}.{did_you_mean(str(pretrained), tags)}"
+        )
+    _check_activation(model, pretrained)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "open_clip_config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no open_clip_config.json; expected a folder with an "
+            "open_clip model."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"{folder} holds no weights; expected open_clip_model.safetensors."
+        )
+
+
+def _check_activation(model: str, pretrained: str) -> None:
+    """Compare the activation of an architecture with that of weights with a tag."""
+    config = open_clip.get_model_config(model)
+    weights = open_clip.get_pretrained_cfg(model, pretrained)
+    if weights.get("quick_gelu") and not config.get("quick_gelu"):
+        raise ValueError(
+            f"{model!r} computes with GELU, but the weights {pretrained!r} were "
+            f"trained with QuickGELU. Use '{model}-quickgelu'."
+        )
+
+
+def _fingerprint(items: Mapping[str, Item]) -> str:
+    """Return the SHA-256 of what is to be encoded."""
+    text = json.dumps([[name, str(item)] for name, item in items.items()])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _as_half(tokens: Tensor, first: str) -> np.ndarray:
+    """Convert to float16 and check that no value overflows."""
+    half = tokens.to(torch.float16).cpu().numpy()
+    check_finite(f"The batch of tokens that begins with {first!r}", half)
+    return half
+
+
+def _read_index(path: Path) -> dict:
+    index = path.with_suffix(".json")
+    if not path.is_file() or not index.is_file():
+        raise FileNotFoundError(
+            f"{path} or its index {index.name} is missing; expected finished tokens. "
+            "Run notebook 03."
+        )
+    return json.loads(index.read_text(encoding="utf-8"))
+
+
+def _map_array(path: Path, *, mode: str = "r") -> np.ndarray:
+    """Map a float16 array into memory; a truncated file is an error."""
+    try:
+        array = np.lib.format.open_memmap(path, mode=mode)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is truncated or no array ({error}). Delete it and run notebook 03 "
+            "again."
+        ) from error
+    if array.dtype != np.float16:
+        raise ValueError(f"{path} must hold float16; it holds {array.dtype}.")
+    return array

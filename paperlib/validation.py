@@ -1,0 +1,42 @@
+"""Checks whose messages say what was expected, what was given and what to do."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+import numpy as np
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest known word, or nothing."""
+    nearest = get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def check_option(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        listed = ", ".join(repr(option) for option in allowed)
+        hint = did_you_mean(str(value), [str(option) for option in allowed])
+        raise ValueError(f"{name} must be one of {listed}; got {value!r}.{hint}")
+
+
+def check_shape(name: str, array, expected: tuple[int | None, ...]) -> None:
+    """Raise ValueError unless ``array`` has the expected shape; None fits any size."""
+    shape = tuple(array.shape)
+    fits = len(shape) == len(expected) and all(
+        want is None or want == got for want, got in zip(expected, shape, strict=True)
+    )
+    if not fits:
+        sizes = ", ".join("any" if want is None else str(want) for want in expected)
+        raise ValueError(f"{name} must have shape ({sizes}); got {shape}.")
+
+
+def check_finite(name: str, array: np.ndarray) -> None:
+    """Raise ValueError, with counts and a place, if ``array`` holds NaN or infinity."""
+    finite = np.isfinite(array)
+    if not finite.all():
+        first = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"{name} holds {int((~finite).sum())} values that are NaN or infinite, "
+            f"the first at index {first}; expected finite numbers only."
+        )

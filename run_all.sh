@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Reproduces the paper. Sets up its environment on first use.
+#
+#   ./run_all.sh                       every table and figure, on the embedded data
+#   ./run_all.sh test                  the tests
+#   ./run_all.sh --config paper        on the real recordings
+#   ./run_all.sh --cores 4 -n          any other option or target goes to Snakemake
+#   ./run_all.sh tables/mini/tab01_things_eeg2.csv
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+say() { printf '\n== %s\n' "$*"; }
+
+fail() {
+    printf 'run_all.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# Print the first Python that is new enough.
+find_python() {
+    local candidate
+    for candidate in python3 python3.11 python3.12 python3.13 python; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "needs Python 3.11 or newer and found none; install it from python.org or with conda (environment.yml) and run this again."
+}
+
+# Install the pinned packages into .venv; a finished installation leaves its pins behind.
+install() {
+    local python
+    python=$(find_python)
+    say "Setting up .venv with $("$python" --version) (once; a few minutes)"
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    # torch first: other packages would otherwise choose a version of it
+    .venv/bin/python -m pip install --quiet "$(grep '^torch==' requirements.txt)"
+    .venv/bin/python -m pip install --quiet -r requirements.txt
+    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+    cp requirements.txt .venv/installed.txt
+}
+
+# Put an environment that satisfies the pins first on the PATH.
+set_up() {
+    local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+    if [ -n "$active" ] && "$active/bin/python" paperlib/environment.py requirements.txt; then
+        say "Using the active environment $active"
+        PATH="$active/bin:$PATH"
+    else
+        cmp -s requirements.txt .venv/installed.txt || install
+        PATH="$PWD/.venv/bin:$PATH"
+    fi
+    export PATH PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+}
+
+# Show what there is to look at.
+list_results() {
+    say "Tables and figures of the configuration $1"
+    find "tables/$1" "figures/$1" -type f ! -name '.*' 2>/dev/null | sort
+}
+
+config=mini
+cores=all
+dry_run=
+task=reproduce
+passed=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        test) task=test ;;
+        --config) config=${2:?--config needs a name}; shift ;;
+        --config=*) config=${1#*=} ;;
+        --cores) cores=${2:?--cores needs a number}; shift ;;
+        --cores=*) cores=${1#*=} ;;
+        -n | --dry-run) dry_run=yes; passed+=("$1") ;;
+        *) passed+=("$1") ;;
+    esac
+    shift
+done
+
+set_up
+if [ "$task" = test ]; then
+    say "Running the tests"
+    exec python -m pytest ${passed[@]+"${passed[@]}"}
+fi
+
+say "Configuration $config, cores: $cores"
+python -m snakemake --cores "$cores" --config "config=$config" \
+    --rerun-incomplete --keep-going --show-failed-logs ${passed[@]+"${passed[@]}"}
+[ -n "$dry_run" ] || list_results "$config"
+say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -1,0 +1,3 @@
+"""Import paperlib first: it makes vision libraries importable beside a CPU torch."""
+
+import paperlib  # noqa: F401

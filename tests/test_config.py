@@ -1,0 +1,124 @@
+import pytest
+import yaml
+
+from paperlib.config import SECTIONS, load_config, load_settings, merge, token_sources
+from paperlib.paths import IDENTITY, ROOT
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """Write a changed copy of the embedded configuration."""
+
+    def write(change):
+        settings = load_config("mini")
+        change(settings)
+        path = tmp_path / "edited.yaml"
+        path.write_text(yaml.safe_dump(settings, allow_unicode=True))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["mini", "paper", "tests/small.yaml"])
+def test_committed_configurations_are_valid(name):
+    settings = load_config(name)
+    for entry in settings["datasets"].values():
+        assert entry["training_subject"] in entry["subjects"]
+    for row in settings["comparison"]:
+        assert row["run"] in settings["runs"]
+
+
+def test_mini_and_paper_have_the_same_keys():
+    """A value of one that the other lacks would be a default hidden in code."""
+
+    def keys(settings, place=()):
+        for key, value in settings.items():
+            yield (*place, key)
+            if isinstance(value, dict) and key not in ("runs", "datasets"):
+                yield from keys(value, (*place, key))
+
+    mini, paper = (set(keys(load_config(name))) for name in ("mini", "paper"))
+    assert {k for k in mini ^ paper if k[0] != "minithings"} == set()
+
+
+def test_unknown_key_names_the_nearest(edited):
+    path = edited(lambda s: s["training"].update(learning_rte=1.0))
+    with pytest.raises(ValueError, match="training: unknown key 'learning_rte'.*'lea"):
+        load_config(path)
+
+
+def test_every_problem_is_listed(edited):
+    def change(settings):
+        settings["trainig"] = {}
+        settings["sampling"]["eta"] = 2
+
+    with pytest.raises(ValueError) as error:
+        load_config(edited(change))
+    assert "Did you mean 'training'?" in str(error.value)
+    assert "sampling.eta: 2 is greater than the maximum of 1" in str(error.value)
+
+
+def test_numbers_must_be_numbers(edited):
+    """YAML reads 1e-4 as text; the schema must not let it pass."""
+    path = edited(lambda s: s["training"].update(learning_rate="1e-4"))
+    with pytest.raises(ValueError, match="training.learning_rate: '1e-4' is not of"):
+        load_config(path)
+
+
+def test_unknown_configuration():
+    with pytest.raises(FileNotFoundError, match="Did you mean 'mini'"):
+        load_config("mimi")
+
+
+def test_overrides_replace_single_values():
+    before = load_config("mini")
+    after = load_config("mini", "sampling: {steps: 7}")
+    assert after["sampling"] == before["sampling"] | {"steps": 7}
+    assert after["training"] == before["training"]
+
+
+@pytest.mark.parametrize("overrides", ["steps", "[1, 2]"])
+def test_overrides_must_be_a_mapping(overrides):
+    with pytest.raises(ValueError, match="overrides must be YAML of the form"):
+        load_config("mini", overrides)
+
+
+def test_overrides_are_validated():
+    with pytest.raises(ValueError, match="Did you mean 'steps'"):
+        load_config("mini", "sampling: {step: 7}")
+
+
+def test_a_run_replaces_part_of_the_sections():
+    plain = load_settings("04_train", "mini", dataset="things-eeg2")
+    ours = load_settings("04_train", "mini", dataset="things-eeg2", run="ours")
+    assert plain["diffusion"]["prediction"] == "v"
+    assert ours["diffusion"] == plain["diffusion"] | {"prediction": "epsilon"}
+
+
+def test_a_notebook_gets_its_sections_only():
+    settings = load_settings("05_sample", "mini", dataset="things-eeg2", run="ours")
+    assert "training" not in settings
+    assert settings["notebook"] == "05_sample"
+
+
+def test_unknown_run():
+    with pytest.raises(ValueError, match="run must be one of .*Did you mean 'ours_v'"):
+        load_settings("04_train", "mini", dataset="things-eeg2", run="our_v")
+
+
+def test_merge_changes_neither_argument():
+    base, changes = {"a": {"b": 1}}, {"a": {"c": [2]}}
+    merged = merge(base, changes)
+    merged["a"]["c"].append(3)
+    assert (base, changes) == ({"a": {"b": 1}}, {"a": {"c": [2]}})
+
+
+def test_every_notebook_has_sections_and_identity():
+    notebooks = {path.stem for path in (ROOT / "notebooks").glob("*.py")}
+    assert notebooks == set(SECTIONS) == set(IDENTITY)
+
+
+def test_token_sources():
+    assert token_sources({"image": True, "captioner": None}) == ["image"]
+    assert token_sources({"image": False, "captioner": "a"}) == ["a"]
+    assert token_sources({"image": True, "captioner": "a"}) == ["image", "a"]

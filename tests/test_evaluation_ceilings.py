@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from paperlib.evaluation.ceilings import (
+    correlation_with_halves,
+    noise_ceiling,
+    spearman_brown,
+    split_halves,
+)
+from paperlib.evaluation.metrics import pearson_across_images
+
+
+def seeded():
+    return np.random.default_rng(9)
+
+
+def simulated(n_images, n_repetitions, noise):
+    """One channel and time per column: signal of variance 1, noise of variance s^2."""
+    rng = np.random.default_rng(10)
+    signal = rng.standard_normal((n_images, 2, 3))
+    shape = (n_images, n_repetitions, 2, 3)
+    return signal, signal[:, None] + noise * rng.standard_normal(shape)
+
+
+@pytest.mark.parametrize("n_repetitions", [2, 5, 8])
+def test_halves_are_disjoint_equal_and_random(n_repetitions):
+    # Repetition r is 2**r everywhere, so that a half tells its members.
+    half = n_repetitions // 2
+    values = 2.0 ** np.arange(n_repetitions)
+    repetitions = np.broadcast_to(values[:, None, None], (3, n_repetitions, 2, 4))
+    splits = list(split_halves(repetitions, n_splits=20, rng=seeded()))
+    assert len(splits) == 20
+    seen = set()
+    for a, b in splits:
+        assert a.shape == b.shape == (3, 2, 4)
+        members = [int(round(part[0, 0, 0] * half)) for part in (a, b)]
+        assert members[0] & members[1] == 0
+        assert [member.bit_count() for member in members] == [half, half]
+        seen.add(members[0])
+    assert len(seen) > 1
+
+
+def test_halves_are_means_over_the_same_repetitions_of_every_image():
+    _, repetitions = simulated(6, 4, 1.0)
+    a, b = next(split_halves(repetitions, n_splits=1, rng=seeded()))
+    order = seeded().permutation(4)
+    np.testing.assert_allclose(a, repetitions[:, order[:2]].mean(axis=1))
+    np.testing.assert_allclose(b, repetitions[:, order[2:]].mean(axis=1))
+
+
+def test_same_seed_same_halves():
+    _, repetitions = simulated(4, 6, 1.0)
+    first, second = (
+        list(split_halves(repetitions, n_splits=3, rng=seeded())) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_memory_map_gives_the_same_halves(tmp_path):
+    _, repetitions = simulated(5, 6, 1.0)
+    np.save(tmp_path / "test.npy", repetitions.astype(np.float32))
+    mapped = np.load(tmp_path / "test.npy", mmap_mode="r")
+    a, _ = next(split_halves(mapped, n_splits=1, rng=seeded()))
+    b, _ = next(split_halves(repetitions, n_splits=1, rng=seeded()))
+    assert a.dtype == np.float32 and type(a) is np.ndarray
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_ceilings_have_their_expected_values():
+    noise, n_repetitions = 3.0, 16
+    signal, repetitions = simulated(4000, n_repetitions, noise)
+    ceiling = noise_ceiling(repetitions, n_splits=4, rng=seeded())
+    half, full = noise**2 / 8, noise**2 / 16  # noise variance of the means
+    lower = 1 / (1 + half)
+    upper = (1 + full) / np.sqrt((1 + full) * (1 + half))
+    assert ceiling.lower.shape == (2, 3)
+    np.testing.assert_allclose(ceiling.lower, lower, atol=0.04)
+    np.testing.assert_allclose(ceiling.upper, upper, atol=0.02)
+    perfect = correlation_with_halves(signal, repetitions, n_splits=4, rng=seeded())
+    np.testing.assert_allclose(perfect, np.sqrt(lower), atol=0.03)
+    assert (ceiling.lower < perfect).all() and (perfect < ceiling.upper).all()
+
+
+def test_spearman_brown_bounds_the_perfect_model():
+    signal, repetitions = simulated(4000, 16, 3.0)
+    lower = noise_ceiling(repetitions, n_splits=4, rng=seeded()).lower
+    np.testing.assert_allclose(
+        np.sqrt(spearman_brown(lower)),
+        pearson_across_images(signal, repetitions.mean(axis=1)),
+        atol=0.03,
+    )
+    np.testing.assert_allclose(spearman_brown(np.array([0.0, 0.5, 1.0])), [0, 2 / 3, 1])
+
+
+def test_noise_free_repetitions_have_ceilings_of_one():
+    _, repetitions = simulated(20, 4, 0.0)
+    ceiling = noise_ceiling(repetitions, n_splits=2, rng=seeded())
+    np.testing.assert_allclose(ceiling.lower, 1)
+    np.testing.assert_allclose(ceiling.upper, 1)
+
+
+def test_faults_are_named():
+    _, repetitions = simulated(4, 6, 1.0)
+    with pytest.raises(ValueError, match="2 or more of each image; got 1"):
+        next(split_halves(repetitions[:, :1], n_splits=1, rng=seeded()))
+    with pytest.raises(ValueError, match="repetitions must have shape"):
+        next(split_halves(repetitions[:, 0], n_splits=1, rng=seeded()))
+    repetitions[2, :, 1, 0] = np.nan
+    with pytest.raises(ValueError, match=r"NaN .* first at index \(2, 1, 0\)"):
+        next(split_halves(repetitions, n_splits=1, rng=seeded()))

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+
+from paperlib.evaluation.identification import (
+    chance_levels,
+    identification_ranks,
+    response_correlations,
+    top_hits,
+    two_versus_two,
+)
+
+BY_HAND = np.array(
+    [
+        [0.9, 0.1, 0.2, 0.3],  # right image first
+        [0.5, 0.4, 0.1, 0.6],  # third
+        [0.2, 0.2, 0.2, 0.2],  # four candidates tied
+        [0.1, 0.8, 0.3, 0.3],  # tied second with one other
+    ]
+)
+
+
+@pytest.fixture
+def responses():
+    return np.random.default_rng(6).standard_normal((2, 12, 3, 20))
+
+
+def test_correlations_equal_numpy(responses):
+    recorded, generated = responses
+    rows = np.vstack([recorded.reshape(12, -1), generated.reshape(12, -1)])
+    np.testing.assert_allclose(
+        response_correlations(recorded, generated),
+        np.corrcoef(rows)[:12, 12:],
+        atol=1e-13,
+    )
+
+
+def test_ranks_and_hits_by_hand():
+    np.testing.assert_array_equal(identification_ranks(BY_HAND), [1, 3, 2.5, 2.5])
+    np.testing.assert_array_equal(top_hits(BY_HAND, k=1), [1, 0, 0.25, 0])
+    np.testing.assert_array_equal(top_hits(BY_HAND, k=2), [1, 0, 0.5, 0.5])
+    np.testing.assert_array_equal(top_hits(BY_HAND, k=3), [1, 1, 0.75, 1])
+    np.testing.assert_array_equal(top_hits(BY_HAND, k=4), 1)
+
+
+def test_two_versus_two_by_hand():
+    correlations = np.array([[0.5, 0.4, 0.0], [0.4, 0.3, 0.4], [0.0, 0.4, 0.4]])
+    # pairs: 0,1: 0.8 against 0.8 (tie); 0,2: won; 1,2: 0.7 against 0.8 (lost)
+    np.testing.assert_array_equal(two_versus_two(correlations), [0.75, 0.25, 0.5])
+
+
+def test_perfect_responses_are_always_identified(responses):
+    recorded, _ = responses
+    correlations = response_correlations(recorded, 3 * recorded + 1)
+    np.testing.assert_array_equal(identification_ranks(correlations), 1)
+    np.testing.assert_array_equal(top_hits(correlations, k=1), 1)
+    np.testing.assert_array_equal(two_versus_two(correlations), 1)
+
+
+def test_one_response_for_all_images_scores_exactly_at_chance(responses):
+    recorded, _ = responses
+    mean = np.broadcast_to(recorded.mean(axis=0), recorded.shape)
+    correlations = response_correlations(recorded, mean)
+    chance = chance_levels(12)
+    np.testing.assert_allclose(top_hits(correlations, k=1), chance["top_1"])
+    np.testing.assert_allclose(top_hits(correlations, k=5), chance["top_5"])
+    ranks = identification_ranks(correlations)
+    np.testing.assert_allclose(np.median(ranks), chance["median_rank"])
+    np.testing.assert_allclose(two_versus_two(correlations), chance["two_versus_two"])
+
+
+def test_unrelated_responses_score_near_chance():
+    recorded, generated = np.random.default_rng(7).standard_normal((2, 300, 2, 10))
+    correlations = response_correlations(recorded, generated)
+    chance = chance_levels(300)
+    assert abs(np.median(identification_ranks(correlations)) - 150.5) < 25
+    assert abs(top_hits(correlations, k=5).mean() - chance["top_5"]) < 0.03
+    assert abs(two_versus_two(correlations).mean() - 0.5) < 0.06
+
+
+def test_a_shared_response_does_not_change_two_versus_two_much(responses):
+    recorded, noise = responses
+    shared = 3 * np.random.default_rng(8).standard_normal((3, 20))
+    correlations = response_correlations(
+        recorded + shared, recorded + 0.5 * noise + shared
+    )
+    assert np.diag(correlations).min() > 0.8
+    np.testing.assert_array_equal(identification_ranks(correlations), 1)
+
+
+def test_more_candidates_than_images():
+    correlations = np.array([[0.5, 0.1, 0.7], [0.0, 0.4, 0.1]])
+    np.testing.assert_array_equal(identification_ranks(correlations), [2, 1])
+
+
+def test_undefined_responses_stay_undefined(responses):
+    recorded, generated = responses
+    generated[3] = 0.1
+    correlations = response_correlations(recorded, generated)
+    assert np.isnan(correlations[:, 3]).all()
+    expected = np.arange(12) == 3
+    for scores in (
+        identification_ranks(correlations),
+        top_hits(correlations, k=5),
+        two_versus_two(correlations),
+    ):
+        np.testing.assert_array_equal(np.isnan(scores), expected)
+
+
+def test_faults_are_named(responses):
+    recorded, generated = responses
+    with pytest.raises(ValueError, match="generated must have shape"):
+        response_correlations(recorded, generated[:5])
+    with pytest.raises(ValueError, match=r"k must be in 1...4; got 5"):
+        top_hits(BY_HAND, k=5)
+    with pytest.raises(ValueError, match="candidate for each of 4 images; got 3"):
+        identification_ranks(BY_HAND[:, :3])
+    with pytest.raises(ValueError, match=r"shape \(4, 4\); got \(4, 3\)"):
+        two_versus_two(BY_HAND[:, :3])
+    with pytest.raises(ValueError, match="2 images or more; got 1"):
+        two_versus_two(BY_HAND[:1, :1])
+    generated[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="generated holds 1 values"):
+        response_correlations(recorded, generated)

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+from scipy.stats import pearsonr
+
+from paperlib.evaluation.metrics import (
+    cosine_similarity,
+    mean_squared_error,
+    pearson,
+    pearson_across_images,
+    pearson_flattened,
+)
+
+PER_IMAGE = [mean_squared_error, pearson, pearson_flattened, cosine_similarity]
+SHAPE = (5, 3, 40)
+
+
+@pytest.fixture
+def responses():
+    generated, recorded = np.random.default_rng(4).standard_normal((2, *SHAPE))
+    return generated, recorded + 0.4 * generated
+
+
+def test_mean_squared_error_by_hand():
+    generated = np.zeros((2, 1, 2))
+    recorded = np.array([[[1.0, 2.0]], [[3.0, 0.0]]])
+    np.testing.assert_allclose(mean_squared_error(generated, recorded), [2.5, 4.5])
+
+
+def test_pearson_is_the_mean_over_channels_of_correlations_over_time(responses):
+    generated, recorded = responses
+    expected = [
+        np.mean([pearsonr(g, r).statistic for g, r in zip(*pair, strict=True)])
+        for pair in zip(generated, recorded, strict=True)
+    ]
+    np.testing.assert_allclose(pearson(generated, recorded), expected, rtol=1e-12)
+
+
+def test_pearson_flattened_equals_scipy(responses):
+    generated, recorded = responses
+    expected = [
+        pearsonr(g.ravel(), r.ravel()).statistic
+        for g, r in zip(generated, recorded, strict=True)
+    ]
+    np.testing.assert_allclose(pearson_flattened(generated, recorded), expected)
+
+
+def test_pearson_across_images_equals_scipy(responses):
+    generated, recorded = responses
+    result = pearson_across_images(generated, recorded)
+    assert result.shape == (3, 40)
+    expected = pearsonr(generated[:, 1, 17], recorded[:, 1, 17]).statistic
+    assert result[1, 17] == pytest.approx(expected, rel=1e-12)
+
+
+def test_pearson_across_images_ignores_what_all_images_share(responses):
+    generated, recorded = responses
+    shared = 10 * np.random.default_rng(5).standard_normal(SHAPE[1:])
+    np.testing.assert_allclose(
+        pearson_across_images(generated + shared, recorded - shared),
+        pearson_across_images(generated, recorded),
+        atol=1e-10,
+    )
+
+
+def test_cosine_by_hand():
+    generated = np.array([[[1.0, 0.0]], [[1.0, 1.0]]])
+    recorded = np.array([[[0.0, 2.0]], [[-3.0, -3.0]]])
+    np.testing.assert_allclose(
+        cosine_similarity(generated, recorded), [0, -1], atol=1e-15
+    )
+
+
+def test_correlations_ignore_gain_and_offset_per_channel(responses):
+    generated, recorded = responses
+    changed = generated * np.array([1.0, 2.0, 5.0])[:, None] + np.arange(3)[:, None]
+    np.testing.assert_allclose(
+        pearson(changed, recorded), pearson(generated, recorded), atol=1e-12
+    )
+    assert not np.allclose(
+        pearson_flattened(changed, recorded), pearson_flattened(generated, recorded)
+    )
+
+
+def test_perfect_prediction(responses):
+    _, recorded = responses
+    np.testing.assert_array_equal(mean_squared_error(recorded, recorded), 0)
+    for metric in (pearson, pearson_flattened, cosine_similarity):
+        np.testing.assert_allclose(metric(recorded, recorded), 1)
+    np.testing.assert_allclose(pearson_across_images(recorded, -recorded), -1)
+
+
+def test_the_zero_prediction_has_an_error_but_no_correlation(responses):
+    _, recorded = responses
+    zero = np.zeros(SHAPE)
+    np.testing.assert_allclose(
+        mean_squared_error(zero, recorded), (recorded**2).mean(axis=(1, 2))
+    )
+    for metric in (pearson, pearson_flattened, cosine_similarity):
+        assert np.isnan(metric(zero, recorded)).all()
+    assert np.isnan(pearson_across_images(zero, recorded)).all()
+
+
+def test_a_constant_that_does_not_average_to_itself_is_still_constant(responses):
+    generated, recorded = (part.astype(np.float32) for part in responses)
+    generated[2, 1] = 0.1
+    undefined = np.isnan(pearson(generated, recorded))
+    np.testing.assert_array_equal(undefined, [False, False, True, False, False])
+    assert np.isfinite(pearson_flattened(generated, recorded)).all()
+
+
+def test_small_units_in_single_precision(responses):
+    generated, recorded = responses
+    volts = [(1e-14 * part).astype(np.float32) for part in responses]
+    for metric in (pearson, pearson_flattened, cosine_similarity):
+        np.testing.assert_allclose(
+            metric(*volts), metric(generated, recorded), atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("metric", [*PER_IMAGE, pearson_across_images])
+def test_faults_are_named(metric, responses):
+    generated, recorded = responses
+    with pytest.raises(ValueError, match=r"generated must have shape \(5, 3, 40\)"):
+        metric(generated[:4], recorded)
+    with pytest.raises(ValueError, match=r"recorded must have shape .* got \(3, 40\)"):
+        metric(generated[0], recorded[0])
+    recorded[3, 2, 1] = np.nan
+    with pytest.raises(ValueError, match="recorded holds 1 values that are NaN"):
+        metric(generated, recorded)
+
+
+def test_one_image_has_no_correlation_over_images(responses):
+    generated, recorded = responses
+    with pytest.raises(ValueError, match="needs 2 or more; got 1"):
+        pearson_across_images(generated[:1], recorded[:1])

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+from paperlib.evaluation.statistics import (
+    Interval,
+    bootstrap_interval,
+    paired_difference,
+)
+
+
+def seeded(seed=11):
+    return np.random.default_rng(seed)
+
+
+def half_width(interval):
+    return (interval.high - interval.low) / 2
+
+
+def test_equal_scores_have_no_spread():
+    interval = bootstrap_interval(np.full((3, 7), 0.25), rng=seeded())
+    assert interval == Interval(0.25, 0.25, 0.25, 3, 7, 0)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_subject_or_one_image_gives_the_plain_bootstrap(axis):
+    values = seeded(1).standard_normal(400)
+    interval = bootstrap_interval(np.expand_dims(values, axis), rng=seeded())
+    assert interval.mean == pytest.approx(values.mean())
+    error = values.std() / 20
+    assert half_width(interval) == pytest.approx(1.96 * error, rel=0.05)
+    assert (interval.n_subjects, interval.n_images) == ((1, 400), (400, 1))[axis]
+
+
+def test_agrees_with_a_bootstrap_by_indexing():
+    scores = seeded(2).exponential(size=(6, 15))
+    rng = seeded(3)
+    subjects = rng.integers(6, size=(40_000, 6, 1))
+    images = rng.integers(15, size=(40_000, 1, 15))
+    means = scores[subjects, images].mean(axis=(1, 2))
+    interval = bootstrap_interval(scores, rng=seeded(), n_resamples=40_000)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert interval.low == pytest.approx(low, abs=0.02)
+    assert interval.high == pytest.approx(high, abs=0.02)
+
+
+def test_variation_between_subjects_widens_the_interval():
+    effect = seeded(4).standard_normal((10, 1))
+    noise = 0.1 * seeded(5).standard_normal((10, 200))
+    crossed = bootstrap_interval(effect + noise, rng=seeded())
+    expected = 1.96 * effect.std() / np.sqrt(10)
+    assert half_width(crossed) == pytest.approx(expected, rel=0.1)
+    pooled = bootstrap_interval((effect + noise).reshape(1, -1), rng=seeded())
+    assert half_width(crossed) > 5 * half_width(pooled)
+
+
+def test_coverage():
+    rng = seeded(6)
+    n_subjects, n_images, n_simulations = 15, 40, 300
+    covered = 0
+    for _ in range(n_simulations):
+        scores = (
+            rng.standard_normal((n_subjects, 1))
+            + rng.standard_normal((1, n_images))
+            + rng.standard_normal((n_subjects, n_images))
+        )
+        interval = bootstrap_interval(scores, rng=rng, n_resamples=1000)
+        covered += interval.low <= 0 <= interval.high
+    assert 0.90 <= covered / n_simulations <= 0.98
+
+
+def test_same_seed_same_interval():
+    scores = seeded(7).standard_normal((4, 9))
+    assert bootstrap_interval(scores, rng=seeded(1)) == bootstrap_interval(
+        scores, rng=seeded(1)
+    )
+    assert bootstrap_interval(scores, rng=seeded(1)) != bootstrap_interval(
+        scores, rng=seeded(2)
+    )
+
+
+def test_undefined_scores_are_left_out_and_counted():
+    scores = seeded(8).standard_normal((5, 20))
+    scores[1, 3] = scores[4, 19] = np.nan
+    interval = bootstrap_interval(scores, rng=seeded())
+    assert interval.n_undefined == 2
+    assert (interval.n_subjects, interval.n_images) == (5, 20)
+    assert interval.mean == pytest.approx(np.nanmean(scores))
+    assert interval.low < interval.mean < interval.high
+
+
+def test_a_mostly_undefined_table_still_has_an_interval():
+    scores = np.full((3, 4), np.nan)
+    scores[0, 0], scores[1, 2] = 1.0, 3.0
+    interval = bootstrap_interval(scores, rng=seeded())
+    assert (interval.low, interval.mean, interval.high) == (1, 2, 3)
+    assert interval.n_undefined == 10
+
+
+@pytest.mark.parametrize(
+    ("scores", "mean", "n_undefined"), [([[0.5]], 0.5, 0), ([[np.nan] * 3], np.nan, 3)]
+)
+def test_no_interval_without_a_sample(scores, mean, n_undefined):
+    interval = bootstrap_interval(np.array(scores), rng=seeded())
+    np.testing.assert_equal(interval.mean, mean)
+    assert np.isnan([interval.low, interval.high]).all()
+    assert interval.n_undefined == n_undefined
+
+
+def test_pairing_removes_what_both_methods_share():
+    shared = 10 * seeded(9).standard_normal((8, 30))
+    a = shared + 0.1 * seeded(10).standard_normal((8, 30)) + 0.2
+    difference = paired_difference(a, shared, rng=seeded())
+    assert 0 < difference.low < 0.2 < difference.high
+    assert half_width(difference) < 0.05
+    assert half_width(bootstrap_interval(a, rng=seeded())) > 1
+
+
+def test_a_pair_needs_both_scores():
+    a, b = seeded(12).standard_normal((2, 3, 10))
+    a[0, 0] = b[2, 5] = np.nan
+    difference = paired_difference(a, b, rng=seeded())
+    assert difference.n_undefined == 2
+    assert difference.mean == pytest.approx(np.nanmean(a - b))
+
+
+def test_faults_are_named():
+    with pytest.raises(ValueError, match=r"scores must have shape \(any, any\)"):
+        bootstrap_interval(np.zeros(5), rng=seeded())
+    with pytest.raises(ValueError, match=r"0 infinite values in shape \(0, 5\)"):
+        bootstrap_interval(np.zeros((0, 5)), rng=seeded())
+    with pytest.raises(ValueError, match="1 infinite values"):
+        bootstrap_interval(np.array([[1.0, np.inf]]), rng=seeded())
+    with pytest.raises(ValueError, match=r"b must have shape \(2, 3\); got \(3, 2\)"):
+        paired_difference(np.zeros((2, 3)), np.zeros((3, 2)), rng=seeded())

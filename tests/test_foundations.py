@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from paperlib.atomic import atomic_path, write_text
+from paperlib.torchvision_operators import declare_missing_operators
+from paperlib.validation import check_finite, check_option, check_shape, did_you_mean
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "folder" / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_path(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_write_keeps_the_ending(tmp_path):
+    with atomic_path(tmp_path / "a.npy") as partial:
+        np.save(partial, np.ones(2))
+    assert np.load(tmp_path / "a.npy").tolist() == [1, 1]
+
+
+def test_options():
+    check_option("mode", "a", ("a", "b"))
+    with pytest.raises(ValueError, match="one of 'time', 'epochs'; got 'tme'"):
+        check_option("mode", "tme", ("time", "epochs"))
+    assert did_you_mean("tme", ["time"]) == " Did you mean 'time'?"
+    assert did_you_mean("xyz", ["time"]) == ""
+
+
+def test_shapes():
+    check_shape("x", np.ones((2, 3)), (None, 3))
+    with pytest.raises(ValueError, match=r"x must have shape \(any, 4\); got \(2, 3\)"):
+        check_shape("x", np.ones((2, 3)), (None, 4))
+
+
+def test_finite():
+    check_finite("x", np.ones(3))
+    with pytest.raises(ValueError, match=r"x holds 2 values .* at index \(0, 1\)"):
+        check_finite("x", np.array([[0, np.nan], [np.inf, 0]]))
+
+
+def test_vision_libraries_import():
+    """They do not beside a CPU build of torch, unless paperlib came first."""
+    import open_clip
+    import torchvision
+
+    assert torchvision.__version__ and open_clip.__version__
+    assert not declare_missing_operators()  # once is enough

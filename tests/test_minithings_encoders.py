@@ -1,0 +1,100 @@
+import pytest
+import torch
+from open_clip import SimpleTokenizer
+from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+
+from paperlib.minithings.encoders import (
+    ATTRIBUTES,
+    IMAGE_SIZE,
+    draw_scenes,
+    render_examples,
+    train_captioner,
+    train_clip,
+)
+from paperlib.minithings.scenes import describe
+from paperlib.stimuli.captions import load_captioner
+from paperlib.stimuli.embeddings import load_clip, text_tokens
+
+PROMPT = "What is in the picture?"
+CLIP = {"n_scenes": 24, "steps": 3, "batch_size": 8, "learning_rate": 1e-3}
+CAPTIONER = {**CLIP, "vision_steps": 2, "prompt": PROMPT}
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    train_clip(folder, seed=0, **CLIP)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def captioner_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("captioner")
+    train_captioner(folder, seed=0, **CAPTIONER)
+    return folder
+
+
+def test_examples_agree_with_their_scenes():
+    scenes, held_out = draw_scenes(0, 20)
+    assert not {describe(s) for s in scenes} & {describe(s) for s in held_out[:5]}
+    examples = render_examples(scenes)
+    assert examples.images.shape == (20, 3, IMAGE_SIZE, IMAGE_SIZE)
+    for scene, label in zip(scenes, examples.labels.tolist(), strict=True):
+        for (name, values), index in zip(ATTRIBUTES.items(), label, strict=True):
+            assert values[index] == getattr(scene, name)
+
+
+def test_clip_is_loaded_as_any_other(clip_folder):
+    clip = load_clip(f"local-dir:{clip_folder}", None, device="cpu")
+    scenes, _ = draw_scenes(1, 2)
+    assert clip.model.token_embedding.num_embeddings == SimpleTokenizer().vocab_size
+    texts = text_tokens(clip, [describe(s) for s in scenes], project=False)
+    assert texts.shape == (2, 77, 64)
+    assert type(clip.model.visual.transformer.resblocks[0].mlp.gelu).__name__ == (
+        "QuickGELU"
+    )
+
+
+def test_captioner_is_loaded_as_any_other(captioner_folder):
+    captioner = load_captioner(
+        str(captioner_folder),
+        revision=None,
+        pixels=IMAGE_SIZE**2,
+        device="cpu",
+        dtype=torch.float32,
+    )
+    assert sum(p.numel() for p in captioner.model.parameters()) < 1e6
+    reloaded = Qwen2VLForConditionalGeneration.from_pretrained(captioner_folder)
+    for name, value in reloaded.state_dict().items():
+        torch.testing.assert_close(value, captioner.model.state_dict()[name])
+
+
+def test_question_of_the_captioner(captioner_folder):
+    processor = AutoProcessor.from_pretrained(captioner_folder)
+    content = [{"type": "image"}, {"type": "text", "text": PROMPT}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    assert text == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>"
+        f"{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    ids = processor.tokenizer(text).input_ids
+    assert processor.tokenizer.decode(ids) == text
+    assert ids.count(processor.image_token_id) == 1
+
+
+def test_same_seed_gives_the_same_bytes(tmp_path, clip_folder, captioner_folder):
+    train_clip(tmp_path / "clip", seed=0, **CLIP)
+    train_captioner(tmp_path / "captioner", seed=0, **CAPTIONER)
+    for first, again in ((clip_folder, "clip"), (captioner_folder, "captioner")):
+        for path in first.iterdir():
+            assert path.read_bytes() == (tmp_path / again / path.name).read_bytes()
+
+
+def test_captioner_learns_the_form_of_a_caption(tmp_path):
+    options = {**CAPTIONER, "n_scenes": 64, "steps": 60, "learning_rate": 1e-2}
+    named = train_captioner(tmp_path, seed=0, **options)
+    assert set(named) == set(ATTRIBUTES)
+    assert named["size"] > 0.15  # every caption names one of three sizes

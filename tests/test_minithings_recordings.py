@@ -1,0 +1,209 @@
+import mne
+import numpy as np
+import pytest
+from scipy.signal import welch
+
+from paperlib.minithings.participants import draw_participant
+from paperlib.minithings.recordings import (
+    image_responses,
+    make_sensors,
+    onset_samples,
+    presentation_order,
+    simulate_participant,
+    simulate_recording,
+    training_halves,
+)
+from paperlib.minithings.stimuli import draw_stimuli
+from paperlib.recordings.things_eeg2 import (
+    RAW_CHANNELS,
+    TARGET_CODE,
+    load_raw_session,
+    stimulus_events,
+)
+
+STIMULI = {"n_concepts": 4, "n_images": 3, "n_test_concepts": 5}
+SIZES = {**STIMULI, "seed": 1, "subject": 1, "n_test_repetitions": 4}
+FILES = [
+    f"ses-{session:02d}/raw_eeg_{partition}.npy"
+    for session in range(1, 5)
+    for partition in ("test", "training")
+]
+POSTERIOR = [i for i, name in enumerate(RAW_CHANNELS) if name.startswith(("O", "PO"))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sub-01")
+    simulate_participant(folder, **SIZES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recording():
+    """A test session of six images shown 40 times each: data and codes."""
+    person = draw_participant(1, seed=0)
+    rng = np.random.default_rng(0)
+    sensors = make_sensors(person, rng=rng)
+    stimuli = draw_stimuli(seed=0, n_concepts=1, n_images=1, n_test_concepts=6)["test"]
+    responses = image_responses([image.scene for image in stimuli])
+    codes = presentation_order(
+        np.repeat(np.arange(1, 7), 40), partition="test", rng=rng
+    )
+    return simulate_recording(person, sensors, responses, codes=codes, rng=rng), codes
+
+
+def content(path):
+    return np.load(path, allow_pickle=True).item()
+
+
+def epochs(recording):
+    data, codes = recording
+    onsets = onset_samples(codes.size)
+    cut = np.stack([data[:-1, t - 200 : t + 600] for t in onsets])
+    return cut - cut[:, :, :200].mean(axis=2, keepdims=True), codes
+
+
+def test_files_keys_types_and_rows_are_those_of_things_eeg2(folder):
+    written = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.*"))
+    assert written == sorted(FILES)
+    for name in FILES:
+        session = content(folder / name)
+        assert session["ch_names"] == [*RAW_CHANNELS, "stim"]
+        assert session["ch_types"] == ["eeg"] * 63 + ["stim"]
+        scalars = [session[key] for key in ("sfreq", "highpass", "lowpass")]
+        assert scalars == [1000, 0.01, 100]
+        assert session["raw_eeg_data"].dtype == np.float64
+        assert session["raw_eeg_data"].shape[0] == 64
+        assert len(session) == 6
+
+
+def test_the_reader_of_the_public_files_accepts_them(folder):
+    raw = load_raw_session(folder / "ses-02/raw_eeg_training.npy")
+    events, n_targets = stimulus_events(raw)
+    assert n_targets == 1
+    assert (len(events) + n_targets) % 20 == 0
+
+
+def test_each_training_image_is_shown_twice_in_two_of_four_sessions(folder):
+    counts = []
+    for session in range(1, 5):
+        path = folder / f"ses-{session:02d}/raw_eeg_training.npy"
+        codes = stimulus_events(load_raw_session(path))[0][:, 1]
+        counts.append(np.bincount(codes, minlength=13)[1:])
+    first, second, third, fourth = (np.minimum(count, 2) for count in counts)
+    np.testing.assert_array_equal(first + second, np.full(12, 2))
+    np.testing.assert_array_equal(third + fourth, np.full(12, 2))
+
+
+def test_each_test_image_is_shown_as_often_as_planned_in_every_session(folder):
+    for session in range(1, 5):
+        path = folder / f"ses-{session:02d}/raw_eeg_test.npy"
+        codes = stimulus_events(load_raw_session(path))[0][:, 1]
+        counts = np.bincount(codes, minlength=6)[1:]
+        assert (counts >= 4).all() and np.ptp(counts) <= 1
+
+
+def test_targets_and_surplus_trials_are_as_frequent_as_in_the_published_orders():
+    rng = np.random.default_rng(0)
+    planned = np.repeat(np.arange(1, 8271), 2)
+    codes = presentation_order(planned, partition="training", rng=rng)
+    assert codes.size == 16800
+    assert (codes == TARGET_CODE).sum() == 90
+    assert codes[codes != TARGET_CODE].size - planned.size == 170
+    codes = presentation_order(
+        np.repeat(np.arange(1, 201), 20), partition="test", rng=rng
+    )
+    assert (codes.size, (codes == TARGET_CODE).sum()) == (4080, 24)
+    shown = np.bincount(codes[codes != TARGET_CODE])[1:]
+    assert set(shown.tolist()) == {20, 21} and (shown == 21).sum() == 56
+
+
+def test_concepts_stay_together_in_a_half():
+    rng = np.random.default_rng(0)
+    for half in training_halves(7, 5, rng=rng):
+        assert (np.bincount((half - 1) // 5) % 5 == 0).all()
+
+
+def test_images_follow_each_other_every_200_ms_with_pauses():
+    steps = np.diff(onset_samples(60))
+    assert (steps[19::20] == 1200).all()
+    assert (np.delete(steps, [19, 39]) == 200).all()
+
+
+def test_a_lost_file_comes_back_with_the_same_bytes(folder):
+    path = folder / "ses-03/raw_eeg_test.npy"
+    before = path.read_bytes()
+    others = {name: (folder / name).stat().st_mtime_ns for name in FILES}
+    path.unlink()
+    simulate_participant(folder, **SIZES)
+    assert path.read_bytes() == before
+    for name in FILES[:4] + FILES[5:]:
+        assert (folder / name).stat().st_mtime_ns == others[name]
+
+
+def test_another_participant_or_session_has_other_signals_and_order(folder, tmp_path):
+    simulate_participant(tmp_path, **{**SIZES, "subject": 2})
+    one, two, later = (
+        content(place / name)["raw_eeg_data"]
+        for place, name in [
+            (folder, FILES[0]),
+            (tmp_path, FILES[0]),
+            (folder, FILES[2]),
+        ]
+    )
+    for other in (two, later):
+        assert abs(np.corrcoef(one[0], other[0])[0, 1]) < 0.5
+        assert (one[-1] != other[-1]).any()
+
+
+def test_the_trigger_row_holds_the_codes_and_nothing_else(recording):
+    data, codes = recording
+    events = mne.find_events(
+        mne.io.RawArray(data[-1:], mne.create_info(["stim"], 1000, "stim"), verbose=0),
+        stim_channel="stim",
+        verbose=0,
+    )
+    np.testing.assert_array_equal(events[:, 0], onset_samples(codes.size))
+    np.testing.assert_array_equal(events[:, 2], codes)
+
+
+def test_ongoing_activity_is_1_over_f_with_a_posterior_alpha_peak(recording):
+    data, _ = recording
+    frequencies, power = welch(data[:-1, 2000:], 1000, nperseg=4000)
+    band = (frequencies > 20) & (frequencies < 80)
+    slopes = np.polyfit(np.log(frequencies[band]), np.log(power[:, band]).T, 1)[0]
+    assert slopes.mean() == pytest.approx(-1.3, abs=0.2)
+    alpha = power[:, (frequencies > 8.5) & (frequencies < 11.5)].max(axis=1)
+    around = power[:, (frequencies > 16) & (frequencies < 19)].mean(axis=1)
+    assert (alpha / around)[POSTERIOR].min() > 8
+    frontal = [RAW_CHANNELS.index(name) for name in ("Fp1", "Fp2", "AF3", "AF4")]
+    assert alpha[POSTERIOR].mean() > 5 * alpha[frontal].mean()
+
+
+def test_signals_are_about_ten_microvolts_and_pass_100_hz(recording):
+    data, _ = recording
+    rms = data[:-1].std(axis=1)
+    assert 5e-6 < np.median(rms) < 15e-6
+    frequencies, power = welch(data[:-1], 1000, nperseg=2000)
+    assert power[:, frequencies > 160].max() < 1e-3 * power[:, frequencies < 80].min()
+
+
+def test_evoked_responses_are_microvolts_over_the_occipital_cortex(recording):
+    trials, codes = epochs(recording)
+    evoked = trials[codes != TARGET_CODE].mean(axis=0)  # C T
+    early = np.abs(evoked[:, 250:400]).max(axis=1)
+    assert RAW_CHANNELS[early.argmax()].startswith(("O", "PO", "P7", "P8"))
+    assert 2e-6 < early.max() < 12e-6
+
+
+def test_single_trials_are_noise_and_averages_repeat(recording):
+    trials, codes = epochs(recording)
+    trials = trials[:, POSTERIOR, 200:].reshape(len(trials), -1)
+    repeated = [trials[codes == code][:40] for code in range(1, 7)]
+    averages = [
+        np.corrcoef(one[::2].mean(axis=0), one[1::2].mean(axis=0))[0, 1]
+        for one in repeated
+    ]
+    single = [np.corrcoef(one)[np.triu_indices(40, k=1)].mean() for one in repeated]
+    assert 0 < np.mean(single) < 0.2
+    assert 0.4 < np.mean(averages) < 0.95

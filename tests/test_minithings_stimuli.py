@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from paperlib.minithings.scenes import CONCEPTS
+from paperlib.minithings.stimuli import draw_stimuli, write_stimuli
+from paperlib.stimuli.images import read_images
+
+SIZES = {"seed": 3, "n_concepts": 5, "n_images": 3, "n_test_concepts": 4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    write_stimuli(folder, **SIZES, image_size=40)
+    return folder
+
+
+def test_training_and_test_concepts_are_disjoint():
+    stimuli = draw_stimuli(seed=0, n_concepts=120, n_images=2, n_test_concepts=60)
+    training = {image.scene.concept for image in stimuli["training"]}
+    test = {image.scene.concept for image in stimuli["test"]}
+    assert (len(training), len(test)) == (120, 60)
+    assert not training & test
+
+
+def test_the_reader_of_the_public_files_finds_every_image(folder):
+    images = read_images(folder)
+    assert images["partition"].value_counts().to_dict() == {"training": 15, "test": 4}
+    assert [Image.open(path).size for path in images["path"]] == [(40, 40)] * 19
+    drawn = draw_stimuli(**SIZES)
+    stems = [
+        image.file.removesuffix(".jpg") for part in drawn.values() for image in part
+    ]
+    assert images["image_id"].tolist() == stems
+
+
+def test_sorted_paths_are_in_the_order_of_the_conditions(folder):
+    images = read_images(folder)
+    for partition, listed in images.groupby("partition"):
+        paths = sorted((folder / f"{partition}_images").glob("*/*.jpg"))
+        assert [str(path) for path in paths] == listed["path"].astype(str).tolist()
+
+
+def test_metadata_have_the_six_lists_of_things_eeg2(folder):
+    metadata = np.load(folder / "image_metadata.npy", allow_pickle=True).item()
+    assert all(type(entries) is list for entries in metadata.values())
+    first = draw_stimuli(**SIZES)["training"][0].scene.concept
+    number = CONCEPTS.index(first) + 1
+    assert metadata["train_img_concepts"][0] == f"00001_{first}"
+    assert metadata["train_img_concepts_THINGS"][0] == f"{number:05d}_{first}"
+    assert metadata["train_img_files"][0] == f"{first}_01b.jpg"
+    assert metadata["test_img_files"][0].endswith("_06s.jpg")
+    assert [len(entries) for entries in metadata.values()] == [15] * 3 + [4] * 3
+
+
+def test_the_same_seed_writes_the_same_bytes(folder, tmp_path):
+    write_stimuli(tmp_path, **SIZES, image_size=40)
+    for path in folder.rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
+
+
+def test_too_many_concepts_are_refused():
+    with pytest.raises(ValueError, match="at most 384; got 300 \\+ 85"):
+        draw_stimuli(seed=0, n_concepts=300, n_images=1, n_test_concepts=85)

@@ -1,0 +1,47 @@
+import pytest
+
+from paperlib.paths import ROOT, job_name, locate, template
+
+SETTINGS = {"notebook": "04_train", "name": "mini", "data_root": "data/mini"}
+KEYS = {"dataset": "things-eeg2", "run": "ours", "subject": 3, "seed": 0}
+
+
+def test_paths_are_absolute_and_subjects_have_two_digits():
+    where = locate(SETTINGS, **KEYS)
+    folder = ROOT / "results/mini/things-eeg2/runs/ours/sub-03_seed-0"
+    assert where("samples") == folder / "samples.npy"
+    assert where("raw") == ROOT / "data/mini/things-eeg2/raw_data/sub-03"
+
+
+def test_record_is_named_after_the_identity():
+    where = locate(SETTINGS, **KEYS)
+    assert where("record").name == "04_train_things-eeg2_ours_sub-03_seed-0.json"
+
+
+def test_keys_can_be_replaced():
+    where = locate(SETTINGS, **KEYS)
+    assert where("raw", subject=12).name == "sub-12"
+
+
+def test_configurations_do_not_share_outputs():
+    paths = [locate(SETTINGS | {"name": n}, **KEYS)("checkpoint") for n in ("a", "b")]
+    assert paths[0] != paths[1]
+
+
+def test_missing_key_is_named():
+    with pytest.raises(ValueError, match=r"'tokens' .*needs a key.*\{tokens\}"):
+        locate(SETTINGS, **KEYS)("tokens")
+
+
+def test_unknown_alias():
+    with pytest.raises(ValueError, match="No path is called 'sample'.*'samples'"):
+        template("sample")
+
+
+def test_open_keys_stay_wildcards():
+    assert template("captions", config="mini", dataset="d").endswith(
+        "{captioner}.jsonl"
+    )
+    wildcards = {key: "{" + key + "}" for key in KEYS}
+    name = "04_train_{dataset}_{run}_sub-{subject}_seed-{seed}"
+    assert job_name("04_train", **wildcards) == name

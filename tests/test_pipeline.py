@@ -1,0 +1,197 @@
+"""The whole paper, small: every notebook through Snakemake and papermill.
+
+Runs in a copy of the repository, so that no result of the real one is touched.
+"""
+
+import filecmp
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from paperlib.paths import ROOT
+
+pytestmark = pytest.mark.pipeline
+CONFIG = "tests/small.yaml"
+LEFT_OUT = (".git", ".venv", ".snakemake", "data", "results", "__pycache__", "*.ipynb")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """Copy the repository and run everything once."""
+    copy = tmp_path_factory.mktemp("pipeline") / "repository"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    done = snakemake(copy)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return copy
+
+
+def environment(copy):
+    scripts = str(Path(sys.executable).parent)
+    return os.environ | {
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(copy),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def snakemake(copy, *arguments):
+    command = [sys.executable, "-m", "snakemake", "--cores", "2"]
+    command += ["--show-failed-logs", "--config", f"config={CONFIG}", *arguments]
+    return run(command, copy)
+
+
+def run(command, copy):
+    return subprocess.run(
+        command,
+        cwd=copy,
+        env=environment(copy),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def by_hand(copy, notebook, *parameters):
+    """Build the README's papermill line."""
+    return [
+        "bash",
+        "-c",
+        f"jupytext --to ipynb -o - notebooks/{notebook}.py | "
+        f'papermill - results/by_hand.ipynb -p config {CONFIG} "$@"',
+        "papermill",
+        *parameters,
+    ]
+
+
+def checkpoint(copy, *, seed):
+    folder = f"results/small/things-eeg2/runs/ours_v/sub-02_seed-{seed}"
+    return copy / folder / "checkpoint/model.safetensors"
+
+
+def test_every_table_and_figure_comes_out(repository):
+    tables = {path.name for path in (repository / "tables/small").iterdir()}
+    stems = ("tab01_things_eeg2", "tab01_things_eeg2_supplement")
+    assert tables == {f"{s}.{e}" for s in stems for e in ("csv", "md", "tex")}
+    figures = {path.name for path in (repository / "figures/small").iterdir()}
+    assert {"fig03_things_eeg2.png", "fig03_things_eeg2.pdf"} <= figures
+    assert all(path.stat().st_size for path in (repository / "figures/small").iterdir())
+
+
+def test_the_main_table_is_complete_and_says_what_it_is(repository):
+    folder = repository / "tables/small"
+    scores = pd.read_csv(folder / "tab01_things_eeg2.csv")
+    measured = scores[~scores["method"].str.startswith("Published")]
+    assert set(measured["metric"]) == {"mse", "pearson", "cosine", "sl"}
+    assert (measured["low"] <= measured["high"]).sum() == measured["low"].count()
+    ours = measured[measured["method"] == "Ours (v), mean of 2"]
+    assert ours["mean"].notna().all() and (ours["n_subjects"] == 2).all()
+    zero = measured[measured["method"] == "Zero"].set_index("metric")["mean"]
+    assert zero.isna().to_dict() == {
+        "mse": False,
+        "pearson": True,
+        "cosine": True,
+        "sl": True,
+    }
+    published = scores[scores["method"] == "Published: Our work"]
+    assert published.set_index("metric")["mean"]["mse"] == 0.109
+    assert "simulated participants" in (folder / "tab01_things_eeg2.md").read_text()
+
+
+def test_records_say_what_happened(repository):
+    records = list((repository / "results/small/records").glob("*.json"))
+    names = {path.name[:2] for path in records}
+    assert names == {"00", "01", "02", "03", "04", "05", "06", "09"}
+    for path in records:
+        content = json.loads(path.read_text())
+        assert content["seconds"] > 0 and content["settings"]["name"] == "small"
+
+
+def test_nothing_is_left_to_do(repository):
+    assert "Nothing to be done" in snakemake(repository).stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("sampling", {"sample", "evaluate_things-eeg2", "all"}),
+        ("topographies", {"topographies_things-eeg2", "all"}),
+    ],
+)
+def test_a_changed_value_reruns_what_depends_on_it(repository, override, expected):
+    path = repository / CONFIG
+    before = path.read_text()
+    changes = {
+        "sampling": ("steps: 4 #", "steps: 5 #"),
+        "topographies": ("[0.0, 0.2]", "[0.0, 0.3]"),
+    }
+    assert changes[override][0] in before
+    try:
+        path.write_text(before.replace(*changes[override]))
+        printed = snakemake(repository, "-n", "--quiet", "reason").stdout
+    finally:
+        path.write_text(before)
+    lines = printed.split("Job stats:")[1].splitlines()
+    jobs = {line.split()[0] for line in lines[3:] if line.strip()}
+    assert expected == jobs - {"total"}
+
+
+def test_tables_come_out_the_same_again(repository):
+    table = repository / "tables/small/tab01_things_eeg2.csv"
+    figure = repository / "figures/small/fig03_things_eeg2.pdf"
+    before = {path: path.read_bytes() for path in (table, figure)}
+    rules = ["evaluate_things-eeg2", "topographies_things-eeg2"]
+    done = snakemake(repository, "--forcerun", *rules)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_killed_training_ends_with_the_same_weights(repository):
+    overrides = "training: {steps: 400, save_every: 20}"
+    parameters = ["-p", "subject", "2", "-p", "overrides", overrides]
+    line = by_hand(repository, "04_train", *parameters, "-p", "seed", "7")
+    done = run(line, repository)
+    assert done.returncode == 0, done.stdout[-3000:]
+    weights = checkpoint(repository, seed=7)
+    unbroken = weights.rename(repository / "unbroken.safetensors")
+    shutil.rmtree(weights.parents[1])
+
+    state = weights.parents[1] / "training/state.safetensors"
+    process = psutil.Popen(
+        line,
+        cwd=repository,
+        env=environment(repository),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    family = [process, *process.children(recursive=True)]  # papermill and its kernel
+    for member in family:
+        member.kill()  # SIGKILL
+    psutil.wait_procs(family)
+    assert state.exists() and not weights.exists()
+
+    done = run(line, repository)
+    assert "Continuing a stopped run after step" in (
+        (repository / "results/by_hand.ipynb").read_text()
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert filecmp.cmp(weights, unbroken, shallow=False)
+    assert not state.exists()
+
+
+def test_a_misspelt_parameter_stops_with_an_error(repository):
+    done = run(by_hand(repository, "05_sample", "-p", "subjct", "2"), repository)
+    assert done.returncode != 0
+    assert "no parameter 'subjct'" in done.stdout
+    assert "Did you mean 'subject'" in done.stdout

@@ -1,0 +1,390 @@
+"""The chain from raw files to signals, against a second derivation in plain numpy."""
+
+import pickle
+
+import mne
+import numpy as np
+import pytest
+
+from paperlib.recordings.preprocessing import (
+    channel_names,
+    import_published,
+    preprocess_recordings,
+    resample,
+)
+from paperlib.recordings.signals import load_signals
+from paperlib.recordings.things_eeg2 import NICE_CHANNELS, RAW_CHANNELS
+
+SEED = 20200220
+NICE = {
+    "channels": "all",
+    "tmin": -0.2,
+    "tmax": 1.0,
+    "keep_from": 0.0,
+    "sfreq": 250,
+    "mvnn": "epochs",
+    "covariance": "training",
+    "seed": SEED,
+}
+OFFICIAL = {
+    "channels": "posterior",
+    "tmin": -0.2,
+    "tmax": 0.8,
+    "keep_from": -0.2,
+    "sfreq": 100,
+    "mvnn": "time",
+    "covariance": "both",
+    "seed": SEED,
+}
+QUICK = {**OFFICIAL, "mvnn": "epochs"}
+N_TRAINING, N_TEST, TARGET = 8, 3, 99999
+SHOWN = {  # training conditions of each session; each is in two of them
+    "ses-01": [1, 2, 3, 4],
+    "ses-02": [5, 6, 7, 8],
+    "ses-03": [1, 2, 5, 6],
+    "ses-04": [3, 4, 7, 8],
+}
+
+
+def stimulus_order(conditions, n_repetitions, rng):
+    """Shuffled codes with surplus repeats, targets and direct repeats of one code."""
+    codes = rng.permutation(np.repeat(conditions, n_repetitions))
+    surplus = [codes[0], conditions[1], TARGET, conditions[1], conditions[1], TARGET]
+    return np.concatenate([[codes[0]], codes, surplus])
+
+
+def recording(codes, rng):
+    """63 correlated channels in volts at 1000 Hz and a trigger row."""
+    onsets = 400 + 60 * np.arange(len(codes)) + rng.integers(0, 20, len(codes))
+    n_samples = onsets[-1] + 1100
+    drift = np.cumsum(rng.normal(size=(63, n_samples)), axis=1) * 0.05
+    signal = rng.normal(size=(63, 63)) @ rng.normal(size=(63, n_samples)) * 0.1 + drift
+    triggers = np.zeros(n_samples)
+    triggers[onsets] = codes
+    triggers[[100, n_samples - 300]] = codes[1]  # epochs that leave the recording
+    return np.vstack([signal * 1e-5, triggers])
+
+
+def save_recording(path, data):
+    content = {
+        "raw_eeg_data": data,
+        "ch_names": [*RAW_CHANNELS, "stim"],
+        "ch_types": ["eeg"] * 63 + ["stim"],
+        "sfreq": 1000,
+        "highpass": 0.01,
+        "lowpass": 100,
+    }
+    np.save(path, content)
+
+
+@pytest.fixture(scope="module")
+def raw_folder(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
+    for session, conditions in SHOWN.items():
+        (folder / session).mkdir()
+        for partition, shown, n_repetitions in (
+            ("training", conditions, 2),
+            ("test", range(1, N_TEST + 1), 20),
+        ):
+            codes = stimulus_order(list(shown), n_repetitions, rng)
+            data = recording(codes, rng)
+            save_recording(folder / session / f"raw_eeg_{partition}.npy", data)
+    return folder
+
+
+# --- the second derivation: numpy only, all sessions at once, step by step ---
+
+
+def read(path):
+    return np.load(path, allow_pickle=True).item()["raw_eeg_data"]
+
+
+def reference_epochs(data, rows, n_after, n_kept, sfreq):
+    """Sorted epochs (conditions, repetitions, channels, times) of one recording."""
+    signal, triggers = data[:-1], data[-1].astype(int)
+    rises = [t for t in range(1, len(triggers)) if triggers[t] > triggers[t - 1]]
+    rises = [t for t in rises if triggers[t] != TARGET]
+    rises = [t for t in rises if t >= 200 and t + n_after < len(triggers)]
+    codes = np.array([triggers[t] for t in rises])
+    epochs = []
+    for code in np.unique(codes):
+        order = np.arange((codes == code).sum())
+        np.random.RandomState(SEED).shuffle(order)  # noqa: NPY002
+        onsets = np.flatnonzero(codes == code)[order][:n_kept]
+        trials = [signal[rows, rises[i] - 200 : rises[i] + n_after + 1] for i in onsets]
+        trials = [x - x[:, :201].mean(axis=1, keepdims=True) for x in trials]
+        epochs.append([reference_resample(x, sfreq / 1000) for x in trials])
+    return np.unique(codes), np.array(epochs)
+
+
+def reference_resample(x, ratio):
+    length = x.shape[1]
+    padded_length = 2 ** int(np.ceil(np.log2(length + 2 * min(length // 8, 100))))
+    left = (padded_length - length) // 2
+    index = np.clip(np.arange(padded_length) - left, 0, length - 1)
+    spectrum = np.fft.rfft(x[:, index])
+    new_length = round(ratio * padded_length)
+    spectrum = spectrum[:, : new_length // 2 + 1]
+    if new_length % 2 == 0:
+        spectrum[:, -1] *= 2
+    y = np.fft.irfft(spectrum * new_length / padded_length, n=new_length)
+    first = round(ratio * left)
+    return y[:, first : first + round(ratio * length)]
+
+
+def reference_covariance(x):
+    n, p = x.shape
+    deviation = x.std(axis=0)
+    z = (x - x.mean(axis=0)) / np.where(deviation == 0, 1, deviation)
+    s, mu = z.T @ z / n, (z**2).sum() / n / p
+    delta = ((s**2).sum() - 2 * mu * np.trace(s) + p * mu**2) / p
+    fourth = np.einsum("ki,kj->", z**2, z**2) / n
+    beta = min((fourth - (s**2).sum()) / (n * p), delta)
+    share = 0 if beta == 0 else beta / delta
+    shrunk = (1 - share) * s + share * mu * np.eye(p)
+    return np.diag(deviation) @ shrunk @ np.diag(deviation)
+
+
+def reference_noise(epochs, mode):
+    if mode == "time":
+        samples = [c[:, :, t] for c in epochs for t in range(epochs.shape[3])]
+    else:
+        samples = [trial.T for c in epochs for trial in c]
+    return np.mean([reference_covariance(x) for x in samples], axis=0)
+
+
+def reference_session(folder, options, rows, n_after):
+    """Conditions and whitened epochs of both partitions of one session."""
+    found = {}
+    for partition, n_kept in (("training", 2), ("test", 20)):
+        data = read(folder / f"raw_eeg_{partition}.npy")
+        codes, epochs = reference_epochs(data, rows, n_after, n_kept, options["sfreq"])
+        n_cut = round((options["keep_from"] - options["tmin"]) * options["sfreq"])
+        found[partition] = codes, epochs[..., n_cut:]
+    noise = reference_noise(found["training"][1], options["mvnn"])
+    if options["covariance"] == "both":
+        noise = (reference_noise(found["test"][1], options["mvnn"]) + noise) / 2
+    values, vectors = np.linalg.eigh(noise)
+    whitener = vectors @ np.diag(values**-0.5) @ vectors.T
+    return {
+        partition: (codes, np.einsum("ij,nrjt->nrit", whitener, epochs))
+        for partition, (codes, epochs) in found.items()
+    }
+
+
+def reference_signals(folder, options, names, n_after):
+    rows = [RAW_CHANNELS.index(name) for name in names]
+    sessions = [reference_session(folder / s, options, rows, n_after) for s in SHOWN]
+    merged = {}
+    for partition, n_images in (("training", N_TRAINING), ("test", N_TEST)):
+        images = []
+        for code in range(1, n_images + 1):
+            parts = [s[partition] for s in sessions if code in s[partition][0]]
+            trials = np.concatenate([e[codes == code][0] for codes, e in parts])
+            order = np.arange(len(trials))
+            np.random.RandomState(SEED).shuffle(order)  # noqa: NPY002
+            images.append(trials[order])
+        merged[partition] = np.array(images)
+    return merged
+
+
+@pytest.mark.parametrize(
+    ("options", "n_after", "n_times"),
+    [(NICE, 1000, 250), (OFFICIAL, 800, 100)],
+    ids=["nice", "official"],
+)
+def test_equals_the_second_derivation(raw_folder, tmp_path, options, n_after, n_times):
+    preprocess_recordings(raw_folder, tmp_path, **options, dtype=np.float64)
+    signals = load_signals(tmp_path)
+    names = channel_names(options["channels"])
+    expected = reference_signals(raw_folder, options, names, n_after)
+    assert expected["training"].shape == (N_TRAINING, 4, len(names), n_times)
+    assert expected["test"].shape == (N_TEST, 80, len(names), n_times)
+    assert np.abs(expected["test"]).max() > 2
+    for partition in ("training", "test"):
+        found = getattr(signals, partition)
+        np.testing.assert_allclose(found, expected[partition], rtol=0, atol=1e-10)
+
+
+def test_written_signals_say_what_they_are(raw_folder, tmp_path):
+    counts, covariances = preprocess_recordings(raw_folder, tmp_path, **OFFICIAL)
+    signals = load_signals(tmp_path)
+    assert signals.ch_names == tuple(channel_names("posterior"))
+    assert (signals.sfreq, signals.unit) == (100, "noise SD")
+    np.testing.assert_allclose(signals.times[[0, 20, -1]], [-0.2, 0, 0.79], atol=1e-12)
+    assert signals.training.dtype == signals.test.dtype == np.float32
+    assert covariances.shape == (4, 17, 17)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "info.json",
+        "test.npy",
+        "training.npy",
+    ]
+    columns = ["partition", "session", "recorded", "catch", "incomplete", "kept"]
+    assert counts[columns].iloc[[0, 7]].to_numpy().tolist() == [
+        ["training", "ses-01", 17, 2, 2, 8],
+        ["test", "ses-04", 69, 2, 2, 60],
+    ]
+    parts = counts[["catch", "incomplete", "surplus", "kept"]].sum(axis=1)
+    assert (parts == counts["recorded"]).all()
+
+
+def test_without_normalization_signals_are_volts(raw_folder, tmp_path):
+    options = {**OFFICIAL, "mvnn": "none"}
+    _, covariances = preprocess_recordings(raw_folder, tmp_path, **options)
+    signals = load_signals(tmp_path)
+    assert signals.unit == "V" and covariances.shape == (0, 17, 17)
+    assert 1e-6 < signals.training.std() < 1e-4
+
+
+def test_any_channels_in_any_order(raw_folder, tmp_path):
+    options = {**OFFICIAL, "mvnn": "none"}
+    preprocess_recordings(raw_folder, tmp_path / "all", **options)
+    chosen = {**options, "channels": ["Oz", "P3"]}
+    preprocess_recordings(raw_folder, tmp_path / "two", **chosen)
+    everything, two = load_signals(tmp_path / "all"), load_signals(tmp_path / "two")
+    rows = [everything.ch_names.index(name) for name in ("Oz", "P3")]
+    np.testing.assert_array_equal(two.test, everything.test[:, :, rows])
+
+
+def test_same_files_at_every_run(raw_folder, tmp_path):
+    for name in ("first", "second"):
+        preprocess_recordings(raw_folder, tmp_path / name, **QUICK)
+    for name in ("training.npy", "test.npy", "info.json"):
+        first, second = (tmp_path / run / name for run in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_failure_keeps_older_signals_and_leaves_no_half_files(
+    raw_folder, tmp_path, monkeypatch
+):
+    preprocess_recordings(raw_folder, tmp_path, **QUICK)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("paperlib.recordings.preprocessing.whiten", fail)
+    with pytest.raises(MemoryError):
+        preprocess_recordings(raw_folder, tmp_path, **{**QUICK, "sfreq": 50})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_all_recordings_are_checked_before_anything_is_written(raw_folder, tmp_path):
+    for session in SHOWN:
+        (tmp_path / session).symlink_to(raw_folder / session)
+    (tmp_path / "ses-04").unlink()
+    (tmp_path / "ses-04").mkdir()
+    for partition in ("training", "test"):
+        name = f"ses-04/raw_eeg_{partition}.npy"
+        data = read(raw_folder / name)
+        data[3, 7] = np.nan
+        save_recording(tmp_path / name, data)
+    with pytest.raises(ValueError, match=r"ses-04.*1 values.*\(3, 7\)"):
+        preprocess_recordings(tmp_path, tmp_path / "signals", **OFFICIAL)
+    assert not (tmp_path / "signals").exists()
+
+
+def test_a_missing_session_is_reported(raw_folder, tmp_path):
+    for session in ("ses-01", "ses-02", "ses-03"):
+        (tmp_path / session).symlink_to(raw_folder / session)
+    with pytest.raises(ValueError, match="4 of 8 training conditions.*exactly 2"):
+        preprocess_recordings(tmp_path, tmp_path / "signals", **OFFICIAL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": "posteriour"}, "channels must be.*Did you mean 'posterior'"),
+        ({"channels": ["Oz", "Fz"]}, "has no channel 'Fz'"),
+        ({"mvnn": "epoch"}, "mvnn must be.*Did you mean 'epochs'"),
+        ({"covariance": "train"}, "covariance must be one of 'training', 'both'"),
+    ],
+)
+def test_options_that_do_not_exist(raw_folder, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        preprocess_recordings(raw_folder, tmp_path, **{**OFFICIAL, **change})
+
+
+@pytest.mark.parametrize(("n_times", "sfreq"), [(1201, 250), (1001, 100), (1001, 200)])
+def test_resample_equals_mne(n_times, sfreq):
+    rng = np.random.default_rng(n_times + sfreq)
+    data = np.cumsum(rng.normal(size=(2, 3, n_times)), axis=-1)
+    info = mne.create_info(3, 1000.0, "eeg")
+    epochs = mne.EpochsArray(data, info, tmin=-0.2, verbose="error")
+    expected = epochs.resample(sfreq, verbose="error").get_data()
+    found = resample(data, raw_sfreq=1000, sfreq=sfreq)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+
+def save_published(folder, names, *, n_listed, bare):
+    rng = np.random.default_rng(5)
+    data = {}
+    for partition, shape in (("training", (6, 4)), ("test", (2, 80))):
+        data[partition] = rng.normal(size=(*shape, len(names), 250))
+        content = {
+            "preprocessed_eeg_data": data[partition],
+            "ch_names": list(names),
+            "times": np.linspace(-0.2, -0.2 + (n_listed - 1) / 250, n_listed),
+        }
+        path = folder / f"preprocessed_eeg_{partition}.npy"
+        if bare:
+            path.write_bytes(pickle.dumps(content, protocol=4))
+        else:
+            np.save(path, content)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("names", "n_listed", "bare", "tmin"),
+    [
+        (NICE_CHANNELS, 300, True, 0.0),
+        ([*RAW_CHANNELS, "stim"], 250, False, -0.2),
+    ],
+    ids=["nice", "official"],
+)
+def test_published_signals_are_copied_in_the_order_asked_for(
+    tmp_path, names, n_listed, bare, tmin
+):
+    data = save_published(tmp_path, names, n_listed=n_listed, bare=bare)
+    import_published(tmp_path, tmp_path / "signals", channels="all")
+    signals = load_signals(tmp_path / "signals")
+    rows = [list(names).index(name) for name in NICE_CHANNELS]
+    for partition in ("training", "test"):
+        expected = data[partition][:, :, rows].astype(np.float32)
+        np.testing.assert_array_equal(getattr(signals, partition), expected)
+    assert (signals.ch_names, signals.sfreq) == (NICE_CHANNELS, 250)
+    np.testing.assert_allclose(signals.times, tmin + np.arange(250) / 250)
+
+
+def test_published_signals_without_the_channels_asked_for(tmp_path):
+    save_published(tmp_path, channel_names("posterior"), n_listed=250, bare=False)
+    with pytest.raises(ValueError, match="no channel 'Fp1' among its 17. Set"):
+        import_published(tmp_path, tmp_path / "signals", channels="all")
+
+
+def change_published_test(folder, change):
+    path = folder / "preprocessed_eeg_test.npy"
+    content = np.load(path, allow_pickle=True).item()
+    change(content)
+    np.save(path, content)
+
+
+def test_published_values_that_are_not_finite(tmp_path):
+    def spoil(content):
+        content["preprocessed_eeg_data"][1, 2, 3, 4] = np.inf
+
+    save_published(tmp_path, NICE_CHANNELS, n_listed=250, bare=False)
+    change_published_test(tmp_path, spoil)
+    with pytest.raises(ValueError, match=r"preprocessed_eeg_test.*\(1, 2, 3, 4\)"):
+        import_published(tmp_path, tmp_path / "signals", channels="all")
+    assert not list((tmp_path / "signals").iterdir())
+
+
+def test_published_files_that_differ_in_their_times(tmp_path):
+    def shift(content):
+        content["times"] += 0.004
+
+    save_published(tmp_path, NICE_CHANNELS, n_listed=250, bare=False)
+    change_published_test(tmp_path, shift)
+    with pytest.raises(ValueError, match="differ in their times"):
+        import_published(tmp_path, tmp_path / "signals", channels="all")

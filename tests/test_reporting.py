@@ -1,0 +1,138 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from paperlib.recordings.sensors import sensor_info
+from paperlib.recordings.things_eeg2 import NICE_CHANNELS
+from paperlib.reporting.figures import COLUMN, save_figure, set_theme
+from paperlib.reporting.scores import caption, plot_scores, with_published
+from paperlib.reporting.tables import format_interval, save_table, wide_table
+from paperlib.reporting.topographies import plot_topographies, window_means
+
+SUMMARY = pd.DataFrame(
+    [
+        ("Ours_a", "mse", 0.12345678901, 0.1, 0.15, 2, 60, 0),
+        ("Ours_a", "pearson", 0.5, 0.4, 0.6, 2, 60, 0),
+        ("Zero", "mse", 0.3, 0.2, 0.4, 2, 60, 0),
+        ("Zero", "pearson", np.nan, np.nan, np.nan, 2, 60, 120),
+    ],
+    columns="method metric mean low high n_subjects n_images n_undefined".split(),
+)
+METRICS = {"mse": "MSE ↓", "pearson": "Pearson ↑"}
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    set_theme()
+    yield
+    plt.close("all")
+
+
+def test_intervals_and_what_is_not_defined():
+    assert format_interval(0.12345, 0.1, 0.15) == "0.123 [0.100, 0.150]"
+    assert format_interval(0.211, np.nan, np.nan) == "0.211"
+    assert format_interval(np.nan, np.nan, np.nan) == "–"
+
+
+def test_the_three_files_of_a_table_agree(tmp_path):
+    wide = wide_table(SUMMARY, rows=["Zero", "Ours_a"], metrics=METRICS)
+    files = save_table(
+        tmp_path / "tab01", tidy=SUMMARY, wide=wide, caption="Means, 95 % interval."
+    )
+    csv, markdown, latex = (path.read_text() for path in files)
+    again = pd.read_csv(files[0])
+    pd.testing.assert_frame_equal(again, SUMMARY, rtol=1e-9, check_exact=False)
+    for text in (markdown, latex):
+        assert text.index("Zero") < text.index("Ours")
+        assert "0.123 [0.100, 0.150]" in text and "–" in text
+    assert r"Ours\_a" in latex and r"95 \%" in latex and r"MSE $\downarrow$" in latex
+    assert r"\label{tab:tab01}" in latex
+
+
+def test_published_rows_are_marked_and_have_no_interval():
+    published = pd.DataFrame({"method": ["Ours"], "metric": ["mse"], "mean": [0.109]})
+    row = with_published(SUMMARY, published).iloc[-1]
+    assert row["method"] == "Published: Ours"
+    assert row["mean"] == 0.109 and np.isnan(row["low"])
+
+
+@pytest.mark.parametrize(
+    ("simulated", "words"), [(True, "2 simulated"), (False, "2 pa")]
+)
+def test_captions_say_whether_participants_are_simulated(simulated, words):
+    about = dict(dataset="things-eeg2", resamples=10_000)
+    text = caption(SUMMARY, simulated=simulated, **about)
+    assert ("2 simulated participants" in text) == simulated
+    assert ("2 participants" in text) != simulated
+    assert "60 test images" in text and "95 % bootstrap" in text
+
+
+def test_figures_have_the_same_bytes_at_every_run(tmp_path):
+    for name in ("first", "second"):
+        fig, ax = plt.subplots(figsize=(COLUMN, 2))
+        ax.plot([0, 1], [0, 1])
+        ax.set_xlabel("Time (s)")
+        save_figure(fig, tmp_path / name)
+    for ending in (".pdf", ".png"):
+        first, second = (
+            (tmp_path / f"{name}{ending}").read_bytes() for name in ("first", "second")
+        )
+        assert first == second
+        assert str(tmp_path).encode() not in first
+
+
+def test_figures_keep_their_size(tmp_path):
+    fig, _ = plt.subplots(figsize=(COLUMN, 2))
+    _, png = save_figure(fig, tmp_path / "figure")
+    assert plt.imread(png).shape[:2] == (600, int(COLUMN * 300))
+
+
+def test_scores_are_drawn_where_they_are():
+    fig = plot_scores(
+        SUMMARY, rows=["Zero", "Ours_a"], metrics=METRICS, chance={"mse": 0.2}
+    )
+    points = fig.axes[0].collections[1].get_offsets()
+    np.testing.assert_allclose(points, [[0.3, 0], [0.12345678901, -1]])
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["Zero", "Ours_a"]
+
+
+def test_window_means():
+    response = np.arange(12.0).reshape(2, 6)
+    times = np.arange(6) / 10
+    means = window_means(response, times, [(0.0, 0.2), (0.2, 0.6)])
+    np.testing.assert_allclose(means, [[0.5, 6.5], [3.5, 9.5]])
+
+
+def test_a_window_outside_the_signal_is_an_error():
+    with pytest.raises(ValueError, match=r"window 1.0 to 2.0 s holds no sample"):
+        window_means(np.zeros((1, 3)), np.arange(3) / 10, [(1.0, 2.0)])
+
+
+def test_topographies_share_one_symmetric_scale():
+    rng = np.random.default_rng(0)
+    maps = {name: rng.standard_normal((2, 63)) for name in ("a", "b")}
+    fig = plot_topographies(
+        maps,
+        windows=[(0, 0.1), (0.1, 0.2)],
+        info=sensor_info(NICE_CHANNELS, 250),
+        unit="noise SD",
+    )
+    limits = {ax.images[0].get_clim() for ax in fig.axes if ax.images}
+    largest = max(np.abs(values).max() for values in maps.values())
+    assert limits == {(-largest, largest)}
+    assert fig.axes[0].get_title() == "0-100 ms"
+
+
+def test_every_electrode_has_a_place():
+    info = sensor_info(NICE_CHANNELS, 250)
+    places = np.array([channel["loc"][:3] for channel in info["chs"]])
+    assert np.isfinite(places).all() and len(np.unique(places, axis=0)) == 63
+    by_name = dict(zip(info.ch_names, places, strict=True))
+    assert by_name["O1"][1] < by_name["Cz"][1] < by_name["Fp1"][1]  # back to front
+    assert by_name["T7"][0] < 0 < by_name["T8"][0]  # left to right
+
+
+def test_unknown_electrode():
+    with pytest.raises(ValueError, match=r"No position is known for \['Ozz'\].*'Oz'"):
+        sensor_info(["Cz", "Ozz"], 250)

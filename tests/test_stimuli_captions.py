@@ -1,0 +1,249 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from paperlib.minithings.encoders import build_captioner, build_processor
+from paperlib.stimuli import captions as module
+from paperlib.stimuli.captions import (
+    caption_images,
+    count_clip_tokens,
+    import_captions,
+    load_captioner,
+    read_captions,
+    save_imported_captions,
+    write_captions,
+)
+
+PROMPT = "What is in the picture?"
+IDS = [f"image_{i:02d}" for i in range(7)]
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("captioner")
+    processor = build_processor(["A red cat.", "A blue box."], PROMPT)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = build_captioner(processor)
+        for parameter in model.parameters():
+            parameter.data *= 3  # so that captions differ from image to image
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return load_captioner(
+        str(folder), revision=None, pixels=1024, device="cpu", dtype=torch.float32
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    shapes = [(40, 40), (60, 30), (30, 60), (50, 50), (32, 32), (90, 40), (33, 77)]
+    return [
+        Image.fromarray(rng.integers(0, 255, (*shape, 3), dtype=np.uint8))
+        for shape in shapes
+    ]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory, pictures):
+    folder = tmp_path_factory.mktemp("images")
+    paths = [folder / f"{name}.png" for name in IDS]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    return pd.DataFrame({"image_id": IDS, "path": paths})
+
+
+def write(path, images, captioner, *, prompt=PROMPT):
+    write_captions(
+        path,
+        images,
+        captioner=captioner,
+        prompt=prompt,
+        max_new_tokens=6,
+        batch_size=3,
+    )
+
+
+def test_batch_gives_the_captions_of_single_images(captioner, pictures):
+    options = {"prompt": PROMPT, "max_new_tokens": 12}
+    together = caption_images(captioner, pictures, **options)
+    alone = [caption_images(captioner, [p], **options)[0] for p in pictures]
+    assert together == alone
+    assert len(set(alone)) > 1
+    assert not any("What is" in caption for caption in alone)  # new tokens only
+
+
+def test_images_are_resized_to_the_given_area(captioner, pictures):
+    size = captioner.processor.image_processor.size
+    assert (size["shortest_edge"], size["longest_edge"]) == (1024, 1024)
+    grid = captioner.processor.image_processor(pictures, return_tensors="pt")
+    assert (grid["image_grid_thw"].prod(dim=1) <= 1024 // 4**2).all()
+
+
+def test_caption_file(tmp_path, images, captioner):
+    path = tmp_path / "mini.jsonl"
+    write(path, images, captioner)
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert [line["image_id"] for line in lines] == IDS
+    assert list(lines[0]) == [
+        *("image_id", "caption", "model", "revision", "prompt", "decoding"),
+        *("n_clip_tokens", "truncated"),
+    ]
+    assert lines[0]["prompt"] == PROMPT
+    assert lines[0]["decoding"] == {
+        **{"do_sample": False, "num_beams": 1, "max_new_tokens": 6},
+        **{"pixels": 1024, "dtype": "float32"},
+    }
+    table = read_captions(path, IDS[::-1])
+    assert table["image_id"].tolist() == IDS[::-1]
+    assert table["caption"].tolist() == [line["caption"] for line in lines[::-1]]
+
+
+@pytest.mark.parametrize("n_batches", [0, 1, 2])
+def test_killed_run_ends_with_the_file_of_an_unbroken_one(
+    tmp_path, images, captioner, monkeypatch, n_batches
+):
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    write(whole, images, captioner)
+    seen = []
+
+    def dying(captioner, pictures, **options):
+        if len(seen) == n_batches:
+            raise KeyboardInterrupt
+        seen.append(len(pictures))
+        return caption_images(captioner, pictures, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "caption_images", dying)
+        write(broken, images, captioner)
+    partial = tmp_path / "broken.partial.jsonl"
+    with partial.open("a") as file:  # a line and a half of the batch under way
+        file.write('{"image_id": "image_09", "caption": "a"}\n{"image_id": "im')
+    assert not broken.exists()
+    write(broken, images, captioner)
+    assert broken.read_bytes() == whole.read_bytes()
+    assert not partial.exists()
+
+
+def test_unfinished_captions_of_another_prompt(tmp_path, images, captioner):
+    path = tmp_path / "mini.jsonl"
+    write(path, images, captioner)
+    path.rename(tmp_path / "mini.partial.jsonl")
+    with pytest.raises(ValueError, match="6 captions made with other prompt"):
+        write(path, images, captioner, prompt="Why?")
+    with pytest.raises(ValueError, match="6 captions made with other images"):
+        write(path, images[::-1], captioner)
+
+
+@pytest.mark.parametrize(
+    ("caption", "n_tokens"),
+    [("", 2), ("a cat", 4), ("a " * 75, 77), ("a " * 76, 78), ("a " * 200, 202)],
+)
+def test_clip_tokens_are_counted_without_truncation(caption, n_tokens):
+    assert count_clip_tokens(caption) == n_tokens
+
+
+def test_captions_beyond_clips_context_are_marked(tmp_path):
+    captions = {"fits": "a " * 75, "longer": "a " * 76}
+    save_imported_captions(tmp_path / "own.jsonl", captions, source="own.json")
+    table = read_captions(tmp_path / "own.jsonl", ["fits", "longer"])
+    assert table["truncated"].tolist() == [False, True]
+    assert table["model"].tolist() == ["own.json"] * 2
+
+
+CAPTIONS = {"cat_01": "A cat, asleep.", "dog_01": 'A "dog"\u2028barks.'}
+
+
+def save(path, captions):
+    pairs = [{"image_id": k, "caption": v} for k, v in captions.items()]
+    if path.suffix == ".json":
+        path.write_text(json.dumps(captions), "utf-8")
+    elif path.suffix == ".jsonl":
+        lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
+        path.write_text("".join(lines), "utf-8")
+    else:
+        pd.DataFrame(pairs).to_csv(path, index=False)
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
+def test_every_format_gives_the_captions_wanted(tmp_path, ending):
+    path = tmp_path / f"own.{ending}"
+    save(path, {**CAPTIONS, "extra_01": "Not asked for."})
+    wanted = ["dog_01", "cat_01"]
+    assert list(import_captions(path, wanted).items()) == [
+        (name, CAPTIONS[name]) for name in wanted
+    ]
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
+def test_images_without_caption(tmp_path, ending):
+    path = tmp_path / f"own.{ending}"
+    save(path, CAPTIONS)
+    message = "no caption for 2 of 3 images: cat_02, emu_01. Did you mean 'cat_01'"
+    with pytest.raises(ValueError, match=message):
+        import_captions(path, ["cat_01", "cat_02", "emu_01"])
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
+def test_empty_captions(tmp_path, ending):
+    path = tmp_path / f"own.{ending}"
+    save(path, {**CAPTIONS, "dog_01": "  "})
+    with pytest.raises(ValueError, match="an empty caption.* 1 of 2 images: dog_01"):
+        import_captions(path, list(CAPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("own.json", '{"cat_01": "a", "cat_01": "b"}'),
+        ("own.jsonl", '{"image_id": "cat_01", "caption": "a"}\n' * 2),
+        ("own.csv", "image_id,caption\ncat_01,a\ncat_01,b\n"),
+    ],
+)
+def test_image_with_two_captions(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="more than one caption for 1 images: cat_01"):
+        import_captions(tmp_path / name, ["cat_01"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("own.json", '{"cat_01": ', "is not valid JSON"),
+        ("own.json", '["a cat"]', "must be one JSON object"),
+        ("own.json", '{"cat_01": 3}', "not a text"),
+        ("own.jsonl", '{"image_id": "cat_01"}\n', "Line 1 of .* must be a JSON object"),
+        ("own.jsonl", "a cat\n", "got 'a cat"),
+        ("own.csv", "image_id,captions\n", "Did you mean 'captions'"),
+        ("own.txt", "a cat", "must be one of '.json', '.jsonl', '.csv'"),
+    ],
+)
+def test_files_that_are_not_of_their_format(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        import_captions(tmp_path / name, ["cat_01"])
+
+
+def test_captions_that_are_not_english(tmp_path):
+    save(tmp_path / "own.json", {"cat_01": "一只猫。", "dog_01": "A dog."})
+    with pytest.warns(UserWarning, match=r"1 of 2 captions \(50%\)"):
+        import_captions(tmp_path / "own.json", ["cat_01", "dog_01"])
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no caption file"):
+        import_captions(tmp_path / "own.csv", [])
+    with pytest.raises(FileNotFoundError, match="run notebook 02"):
+        read_captions(tmp_path / "own.jsonl", [])
+
+
+@pytest.mark.parametrize("model", ["data/mini/weights/none", "qwen2-vl", "./none"])
+def test_captioner_that_is_nowhere(model):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*none|qwen2-vl"):
+        load_captioner(
+            model, revision=None, pixels=1024, device="cpu", dtype=torch.float32
+        )

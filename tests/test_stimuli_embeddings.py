@@ -1,0 +1,314 @@
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPConfig, CLIPModel
+
+from paperlib.stimuli.embeddings import (
+    Tokens,
+    image_tokens,
+    load_clip,
+    text_tokens,
+    write_tokens,
+)
+
+ARCHITECTURE = {
+    "embed_dim": 12,
+    "quick_gelu": True,
+    "vision_cfg": {
+        **{"image_size": 32, "patch_size": 16, "width": 16},
+        **{"layers": 2, "head_width": 8},
+    },
+    "text_cfg": {
+        **{"context_length": 77, "vocab_size": 49408, "width": 8},
+        **{"heads": 2, "layers": 2},
+    },
+}
+CAPTIONS = ["a cat", "two dogs in the sun", "word " * 100]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**ARCHITECTURE)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    config = {"model_cfg": ARCHITECTURE, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    return load_clip(f"local-dir:{folder}", None, device="cpu")
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    return [
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
+        for _ in range(3)
+    ]
+
+
+@pytest.fixture(scope="module")
+def twin(clip):
+    """The same weights in transformers' implementation of CLIP."""
+    vision, text = ARCHITECTURE["vision_cfg"], ARCHITECTURE["text_cfg"]
+    config = CLIPConfig(
+        projection_dim=12,
+        vision_config={
+            "hidden_size": vision["width"],
+            "intermediate_size": 4 * vision["width"],
+            "num_hidden_layers": vision["layers"],
+            "num_attention_heads": 2,
+            "image_size": vision["image_size"],
+            "patch_size": vision["patch_size"],
+        },
+        text_config={
+            "hidden_size": text["width"],
+            "intermediate_size": 4 * text["width"],
+            "num_hidden_layers": text["layers"],
+            "num_attention_heads": text["heads"],
+        },
+    )
+    model = CLIPModel(config).eval()
+    model.load_state_dict(as_transformers(clip.model.state_dict()), strict=False)
+    return model
+
+
+def as_transformers(state):
+    """Rename open_clip's weights and split its joint query, key and value."""
+    renamed = {}
+    for name, value in state.items():
+        vision = name.startswith("visual.")
+        name = name.removeprefix("visual.").removeprefix("transformer.")
+        part = "vision_model" if vision else "text_model"
+        if name in ("proj", "text_projection"):
+            renamed[f"{'visual' if vision else 'text'}_projection.weight"] = value.T
+            continue
+        for old, new in (
+            ("resblocks", "encoder.layers"),
+            ("attn.out_proj", "self_attn.out_proj"),
+            ("ln_1", "layer_norm1"),
+            ("ln_2", "layer_norm2"),
+            ("mlp.c_fc", "mlp.fc1"),
+            ("mlp.c_proj", "mlp.fc2"),
+            ("ln_pre", "pre_layrnorm"),
+            ("ln_post", "post_layernorm"),
+            ("ln_final", "final_layer_norm"),
+            ("conv1", "embeddings.patch_embedding"),
+            ("class_embedding", "embeddings.class_embedding"),
+            ("token_embedding", "embeddings.token_embedding"),
+        ):
+            name = name.replace(old, new)
+        if name == "positional_embedding":
+            name = "embeddings.position_embedding.weight"
+        if "in_proj" in name:
+            kind = name.rsplit("_", maxsplit=1)[1]
+            layer = name.split("attn.")[0]
+            for key, chunk in zip("qkv", value.chunk(3), strict=True):
+                renamed[f"{part}.{layer}self_attn.{key}_proj.{kind}"] = chunk
+            continue
+        renamed[f"{part}.{name}"] = value
+    return renamed
+
+
+def test_image_tokens_are_those_of_transformers(clip, twin, pictures):
+    pixels = torch.stack([clip.preprocess(picture) for picture in pictures])
+    with torch.inference_mode():
+        hidden = twin.vision_model(pixels).last_hidden_state
+        want = twin.visual_projection(twin.vision_model.post_layernorm(hidden))
+    tokens = image_tokens(clip, pictures, normalize_by_cls=False)
+    torch.testing.assert_close(tokens, want, atol=1e-5, rtol=1e-5)
+
+
+def test_text_tokens_are_those_of_transformers(clip, twin):
+    ids = clip.tokenizer(CAPTIONS)
+    with torch.inference_mode():
+        want = twin.text_model(ids).last_hidden_state
+    tokens = text_tokens(clip, CAPTIONS, project=False)
+    torch.testing.assert_close(tokens, want, atol=1e-5, rtol=1e-5)
+
+
+def test_first_image_token_is_the_embedding_of_the_image(clip, pictures):
+    pixels = torch.stack([clip.preprocess(picture) for picture in pictures])
+    with torch.inference_mode():
+        want = clip.model.encode_image(pixels)
+    tokens = image_tokens(clip, pictures, normalize_by_cls=False)
+    assert tokens.shape == (3, 5, 12)  # class token and 2 x 2 patches
+    torch.testing.assert_close(tokens[:, 0], want)
+
+
+def test_projected_end_token_is_the_embedding_of_the_text(clip):
+    ids = clip.tokenizer(CAPTIONS)
+    with torch.inference_mode():
+        want = clip.model.encode_text(ids)
+    tokens = text_tokens(clip, CAPTIONS, project=True)
+    assert tokens.shape == (3, 77, 12)
+    torch.testing.assert_close(tokens[torch.arange(3), ids.argmax(1)], want)
+
+
+def test_normalized_class_tokens_have_unit_norm(clip, pictures):
+    raw = image_tokens(clip, pictures, normalize_by_cls=False)
+    tokens = image_tokens(clip, pictures, normalize_by_cls=True)
+    torch.testing.assert_close(tokens[:, 0].norm(dim=-1), torch.ones(3))
+    ratio = raw / tokens
+    torch.testing.assert_close(ratio, ratio[:, :1, :1].expand_as(ratio))
+
+
+def test_texts_are_padded_with_zero_and_cut_at_77(clip):
+    ids = clip.tokenizer(CAPTIONS)
+    start, end = 49406, 49407
+    assert ids.shape == (3, 77)
+    assert (ids[:, 0] == start).all()
+    assert ids[0, 3] == end and (ids[0, 4:] == 0).all()
+    assert ids[2, -1] == end
+
+
+def test_activation_that_does_not_fit_the_weights():
+    with pytest.raises(ValueError, match="GELU.*Use 'ViT-L-14-quickgelu'"):
+        load_clip("ViT-L-14", "openai", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "message"),
+    [
+        ("ViT-L-14-quickgel", "openai", "Did you mean 'ViT-L-14-quickgelu'"),
+        ("ViT-L-14-quickgelu", "open-ai", "Did you mean 'openai'"),
+        ("ViT-L-14-quickgelu", None, "must be a checkpoint file or one of"),
+    ],
+)
+def test_unknown_model_or_weights(model, pretrained, message):
+    with pytest.raises(ValueError, match=message):
+        load_clip(model, pretrained, device="cpu")
+
+
+def test_folder_without_model_or_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no open_clip_config.json"):
+        load_clip(f"local-dir:{tmp_path}", None, device="cpu")
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        load_clip(f"local-dir:{tmp_path}", None, device="cpu")
+
+
+def encode(numbers):
+    """Tokens of shape (B, 2, 3) that tell which item they belong to."""
+    return torch.tensor(numbers, dtype=torch.float32)[:, None, None].expand(-1, 2, 3)
+
+
+ITEMS = {f"image_{i:02d}": i for i in range(10)}
+SETTINGS = {"model": "tiny"}
+
+
+def write(path, items=ITEMS, *, encode=encode, settings=SETTINGS):
+    write_tokens(path, items, encode=encode, batch_size=4, settings=settings)
+
+
+def interrupt_after(n_batches):
+    """Return an encoder that is killed when it is called once more."""
+    calls = []
+
+    def dying(numbers):
+        calls.append(numbers)
+        if len(calls) > n_batches:
+            raise KeyboardInterrupt
+        return encode(numbers)
+
+    return dying
+
+
+def test_tokens_are_read_by_image_id(tmp_path):
+    write(tmp_path / "image.npy")
+    tokens = Tokens(tmp_path / "image.npy")
+    assert tokens.shape == (10, 2, 3)
+    assert tokens.settings == SETTINGS
+    chosen = tokens[["image_07", "image_02"]]
+    assert chosen.dtype == np.float32
+    np.testing.assert_array_equal(chosen[:, 0, 0], [7, 2])
+    assert np.load(tmp_path / "image.npy", mmap_mode="r").dtype == np.float16
+
+
+@pytest.mark.parametrize("n_batches", [0, 1, 2])
+def test_killed_run_ends_with_the_files_of_an_unbroken_one(tmp_path, n_batches):
+    write(tmp_path / "whole/image.npy")
+    broken = tmp_path / "broken/image.npy"
+    with pytest.raises(KeyboardInterrupt):
+        write(broken, encode=interrupt_after(n_batches))
+    assert not broken.exists()
+    rest = interrupt_after(3 - n_batches)  # not one batch is encoded again
+    write(broken, encode=rest)
+    for name in ("image.npy", "image.json"):
+        whole = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "broken" / name).read_bytes() == whole
+    assert len(list(broken.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"settings": {"model": "other"}}, "other settings"),
+        ({"items": {**ITEMS, "image_03": 5}}, "other items_sha256"),
+        ({"items": dict(list(ITEMS.items())[:9])}, "other image_ids, items_sha256"),
+    ],
+)
+def test_unfinished_tokens_of_something_else(tmp_path, changes, named):
+    path = tmp_path / "image.npy"
+    with pytest.raises(KeyboardInterrupt):
+        write(path, encode=interrupt_after(1))
+    with pytest.raises(ValueError, match=f"4 rows made with {named}.*start over"):
+        write(path, **changes)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e6])  # 1e6 overflows float16
+def test_tokens_that_are_not_finite(tmp_path, bad):
+    def broken(numbers):
+        tokens = encode(numbers).clone()
+        tokens[1, 0, 0] = bad
+        return tokens
+
+    with pytest.raises(ValueError, match="begins with 'image_00'.*NaN or infinite"):
+        write(tmp_path / "image.npy", encode=broken)
+    assert not (tmp_path / "image.npy").exists()
+
+
+def test_truncated_tokens(tmp_path):
+    path = tmp_path / "image.npy"
+    write(path)
+    path.write_bytes(path.read_bytes()[:-6])
+    with pytest.raises(ValueError, match="image.npy is truncated"):
+        Tokens(path)
+
+
+def test_tokens_of_another_type(tmp_path):
+    path = tmp_path / "image.npy"
+    write(path)
+    np.save(path, np.zeros((10, 2, 3)))
+    with pytest.raises(ValueError, match="must hold float16; it holds float64"):
+        Tokens(path)
+
+
+def test_tokens_and_index_that_disagree(tmp_path):
+    path = tmp_path / "image.npy"
+    write(path)
+    np.save(path, np.zeros((9, 2, 3), dtype=np.float16))
+    with pytest.raises(ValueError, match=r"must have shape \(10, any, any\)"):
+        Tokens(path)
+
+
+def test_missing_tokens(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Run notebook 03"):
+        Tokens(tmp_path / "image.npy")
+
+
+def test_image_without_tokens(tmp_path):
+    write(tmp_path / "image.npy")
+    tokens = Tokens(tmp_path / "image.npy")
+    with pytest.raises(ValueError, match="1 of 2 images, such as 'image_11'. Did you"):
+        tokens[["image_01", "image_11"]]
