@@ -76,11 +76,12 @@ def identity(**fixed):
     return parameters
 
 
-def settings(notebook):
+def settings(notebook, **fixed):
     """Return a params function: the values of the configuration a notebook may read."""
 
     def values(wildcards):
-        entries = {k: wildcards.get(k) for k in ("dataset", "run")}
+        keys = {**wildcards, **fixed}
+        entries = {key: keys.get(key) for key in ("dataset", "run")}
         return yaml.safe_dump(load_settings(notebook, CONFIG, **entries))
 
     return values
@@ -153,10 +154,9 @@ def table(name):
 
 
 EXECUTE = (
-    "export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1; "
-    "jupytext --quiet --to ipynb -o - {input.notebook} 2> {log.text} | "
-    "papermill - {log.notebook} --no-progress-bar --log-output "
-    "-y {params.identity:q} 2>> {log.text}"
+    "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "
+    "python paperlib/execution.py {input.notebook} {log.notebook} {params.identity:q} "
+    "> {log.text} 2>&1"
 )
 
 
@@ -314,7 +314,7 @@ for dataset in DATASETS:
             **logs("06_evaluate", dataset=dataset),
         params:
             identity=identity(dataset=dataset),
-            settings=settings("06_evaluate"),
+            settings=settings("06_evaluate", dataset=dataset),
         threads: 2
         shell:
             EXECUTE
@@ -334,6 +334,6 @@ for dataset in DATASETS:
             **logs("09_topographies", dataset=dataset),
         params:
             identity=identity(dataset=dataset),
-            settings=settings("09_topographies"),
+            settings=settings("09_topographies", dataset=dataset),
         shell:
             EXECUTE

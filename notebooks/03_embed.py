@@ -40,7 +40,6 @@ from paperlib.provenance import start_record
 from paperlib.reporting.figures import COLORS, COLUMN, set_theme
 from paperlib.stimuli.captions import read_captions
 from paperlib.stimuli.embeddings import (
-    Tokens,
     embed_images,
     embed_texts,
     load_clip,
@@ -48,6 +47,7 @@ from paperlib.stimuli.embeddings import (
     write_text_tokens,
 )
 from paperlib.stimuli.images import open_image, read_images
+from paperlib.stimuli.tokens import Tokens
 
 # %%
 keys = {"dataset": dataset, "tokens": tokens}

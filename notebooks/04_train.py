@@ -41,18 +41,16 @@ from paperlib.diffusion import linear_alpha_bar
 from paperlib.paths import locate
 from paperlib.provenance import fingerprint, start_record
 from paperlib.recordings.regions import channel_regions
-from paperlib.recordings.signals import check_counts, load_signals
+from paperlib.recordings.signals import (
+    check_counts,
+    load_signals,
+    standard_deviation,
+    training_targets,
+)
 from paperlib.reporting.figures import COLORS, COLUMN, set_theme
 from paperlib.stimuli.conditions import hold_out_concepts, open_condition
 from paperlib.stimuli.images import read_images
-from paperlib.training import (
-    Objective,
-    Pairs,
-    TrainingSettings,
-    standard_deviation,
-    train,
-    training_targets,
-)
+from paperlib.training import Objective, Pairs, TrainingSettings, train
 
 # %%
 keys = {"dataset": dataset, "subject": subject, "run": run, "seed": seed}

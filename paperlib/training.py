@@ -24,8 +24,6 @@ from torch.utils.data import DataLoader, Dataset
 from paperlib.atomic import atomic_path
 from paperlib.diffusion import diffuse, target
 from paperlib.progress import progress_bar
-from paperlib.recordings.signals import Signals, average_repetitions
-from paperlib.validation import check_option
 
 
 @dataclass(frozen=True)
@@ -64,42 +62,6 @@ class TrainingSettings:
     workers: int
     evaluate_every: int
     save_every: int
-
-
-def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
-    """Return what the model learns to generate for each training image.
-
-    Parameters
-    ----------
-    signals
-        Of one participant.
-    repetitions
-        ``"mean"``: the average over repetitions; ``"single"``: every trial.
-
-    Returns
-    -------
-    ndarray of shape (N, R, C, T), float32
-        R is 1 for averages.
-    """
-    check_option("repetitions", repetitions, ("mean", "single"))
-    if repetitions == "single":
-        return signals.training
-    return average_repetitions(signals.training)[:, None]
-
-
-def standard_deviation(targets: np.ndarray, rows: Sequence[int]) -> float:
-    """Return the standard deviation of the targets of some images, one at a time.
-
-    Parameters
-    ----------
-    targets : ndarray of shape (N, R, C, T)
-    rows
-        Images to use: those of the training split only.
-    """
-    moments = np.array(
-        [[t.sum(), np.square(t).sum(), t.size] for t in _each(targets, rows)]
-    ).sum(axis=0)
-    return float(np.sqrt(moments[1] / moments[2] - (moments[0] / moments[2]) ** 2))
 
 
 class Pairs(Dataset):
@@ -440,11 +402,6 @@ def _report(
         f"Step {state.step}: training loss {training_loss:.4f}, validation loss "
         f"{error:.4f}, {state.seconds:.0f} s."
     )
-
-
-def _each(targets: np.ndarray, rows: Sequence[int]) -> Iterator[np.ndarray]:
-    """Read images one by one, in double precision."""
-    return (targets[row].astype(np.float64) for row in rows)
 
 
 def _share(accelerator: Accelerator, batch_size: int) -> slice:

@@ -61,8 +61,8 @@ def test_one_response_for_all_images_scores_exactly_at_chance(responses):
     mean = np.broadcast_to(recorded.mean(axis=0), recorded.shape)
     correlations = response_correlations(recorded, mean)
     chance = chance_levels(12)
-    np.testing.assert_allclose(top_hits(correlations, k=1), chance["top_1"])
-    np.testing.assert_allclose(top_hits(correlations, k=5), chance["top_5"])
+    np.testing.assert_allclose(top_hits(correlations, k=1), chance["top1"])
+    np.testing.assert_allclose(top_hits(correlations, k=5), chance["top5"])
     ranks = identification_ranks(correlations)
     np.testing.assert_allclose(np.median(ranks), chance["median_rank"])
     np.testing.assert_allclose(two_versus_two(correlations), chance["two_versus_two"])
@@ -73,7 +73,7 @@ def test_unrelated_responses_score_near_chance():
     correlations = response_correlations(recorded, generated)
     chance = chance_levels(300)
     assert abs(np.median(identification_ranks(correlations)) - 150.5) < 25
-    assert abs(top_hits(correlations, k=5).mean() - chance["top_5"]) < 0.03
+    assert abs(top_hits(correlations, k=5).mean() - chance["top5"]) < 0.03
     assert abs(two_versus_two(correlations).mean() - 0.5) < 0.06
 
 

@@ -13,7 +13,6 @@ from paperlib.training import (
     Objective,
     Pairs,
     TrainingSettings,
-    standard_deviation,
     train,
 )
 
@@ -185,12 +184,6 @@ def test_single_trials_are_pairs_of_their_own(data):
     y, context = trials.__getitems__([0, 4])
     np.testing.assert_array_equal(y, signals[[5, 7], [0, 1]])
     np.testing.assert_array_equal(context, tokens[[5, 7]])
-
-
-def test_standard_deviation_is_that_of_the_training_rows():
-    targets = np.random.default_rng(0).normal(3, 2, (9, 2, 4, 5)).astype(np.float32)
-    expected = targets[[1, 4, 8]].astype(np.float64).std()
-    assert standard_deviation(targets, [1, 4, 8]) == pytest.approx(expected, rel=1e-9)
 
 
 def test_checkpoint_round_trip(data, tmp_path):

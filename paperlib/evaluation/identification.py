@@ -142,11 +142,11 @@ def chance_levels(n_candidates: int) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        ``top_1``, ``top_5`` and ``two_versus_two`` as proportions, ``median_rank``.
+        ``top1``, ``top5`` and ``two_versus_two`` as proportions, ``median_rank``.
     """
     return {
-        "top_1": 1 / n_candidates,
-        "top_5": min(5 / n_candidates, 1.0),
+        "top1": 1 / n_candidates,
+        "top5": min(5 / n_candidates, 1.0),
         "median_rank": (n_candidates + 1) / 2,
         "two_versus_two": 0.5,
     }

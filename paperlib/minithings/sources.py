@@ -1,8 +1,8 @@
 """What the visual system does with an image: areas, drives and time courses.
 
 An area is a pair of mirrored cortical patches, each split into a few current dipoles
-that fold differently. Values follow the literature on visual evoked potentials (how they
-were fixed: see `paperlib.minithings.recordings`). Position is a direction and
+that fold differently. Values follow the literature on visual evoked potentials (how
+they were fixed: see `paperlib.minithings.recordings`). Position is a direction and
 depth in fractions of the head radius, for the right hemisphere; the moment is the peak
 for a typical image; the modulation is the standard deviation between images, as a
 fraction of it.

@@ -208,24 +208,25 @@ def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
     return average_repetitions(signals.training)[:, None]  # N C T -> N 1 C T
 
 
-def standard_deviation(trials: np.ndarray) -> float:
-    """Compute the standard deviation of all values, a block of images at a time.
+def standard_deviation(targets: np.ndarray, rows: Sequence[int]) -> float:
+    """Compute the standard deviation of all values of some images, one at a time.
 
     Parameters
     ----------
-    trials : ndarray or memmap of shape (n_images, n_repetitions, n_channels, n_times)
-        Signals.
+    targets : ndarray or memmap of shape (n_images, n_repetitions, n_channels, n_times)
+        From :func:`training_targets`.
+    rows
+        Images to use: those of the training split only.
 
     Returns
     -------
     float
-        In the unit of ``trials``.
+        In the unit of ``targets``.
     """
-    mean = sum(trials[b].sum(dtype=np.float64) for b in _blocks(trials)) / trials.size
-    squares = sum(
-        np.square(trials[b] - mean, dtype=np.float64).sum() for b in _blocks(trials)
-    )
-    return float(np.sqrt(squares / trials.size))
+    images = (targets[row].astype(np.float64) for row in rows)
+    moments = [(image.sum(), np.square(image).sum(), image.size) for image in images]
+    total, squares, size = np.sum(moments, axis=0)
+    return float(np.sqrt(squares / size - (total / size) ** 2))
 
 
 def split_half_reliability(trials: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from paperlib.config import token_sources
-from paperlib.stimuli.embeddings import Tokens
+from paperlib.stimuli.tokens import Tokens
 
 
 class Condition:

@@ -1,0 +1,53 @@
+"""Execute one notebook with papermill: ``python paperlib/execution.py IN OUT YAML``.
+
+Papermill's own command lets kernels meet at TCP ports that are chosen before they are
+bound, so that two notebooks started together now and then choose the same one. This
+script asks for sockets in the file system instead; all else is papermill's.
+"""
+
+import argparse
+
+import jupytext
+import papermill
+import yaml
+from traitlets.config import Config
+
+
+def execute(notebook: str, executed: str, parameters: dict) -> None:
+    """Run a notebook and keep the executed copy, also when a cell fails.
+
+    Parameters
+    ----------
+    notebook
+        Path of a ``.py`` notebook.
+    executed
+        Path of the ``.ipynb`` to write.
+    parameters
+        Values for names of the parameters cell.
+
+    Raises
+    ------
+    papermill.PapermillExecutionError
+        If a cell fails.
+    """
+    papermill.execute_notebook(
+        jupytext.read(notebook),
+        executed,
+        parameters,
+        config=Config(KernelManager={"transport": "ipc"}),
+        progress_bar=False,
+        log_output=True,
+    )
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("notebook")
+    parser.add_argument("executed")
+    parser.add_argument("parameters", type=yaml.safe_load, help="YAML mapping")
+    execute(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+
+from paperlib.stimuli.tokens import Tokens, write_tokens
+
+
+def encode(numbers):
+    """Tokens of shape (B, 2, 3) that tell which item they belong to."""
+    return torch.tensor(numbers, dtype=torch.float32)[:, None, None].expand(-1, 2, 3)
+
+
+ITEMS = {f"image_{i:02d}": i for i in range(10)}
+SETTINGS = {"model": "tiny"}
+
+
+def write(path, items=ITEMS, *, encode=encode, settings=SETTINGS):
+    write_tokens(path, items, encode=encode, batch_size=4, settings=settings)
+
+
+def interrupt_after(n_batches):
+    """Return an encoder that is killed when it is called once more."""
+    calls = []
+
+    def dying(numbers):
+        calls.append(numbers)
+        if len(calls) > n_batches:
+            raise KeyboardInterrupt
+        return encode(numbers)
+
+    return dying
+
+
+def test_tokens_are_read_by_image_id(tmp_path):
+    write(tmp_path / "image.npy")
+    tokens = Tokens(tmp_path / "image.npy")
+    assert tokens.shape == (10, 2, 3)
+    assert tokens.settings == SETTINGS
+    chosen = tokens[["image_07", "image_02"]]
+    assert chosen.dtype == np.float32
+    np.testing.assert_array_equal(chosen[:, 0, 0], [7, 2])
+    assert np.load(tmp_path / "image.npy", mmap_mode="r").dtype == np.float16
+
+
+@pytest.mark.parametrize("n_batches", [0, 1, 2])
+def test_killed_run_ends_with_the_files_of_an_unbroken_one(tmp_path, n_batches):
+    write(tmp_path / "whole/image.npy")
+    broken = tmp_path / "broken/image.npy"
+    with pytest.raises(KeyboardInterrupt):
+        write(broken, encode=interrupt_after(n_batches))
+    assert not broken.exists()
+    rest = interrupt_after(3 - n_batches)  # not one batch is encoded again
+    write(broken, encode=rest)
+    for name in ("image.npy", "image.json"):
+        whole = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "broken" / name).read_bytes() == whole
+    assert len(list(broken.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"settings": {"model": "other"}}, "other settings"),
+        ({"items": {**ITEMS, "image_03": 5}}, "other items_sha256"),
+        ({"items": dict(list(ITEMS.items())[:9])}, "other image_ids, items_sha256"),
+    ],
+)
+def test_unfinished_tokens_of_something_else(tmp_path, changes, named):
+    path = tmp_path / "image.npy"
+    with pytest.raises(KeyboardInterrupt):
+        write(path, encode=interrupt_after(1))
+    with pytest.raises(ValueError, match=f"4 rows made with {named}.*start over"):
+        write(path, **changes)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e6])  # 1e6 overflows float16
+def test_tokens_that_are_not_finite(tmp_path, bad):
+    def broken(numbers):
+        tokens = encode(numbers).clone()
+        tokens[1, 0, 0] = bad
+        return tokens
+
+    with pytest.raises(ValueError, match="begins with 'image_00'.*NaN or infinite"):
+        write(tmp_path / "image.npy", encode=broken)
+    assert not (tmp_path / "image.npy").exists()
+
+
+def test_truncated_tokens(tmp_path):
+    path = tmp_path / "image.npy"
+    write(path)
+    path.write_bytes(path.read_bytes()[:-6])
+    with pytest.raises(ValueError, match="image.npy is truncated"):
+        Tokens(path)
+
+
+def test_tokens_of_another_type(tmp_path):
+    path = tmp_path / "image.npy"
+    write(path)
+    np.save(path, np.zeros((10, 2, 3)))
+    with pytest.raises(ValueError, match="must hold float16; it holds float64"):
+        Tokens(path)
+
+
+def test_tokens_and_index_that_disagree(tmp_path):
+    path = tmp_path / "image.npy"
+    write(path)
+    np.save(path, np.zeros((9, 2, 3), dtype=np.float16))
+    with pytest.raises(ValueError, match=r"must have shape \(10, any, any\)"):
+        Tokens(path)
+
+
+def test_missing_tokens(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Run notebook 03"):
+        Tokens(tmp_path / "image.npy")
+
+
+def test_image_without_tokens(tmp_path):
+    write(tmp_path / "image.npy")
+    tokens = Tokens(tmp_path / "image.npy")
+    with pytest.raises(ValueError, match="1 of 2 images, such as 'image_11'. Did you"):
+        tokens[["image_01", "image_11"]]
