@@ -154,9 +154,10 @@ def table(name):
 
 
 EXECUTE = (
-    "OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 "
+    "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} "
+    "OPENBLAS_NUM_THREADS={threads} "
     "python paperlib/execution.py {input.notebook} {log.notebook} {params.identity:q} "
-    "> {log.text} 2>&1"
+    "> {log.text} 2>&1 || {{ tail -n 25 {log.text}; exit 1; }}"
 )
 
 
@@ -186,6 +187,8 @@ if SIMULATED:
             identity=identity(),
             settings=settings("00_minithings"),
         threads: 2
+        message:
+            "00: making the embedded world"
         shell:
             EXECUTE
 
@@ -208,6 +211,8 @@ rule preprocess:
         settings=settings("01_preprocess"),
     resources:
         mem_mb=8000,
+    message:
+        "01: preprocessing {wildcards.dataset}, participant {wildcards.subject}"
     shell:
         EXECUTE
 
@@ -228,6 +233,8 @@ rule caption:
         settings=settings("02_caption"),
     resources:
         gpu=1,
+    message:
+        "02: captions of {wildcards.dataset} by {wildcards.captioner}"
     shell:
         EXECUTE
 
@@ -248,6 +255,8 @@ rule embed:
         settings=settings("03_embed"),
     resources:
         gpu=1,
+    message:
+        "03: CLIP tokens of {wildcards.dataset}, {wildcards.tokens}"
     shell:
         EXECUTE
 
@@ -270,6 +279,9 @@ rule train:
         settings=settings("04_train"),
     resources:
         gpu=1,
+    message:
+        "04: training {wildcards.run} on {wildcards.dataset}, "
+        "participant {wildcards.subject}, seed {wildcards.seed}"
     shell:
         EXECUTE
 
@@ -291,6 +303,9 @@ rule sample:
         settings=settings("05_sample"),
     resources:
         gpu=1,
+    message:
+        "05: sampling {wildcards.run} for {wildcards.dataset}, "
+        "participant {wildcards.subject}, seed {wildcards.seed}"
     shell:
         EXECUTE
 
@@ -316,6 +331,8 @@ for dataset in DATASETS:
             identity=identity(dataset=dataset),
             settings=settings("06_evaluate", dataset=dataset),
         threads: 2
+        message:
+            f"06: scoring every method on {dataset}"
         shell:
             EXECUTE
 
@@ -335,5 +352,7 @@ for dataset in DATASETS:
         params:
             identity=identity(dataset=dataset),
             settings=settings("09_topographies", dataset=dataset),
+        message:
+            f"09: scalp maps of {dataset}"
         shell:
             EXECUTE

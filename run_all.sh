@@ -87,6 +87,6 @@ fi
 
 say "Configuration $config, cores: $cores"
 python -m snakemake --cores "$cores" --config "config=$config" \
-    --rerun-incomplete --keep-going --show-failed-logs ${passed[@]+"${passed[@]}"}
+    --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
 [ -n "$dry_run" ] || list_results "$config"
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"

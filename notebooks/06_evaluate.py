@@ -76,14 +76,15 @@ scored = []
 for subject in progress_bar(settings["subjects"], label="Scoring", unit="subject"):
     signals = load_signals(where("signals", subject=subject))
     responses = average_repetitions(signals.test)
-    recorded = Recordings.prepare(responses, **evaluation)
-    mean = average_repetitions(signals.training).mean(axis=0)
+    mean = average_repetitions(signals.training).mean(axis=0)  # C T
+    recorded = Recordings.prepare(responses, mean, **evaluation)
     for method, predicted in control_predictions(mean, len(responses)):
         scored.append((method, subject, score(predicted, recorded)))
     for method, predicted in read_predictions(settings, where, subject):
         scored.append((method, subject, score(predicted, recorded)))
     rng = np.random.default_rng((seed, subject))
-    halves = split_half_scores(signals.test, halvings=halvings, rng=rng, **evaluation)
+    options = {"halvings": halvings, "rng": rng, **evaluation}
+    halves = split_half_scores(signals.test, mean, **options)
     scored.append(("Split half of the repetitions", subject, halves))
 print(
     f"{len(settings['subjects'])} participants, {len(responses)} test images, "
@@ -94,7 +95,7 @@ print(
 # %%
 scores = tidy_scores(scored)
 summary = summarize(scores, seed=seed, resamples=resamples)
-methods = list(dict.fromkeys(scores["method"]))
+methods = max(scores.groupby("subject")["method"].unique(), key=len)  # in order
 undefined = summary[summary["n_undefined"] > 0]
 print(f"Not defined: {undefined.groupby('method')['metric'].agg(list).to_dict()}")
 
@@ -109,7 +110,8 @@ print(f"Not defined: {undefined.groupby('method')['metric'].agg(list).to_dict()}
 # %%
 published = pd.read_csv(where("published_table", name=MAIN_TABLES[dataset]))
 main = with_published(summary[summary["metric"].isin(MAIN_METRICS)], published)
-wide = wide_table(main, rows=list(dict.fromkeys(main["method"])), metrics=MAIN_METRICS)
+rows = [*methods, *main["method"].drop_duplicates()[lambda m: ~m.isin(methods)]]
+wide = wide_table(main, rows=rows, metrics=MAIN_METRICS)
 display(wide)
 
 # %% [markdown]
@@ -147,7 +149,8 @@ written += save_table(
     wide=wide_supplement,
     caption=caption(summary, **about, chance=chance),
 )
-written += save_figure(fig, where("figure", name=f"{MAIN_TABLES[dataset]}_scores"))
+figure = where("figure", name=f"{MAIN_TABLES[dataset]}_scores")
+written += save_figure(fig, figure, simulated=settings["simulated"])
 
 # %% [markdown]
 # ## What this shows

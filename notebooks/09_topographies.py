@@ -111,9 +111,11 @@ plt.show()
 # ## Save
 
 # %%
-name = TOPOGRAPHIES[dataset]
-written = save_figure(comparison, where("figure", name=name))
-written += save_figure(everyone, where("figure", name=f"{name}_all_subjects"))
+figures = {"": comparison, "_all_subjects": everyone}
+written = []
+for ending, fig in figures.items():
+    stem = where("figure", name=f"{TOPOGRAPHIES[dataset]}{ending}")
+    written += save_figure(fig, stem, simulated=settings["simulated"])
 
 # %%
 record.finish(

@@ -6,6 +6,7 @@ script asks for sockets in the file system instead; all else is papermill's.
 """
 
 import argparse
+from tempfile import TemporaryDirectory
 
 import jupytext
 import papermill
@@ -30,14 +31,16 @@ def execute(notebook: str, executed: str, parameters: dict) -> None:
     papermill.PapermillExecutionError
         If a cell fails.
     """
-    papermill.execute_notebook(
-        jupytext.read(notebook),
-        executed,
-        parameters,
-        config=Config(KernelManager={"transport": "ipc"}),
-        progress_bar=False,
-        log_output=True,
-    )
+    with TemporaryDirectory() as folder:
+        sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        papermill.execute_notebook(
+            jupytext.read(notebook),
+            executed,
+            parameters,
+            config=Config(KernelManager=sockets),
+            progress_bar=False,
+            log_output=True,
+        )
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ import numpy as np
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest known word, or nothing."""
-    nearest = get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+    spellings = {str(name).lower(): name for name in known}
+    nearest = get_close_matches(str(word).lower(), spellings, n=1, cutoff=0.6)
+    return f" Did you mean {spellings[nearest[0]]!r}?" if nearest else ""
 
 
 def check_option(name: str, value: object, allowed: Sequence[object]) -> None:

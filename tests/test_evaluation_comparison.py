@@ -15,6 +15,7 @@ from paperlib.evaluation.predictions import read_predictions
 from paperlib.evaluation.synchronization import synchronization_likelihood
 
 EMBEDDING = {"dim": 3, "delay": 2, "neighbors": 5}
+COMMON = np.zeros((4, 60), np.float32)  # mean training response
 
 
 @pytest.fixture
@@ -23,15 +24,29 @@ def responses():
 
 
 def test_the_recording_itself_scores_perfectly(responses):
-    scores = score(responses, Recordings.prepare(responses, **EMBEDDING))
+    scores = score(responses, Recordings.prepare(responses, COMMON, **EMBEDDING))
     assert set(scores) == set(METRICS)
     for metric, values in scores.items():
         np.testing.assert_allclose(values, 0 if metric == "mse" else 1, atol=1e-6)
 
 
+def test_what_all_images_share_is_not_specific(responses):
+    common = 10 * np.random.default_rng(1).standard_normal((4, 60))
+    recorded = Recordings.prepare(responses + common, common, **EMBEDDING)
+    noise = np.random.default_rng(2).standard_normal(responses.shape)
+    right, wrong, shared = (
+        score(prediction, recorded)
+        for prediction in (0.1 * responses + common, noise + common, 0 * noise + common)
+    )
+    np.testing.assert_allclose(right["pearson_specific"], 1, atol=1e-6)
+    assert abs(wrong["pearson_specific"].mean()) < 4 / np.sqrt(responses.size)
+    assert wrong["pearson_flattened"].min() > 0.9
+    assert np.isnan(shared["pearson_specific"]).all()
+
+
 def test_synchronization_equals_the_direct_computation(responses):
     generated = responses[::-1].copy()
-    scores = score(generated, Recordings.prepare(responses, **EMBEDDING))
+    scores = score(generated, Recordings.prepare(responses, COMMON, **EMBEDDING))
     for metric, theiler in (("sl", 0), ("sl_theiler", 4)):
         direct = synchronization_likelihood(
             generated, responses, **EMBEDDING, theiler=theiler
@@ -40,7 +55,7 @@ def test_synchronization_equals_the_direct_computation(responses):
 
 
 def test_controls_know_no_image(responses):
-    recorded = Recordings.prepare(responses, **EMBEDDING)
+    recorded = Recordings.prepare(responses, COMMON, **EMBEDDING)
     controls = dict(control_predictions(responses.mean(axis=0), len(responses)))
     zero, mean = (score(controls[k], recorded) for k in ("Zero", "Training mean"))
     np.testing.assert_allclose(zero["mse"], (responses**2).mean(axis=(1, 2)), rtol=1e-6)
@@ -54,7 +69,7 @@ def test_halves_agree_as_their_noise_allows():
     rng = np.random.default_rng(1)
     signal = rng.standard_normal((10, 1, 4, 400))
     trials = signal + rng.standard_normal((10, 16, 4, 400))
-    scores = split_half_scores(trials, halvings=3, rng=rng, **EMBEDDING)
+    scores = split_half_scores(trials, signal[0, 0], halvings=3, rng=rng, **EMBEDDING)
     assert scores["pearson"].mean() == pytest.approx(8 / 9, abs=0.01)
     assert scores["mse"].mean() == pytest.approx(2 / 8, abs=0.01)
 

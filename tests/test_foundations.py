@@ -27,6 +27,7 @@ def test_options():
     with pytest.raises(ValueError, match="one of 'time', 'epochs'; got 'tme'"):
         check_option("mode", "tme", ("time", "epochs"))
     assert did_you_mean("tme", ["time"]) == " Did you mean 'time'?"
+    assert did_you_mean("FP1", ["P1", "Fp1"]) == " Did you mean 'Fp1'?"
     assert did_you_mean("xyz", ["time"]) == ""
 
 

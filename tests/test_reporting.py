@@ -73,7 +73,7 @@ def test_figures_have_the_same_bytes_at_every_run(tmp_path):
         fig, ax = plt.subplots(figsize=(COLUMN, 2))
         ax.plot([0, 1], [0, 1])
         ax.set_xlabel("Time (s)")
-        save_figure(fig, tmp_path / name)
+        save_figure(fig, tmp_path / name, simulated=True)
     for ending in (".pdf", ".png"):
         first, second = (
             (tmp_path / f"{name}{ending}").read_bytes() for name in ("first", "second")
@@ -84,7 +84,7 @@ def test_figures_have_the_same_bytes_at_every_run(tmp_path):
 
 def test_figures_keep_their_size(tmp_path):
     fig, _ = plt.subplots(figsize=(COLUMN, 2))
-    _, png = save_figure(fig, tmp_path / "figure")
+    _, png = save_figure(fig, tmp_path / "figure", simulated=False)
     assert plt.imread(png).shape[:2] == (600, int(COLUMN * 300))
 
 
@@ -136,3 +136,10 @@ def test_every_electrode_has_a_place():
 def test_unknown_electrode():
     with pytest.raises(ValueError, match=r"No position is known for \['Ozz'\].*'Oz'"):
         sensor_info(["Cz", "Ozz"], 250)
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_a_figure_says_that_its_data_are_simulated(tmp_path, simulated):
+    fig, _ = plt.subplots()
+    save_figure(fig, tmp_path / "figure", simulated=simulated)
+    assert (fig.get_suptitle() == "Simulated participants") == simulated

@@ -31,6 +31,7 @@ MAIN_METRICS = {
 SUPPLEMENT_METRICS = {
     "sl_theiler": "SL, Theiler window ↑",
     "pearson_flattened": "Pearson, flattened ↑",
+    "pearson_specific": "Pearson, training mean removed ↑",
     "top1": "Identified, top 1 ↑",
     "top5": "Identified, top 5 ↑",
     "two_versus_two": "2 versus 2 ↑",
@@ -48,6 +49,8 @@ class Recordings:
     ----------
     responses : ndarray of shape (N, C, T)
         Mean over repetitions.
+    common : ndarray of shape (C, T)
+        Mean response to all training images: what can be known without the image.
     embeddings : dict
         Metric (sl, sl_theiler) -> arguments of the synchronization likelihood.
     recurrences : dict
@@ -55,27 +58,35 @@ class Recordings:
     """
 
     responses: np.ndarray
+    common: np.ndarray
     embeddings: dict[str, dict[str, int]]
     recurrences: Scores
 
     @classmethod
     def prepare(
-        cls, responses: np.ndarray, *, dim: int, delay: int, neighbors: int
+        cls,
+        responses: np.ndarray,
+        common: np.ndarray,
+        *,
+        dim: int,
+        delay: int,
+        neighbors: int,
     ) -> "Recordings":
         """Compute the recurrences without and with a Theiler window.
 
         Parameters
         ----------
         responses : ndarray of shape (N, C, T)
+        common : ndarray of shape (C, T)
         dim, delay, neighbors
             Of the synchronization likelihood. The window is (dim - 1) * delay, the
             span of a delay vector.
         """
-        common = {"dim": dim, "delay": delay, "neighbors": neighbors}
+        vector = {"dim": dim, "delay": delay, "neighbors": neighbors}
         windows = {"sl": 0, "sl_theiler": (dim - 1) * delay}
-        embeddings = {k: common | {"theiler": w} for k, w in windows.items()}
+        embeddings = {k: vector | {"theiler": w} for k, w in windows.items()}
         found = {k: recurrences(responses, **e) for k, e in embeddings.items()}
-        return cls(responses, embeddings, found)
+        return cls(responses, common, embeddings, found)
 
 
 def score(generated: np.ndarray, recorded: Recordings) -> Scores:
@@ -102,6 +113,9 @@ def score(generated: np.ndarray, recorded: Recordings) -> Scores:
         "cosine": cosine_similarity(generated, responses),
         **_synchronization(generated, recorded),
         "pearson_flattened": pearson_flattened(generated, responses),
+        "pearson_specific": pearson_flattened(
+            generated - recorded.common, responses - recorded.common
+        ),
         "top1": top_hits(correlations, k=1),
         "top5": top_hits(correlations, k=min(5, len(responses))),
         "two_versus_two": two_versus_two(correlations),
@@ -131,6 +145,7 @@ def control_predictions(
 
 def split_half_scores(
     repetitions: np.ndarray,
+    common: np.ndarray,
     *,
     halvings: int,
     rng: np.random.Generator,
@@ -147,6 +162,8 @@ def split_half_scores(
     ----------
     repetitions : ndarray of shape (N, R, C, T)
         Single test responses.
+    common : ndarray of shape (C, T)
+        Mean response to all training images.
     halvings
         Random halvings that are averaged.
     rng
@@ -156,7 +173,7 @@ def split_half_scores(
     """
     embedding = {"dim": dim, "delay": delay, "neighbors": neighbors}
     scores = [
-        score(first, Recordings.prepare(second, **embedding))
+        score(first, Recordings.prepare(second, common, **embedding))
         for first, second in split_halves(repetitions, n_splits=halvings, rng=rng)
     ]
     return {metric: np.mean([s[metric] for s in scores], axis=0) for metric in METRICS}

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
 
@@ -63,7 +62,7 @@ def set_theme() -> None:
     )
 
 
-def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
+def save_figure(fig: Figure, stem: str | Path, *, simulated: bool) -> list[Path]:
     """Write ``<stem>.pdf`` and ``<stem>.png`` (300 dpi), the same bytes at every run.
 
     Parameters
@@ -72,6 +71,8 @@ def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
         A figure drawn at its printed size; the size is kept.
     stem
         Path without ending.
+    simulated
+        Whether the data are; the figure then says so.
 
     Returns
     -------
@@ -83,6 +84,9 @@ def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
         ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
         ".png": {"Software": None},
     }
+    if simulated:
+        gray = COLORS["control"]
+        fig.suptitle("Simulated participants", x=0.01, ha="left", size=7, color=gray)
     written = []
     for ending, fields in metadata.items():
         path = Path(f"{stem}{ending}")
@@ -90,8 +94,3 @@ def save_figure(fig: Figure, stem: str | Path) -> list[Path]:
             fig.savefig(partial, metadata=fields)
         written.append(path)
     return written
-
-
-def close(fig: Figure) -> None:
-    """Free a figure that has been saved and shown."""
-    plt.close(fig)
