@@ -137,8 +137,8 @@ for title, matrix in correlations.items():
 #
 # Mean over all training images: one line a channel, and below it the global field power
 # (the standard deviation over channels). *Look for* peaks from about 0.1 s on that are
-# largest at occipital and parietal electrodes. They recur every 0.2 s because a new
-# image comes every 0.2 s.
+# largest at occipital and parietal sensors. In THINGS-EEG2 they recur every 0.2 s
+# because a new image comes every 0.2 s; in THINGS-MEG the next one comes after 1.5 s.
 
 # %%
 evoked = mean_response(signals.training)  # C T
