@@ -9,6 +9,7 @@ Snakemake keeps logs of failed jobs.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,7 @@ sys.path.insert(0, workflow.basedir)
 from paperlib.config import load_config, load_settings, token_sources
 from paperlib.paths import IDENTITY, MAIN_TABLES, TOPOGRAPHIES, job_name, template
 from paperlib.provenance import library_modules
+from paperlib.recordings.sources import source_files
 
 min_version("9.0")
 
@@ -110,19 +112,16 @@ def raw_recordings(wildcards):
     """Name what notebook 01 reads: the simulated world, or the recordings."""
     if SIMULATED:
         return [MANIFEST]
-    folder = path("raw", dataset=wildcards.dataset, subject=wildcards.subject)
-    return [
-        f"{folder}/ses-{session:02d}/raw_eeg_{partition}.npy"
-        for session in range(1, 5)
-        for partition in ("training", "test")
-    ]
+    entry = load_settings("01_preprocess", CONFIG, dataset=wildcards.dataset)
+    where = partial(path, dataset=wildcards.dataset, subject=wildcards.subject)
+    return source_files(entry["preprocessing"], where, subject=int(wildcards.subject))
 
 
 def images(wildcards):
     """Name what notebooks 02 and 03 read."""
     if SIMULATED:
         return [MANIFEST]
-    return [path("images", dataset=wildcards.dataset) + "/image_metadata.npy"]
+    return [path("image_list", dataset=wildcards.dataset)]
 
 
 def embedded(wildcards):

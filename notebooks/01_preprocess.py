@@ -15,9 +15,9 @@
 # # 01 Preprocess
 #
 # *What does each image evoke in this participant, and how much of it repeats?* Trials
-# are cut out of the recordings, resampled and whitened (paper, Appendix D).
+# are cut out of the recordings, resampled and normalized (paper, Appendix D).
 #
-# - Reads: raw sessions of one participant, or the preprocessed files of others
+# - Reads: recordings of one participant, raw or preprocessed by others
 # - Writes: training and test signals (images, repetitions, channels, times)
 # - Time: about a minute (mini), ten minutes and 6 GB of memory (paper)
 
@@ -40,14 +40,14 @@ from paperlib.config import load_settings
 from paperlib.paths import locate
 from paperlib.provenance import start_record
 from paperlib.recordings.mvnn import noise_covariance
-from paperlib.recordings.preprocessing import import_published, preprocess_recordings
 from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.sensors import sensor_info
 from paperlib.recordings.signals import (
-    average_repetitions,
     load_signals,
+    mean_response,
     split_half_reliability,
 )
+from paperlib.recordings.sources import source_files, write_signals
 from paperlib.reporting.figures import COLORS, COLUMN, PAGE, REGION_COLORS, set_theme
 
 # %%
@@ -60,21 +60,17 @@ set_theme()
 # %% [markdown]
 # ## From recordings to signals
 #
-# Each trial is cut around the onset of its image, its baseline subtracted, and
-# resampled. Sessions show some images more often than planned; a fixed number of trials
-# of each is drawn. The noise covariance of each session then whitens its trials:
-# afterwards the noise of all channels is uncorrelated and has a variance of 1.
+# Each trial is cut around the onset of its image and resampled. THINGS-EEG2: its
+# baseline is subtracted; sessions show some images more often than planned, so a fixed
+# number of trials of each is drawn; the noise covariance of each session then whitens
+# its trials: afterwards the noise of all channels is uncorrelated and has a variance of
+# 1. THINGS-MEG: each trial and sensor is standardized by its baseline, not whitened;
+# trials are sorted by image.
 
 # %%
-options = dict(settings["preprocessing"])
-source = options.pop("source")
-if source == "raw":
-    inputs = [where("raw")]
-    counts, covariances = preprocess_recordings(*inputs, where("signals"), **options)
-else:
-    inputs = [where("published")]
-    import_published(*inputs, where("signals"), channels=options["channels"])
-    counts, covariances = pd.DataFrame(), []
+options = settings["preprocessing"]
+inputs = source_files(options, where, subject=subject)
+counts, covariances = write_signals(options, where, subject=subject)
 signals = load_signals(where("signals"))
 
 # %%
@@ -90,8 +86,9 @@ sizes = regions.value_counts(sort=False)
 print(", ".join(f"{region} {size}" for region, size in sizes.items()), "channels.")
 
 # %% [markdown]
-# Trials of each recording. Catch trials show the target of the task; incomplete ones
-# lie too near an end of the recording. *Look for* the same number kept in each session.
+# Trials recorded and kept. Catch trials show the target of the task; incomplete ones
+# lie too near an end of the recording. *Look for* the same number kept in each session
+# (THINGS-EEG2), or for all but the catch trials (THINGS-MEG).
 
 # %%
 counts
@@ -99,16 +96,17 @@ counts
 # %% [markdown]
 # ## Noise
 #
-# Correlation of the noise between channels: as recorded in the first session, and in
-# 20 repetitions of the test images after whitening. The covariance that whitens comes
-# from training trials, so the second map shows how well it fits other trials. *Look
-# for* correlations that disappear; weak ones of neighbors remain because the estimate
-# is shrunk.
+# Correlation of the noise between channels in up to 20 repetitions of the test images,
+# and, where this notebook whitened them, as recorded in the first session. The
+# covariance that whitens comes from training trials, so the map of test trials shows
+# how well it fits other trials. *Look for* correlations that disappear with whitening,
+# except for weak ones of neighbors, because the estimate is shrunk. MEG is not
+# whitened: neighboring sensors stay correlated.
 
 # %%
-mode = "time" if options["mvnn"] == "time" else "epochs"
+mode = "time" if options.get("mvnn") == "time" else "epochs"
 noise = {"As written": noise_covariance(np.array(signals.test[:, :20], float), mode)}
-if len(covariances):
+if covariances is not None:
     noise = {"As recorded": covariances[0], **noise}
 correlations = {
     title: matrix / np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
@@ -139,11 +137,11 @@ for title, matrix in correlations.items():
 #
 # Mean over all training images: one line a channel, and below it the global field power
 # (the standard deviation over channels). *Look for* peaks from about 0.1 s on that are
-# largest at occipital and parietal electrodes. They recur every 0.2 s because a new
-# image comes every 0.2 s.
+# largest at occipital and parietal sensors. In THINGS-EEG2 they recur every 0.2 s
+# because a new image comes every 0.2 s; in THINGS-MEG the next one comes after 1.5 s.
 
 # %%
-evoked = average_repetitions(signals.training).mean(axis=0)  # C T
+evoked = mean_response(signals.training)  # C T
 power = evoked.std(axis=0)
 fig, (ax, low) = plt.subplots(
     2, sharex=True, figsize=(COLUMN, 0.8 * COLUMN), height_ratios=[3, 1]

@@ -138,7 +138,7 @@ print(
 # ## Save
 
 # %%
-inputs = [where("images") / "image_metadata.npy"]
+inputs = [where("image_list")]
 if "file" in source:
     inputs.append(ROOT / source["file"])
 record.finish(where("record"), inputs=inputs, outputs=[where("captions")])

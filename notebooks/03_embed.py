@@ -177,6 +177,6 @@ print(
 # ## Save
 
 # %%
-inputs = [where("images") / "image_metadata.npy"]
+inputs = [where("image_list")]
 inputs += [] if of_images else [where("captions", captioner=tokens)]
 record.finish(where("record"), inputs=inputs, outputs=[path, path.with_suffix(".json")])

@@ -44,6 +44,7 @@ from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.signals import (
     check_counts,
     load_signals,
+    select_concepts,
     standard_deviation,
     training_targets,
 )
@@ -67,7 +68,7 @@ set_theme()
 
 # %%
 signals = load_signals(where("signals"))
-images = read_images(where("images"))
+images = select_concepts(read_images(where("images")), signals.concepts)
 check_counts(signals, images)
 images = images[images["partition"] == "training"]
 condition = open_condition(settings["conditioning"], where, images["image_id"])

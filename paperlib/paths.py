@@ -16,6 +16,7 @@ TEMPLATES = {
     # public files, downloaded or simulated
     "data": "{data_root}",
     "images": "{data_root}/{dataset}/images",
+    "image_list": "{data_root}/{dataset}/images/image_metadata.npy",
     "raw": "{data_root}/{dataset}/raw_data/sub-{subject}",
     "published": "{data_root}/{dataset}/preprocessed_data/sub-{subject}",
     # intermediate results
@@ -39,6 +40,14 @@ TEMPLATES = {
     "record": "results/{config}/records/{job}.json",
     "notebook": "results/{config}/notebooks/{job}.ipynb",
     "log": "results/{config}/logs/{job}.txt",
+}
+
+# THINGS-MEG is published as one BIDS folder for everything.
+MEG_TEMPLATES = {
+    "images": "{data_root}/{dataset}",
+    "image_list": "{data_root}/{dataset}/sourcedata/sample_attributes_P1.csv",
+    "raw": "{data_root}/{dataset}",
+    "published": "{data_root}/{dataset}/derivatives/preprocessed",
 }
 
 # Keys that tell the executions of a notebook apart, in the order of their names.
@@ -94,7 +103,8 @@ def template(alias: str, **known: str | int) -> str:
         raise ValueError(
             f"No path is called {alias!r}.{did_you_mean(alias, TEMPLATES)}"
         )
-    text = TEMPLATES[alias]
+    is_meg = known.get("dataset") == "things-meg"
+    text = (TEMPLATES | MEG_TEMPLATES if is_meg else TEMPLATES)[alias]
     for key, value in known.items():
         text = text.replace("{" + key + "}", _as_text(key, value))
     return text

@@ -65,6 +65,37 @@ def test_numbers_must_be_numbers(edited):
         load_config(path)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            "datasets: {things-eeg2: {preprocessing: {concepts: zero_shot}}}",
+            "datasets.things-eeg2.preprocessing: unknown key 'concepts'",
+        ),
+        (
+            "datasets: {things-meg: {preprocessing: {hfreq: 40}}}",
+            "things-meg.preprocessing: unknown key 'hfreq'. Did you mean 'h_freq'",
+        ),
+        (
+            "datasets: {things-meg: {preprocessing: {source: raw}}}",
+            r"things-meg.preprocessing.source: 'raw' is not one of \['epochs', 'raw_c",
+        ),
+        (
+            "captioning: {captioners: {blip: {modl: x, revision: null}}}",
+            "captioning.captioners.blip: unknown key 'modl'. Did you mean 'model'",
+        ),
+        (
+            "captioning: {captioners: {blip: {model: x}}}",
+            "captioners.blip: .*not valid",
+        ),
+        ("embedding: {normalise_by_cls: true}", "Did you mean 'normalize_by_cls'"),
+    ],
+)
+def test_sections_of_the_recordings_and_stimuli(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("mini", overrides)
+
+
 def test_unknown_configuration():
     with pytest.raises(FileNotFoundError, match="Did you mean 'mini'"):
         load_config("mimi")

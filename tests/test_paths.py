@@ -28,6 +28,15 @@ def test_configurations_do_not_share_outputs():
     assert paths[0] != paths[1]
 
 
+def test_meg_is_one_folder():
+    where = locate(SETTINGS, **(KEYS | {"dataset": "things-meg"}))
+    root = ROOT / "data/mini/things-meg"
+    assert where("images") == where("raw") == root
+    assert where("published") == root / "derivatives/preprocessed"
+    assert where("image_list") == root / "sourcedata/sample_attributes_P1.csv"
+    assert where("signals") == ROOT / "results/mini/things-meg/signals/sub-03"
+
+
 def test_missing_key_is_named():
     with pytest.raises(ValueError, match=r"'tokens' .*needs a key.*\{tokens\}"):
         locate(SETTINGS, **KEYS)("tokens")

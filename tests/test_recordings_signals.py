@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,11 @@ from paperlib.recordings.signals import (
     average_repetitions,
     check_counts,
     load_signals,
+    mean_response,
     new_arrays,
+    release_memory,
     save_info,
+    select_concepts,
     split_half_reliability,
     standard_deviation,
     training_targets,
@@ -120,6 +124,33 @@ def test_one_response_for_each_image(folder):
         check_counts(signals, images[:-1])
 
 
+def test_concepts_of_test_images_can_be_left_out():
+    rows = [("training", "a"), ("training", "b"), ("training", "a"), ("test", "b")]
+    images = pd.DataFrame(rows, columns=["partition", "concept"])
+    assert select_concepts(images, "zero_shot").index.tolist() == [0, 2, 3]
+    assert select_concepts(images, "all_concepts") is images
+    with pytest.raises(ValueError, match="concepts must be.*Did you mean 'zero_shot'"):
+        select_concepts(images, "zero-shot")
+
+
+def test_released_memory_keeps_what_was_written(tmp_path):
+    expected = np.random.default_rng(2).normal(size=(6, 4, 300, 50)).astype(np.float32)
+    with new_arrays(tmp_path, {"training": expected.shape}) as arrays:
+        for row in (3, 0, 5, 1, 2, 4):
+            arrays["training"][row] = expected[row]
+            release_memory(arrays["training"])
+        np.testing.assert_array_equal(arrays["training"], expected)
+    np.testing.assert_array_equal(np.load(tmp_path / "training.npy"), expected)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 4000, 2**20])
+def test_mean_response_equals_the_mean_of_all_trials(folder, monkeypatch, block_bytes):
+    monkeypatch.setattr(module, "_BLOCK_BYTES", block_bytes)
+    trials = load_signals(folder).training
+    expected = np.asarray(trials, float).mean(axis=(0, 1))
+    np.testing.assert_allclose(mean_response(trials), expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("block_bytes", [1, 4000, 2**20])
 def test_average_over_repetitions(folder, monkeypatch, block_bytes):
     monkeypatch.setattr(module, "_BLOCK_BYTES", block_bytes)
@@ -137,6 +168,7 @@ def test_info_is_plain_json(folder):
         "sfreq": 250,
         "tmin": 0.1,
         "unit": "V",
+        "concepts": "all_concepts",
     }
 
 
@@ -146,6 +178,8 @@ def test_training_targets_are_averages_or_trials(folder):
     assert averages.shape == (6, 1, 3, 5)
     np.testing.assert_array_equal(averages[:, 0], average_repetitions(signals.training))
     assert training_targets(signals, "single") is signals.training
+    one_trial = replace(signals, training=signals.training[:, :1])
+    assert training_targets(one_trial, "mean") is one_trial.training
     with pytest.raises(ValueError, match="repetitions must be one of 'mean', 'single'"):
         training_targets(signals, "all")
 

@@ -52,7 +52,9 @@ def test_every_missing_image_is_counted(tmp_path):
 
 
 def test_missing_metadata(tmp_path):
-    with pytest.raises(FileNotFoundError, match="image_metadata.npy is missing"):
+    with pytest.raises(
+        FileNotFoundError, match="image_metadata.npy is missing.*sample_attr"
+    ):
         read_images(tmp_path)
 
 
@@ -77,6 +79,44 @@ def test_two_images_with_one_stem(tmp_path):
     metadata["test_img_files"][0] = "aardvark_01b.jpg"
     save_metadata(tmp_path, metadata)
     with pytest.raises(ValueError, match=r"1 stems occur more than once.*aardvark_01b"):
+        read_images(tmp_path)
+
+
+def write_meg_image_set(folder):
+    """Two training images, a test image shown twice, a catch trial."""
+    table = (
+        "trial_type,things_image_nr,image_path\n"
+        "exp,12,images_meg/t-shirt/t-shirt_01b.jpg\n"
+        "test,3,images_test_meg/bat1_13s.jpg\n"
+        "catch,,images_catch_meg/catch001.jpg\n"
+        "exp,7,images_meg/hot_tub/hot_tub_02s.jpg\n"
+        "test,3,images_test_meg/bat1_13s.jpg\n"
+    )
+    (folder / "sourcedata").mkdir()
+    (folder / "sourcedata/sample_attributes_P1.csv").write_text(table)
+    for name in ("t-shirt/t-shirt_01b", "bat1/bat1_13s", "hot_tub/hot_tub_02s"):
+        path = folder / f"object_images/{name}.jpg"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(path)
+
+
+def test_meg_images_follow_their_numbers(tmp_path):
+    write_meg_image_set(tmp_path)
+    images = read_images(tmp_path)
+    assert images.drop(columns="path").to_numpy().tolist() == [
+        ["hot_tub_02s", "training", 1, "hot_tub"],
+        ["t-shirt_01b", "training", 2, "t-shirt"],
+        ["bat1_13s", "test", 1, "bat1"],
+    ]
+    assert all(path.is_absolute() and path.is_file() for path in images["path"])
+
+
+def test_missing_meg_image(tmp_path):
+    write_meg_image_set(tmp_path)
+    (tmp_path / "object_images/bat1/bat1_13s.jpg").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 3 .*bat1_13s.jpg.*images_THINGS"
+    ):
         read_images(tmp_path)
 
 

@@ -1,38 +1,84 @@
 """Where the sensors are."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import mne
+import numpy as np
+from mne.io.constants import FIFF
 
 from paperlib.validation import did_you_mean
 
 
 def sensor_info(ch_names: Sequence[str], sfreq: float) -> mne.Info:
-    """Return an MNE Info with the positions of scalp electrodes.
+    """Return an MNE Info with the positions of electrodes or of MEG sensors.
 
     Parameters
     ----------
     ch_names
-        Electrodes of the extended 10-05 system, in the order of the data.
+        Electrodes of the extended 10-05 system, or CTF sensors with or without the
+        serial number of the helmet (``"MLO11-1609"``), in the order of the data.
     sfreq
         Sampling rate in Hz.
 
     Returns
     -------
     Info
+        Electrodes have type ``eeg``; CTF's axial gradiometers have MNE's type ``mag``
+        and positions in device coordinates.
 
     Raises
     ------
     ValueError
-        If an electrode is unknown.
+        If a sensor is unknown, or electrodes and MEG sensors are mixed.
     """
+    bare = [without_serial(name) for name in ch_names]
+    if not _helmet().keys().isdisjoint(bare):
+        _check_known(bare, list(_helmet()), kind="sensors of the CTF helmet")
+        return _gradiometers(ch_names, sfreq)
     montage = mne.channels.make_standard_montage("colin27_1005")
-    unknown = [name for name in ch_names if name not in montage.ch_names]
-    if unknown:
-        raise ValueError(
-            f"No position is known for {unknown}; expected electrodes of the 10-05 "
-            f"system.{did_you_mean(unknown[0], montage.ch_names)}"
-        )
+    _check_known(ch_names, montage.ch_names, kind="electrodes of the 10-05 system")
     info = mne.create_info(list(ch_names), sfreq, ch_types="eeg")
     info.set_montage(montage)
     return info
+
+
+def without_serial(name: str) -> str:
+    """Return a sensor's name without the serial number of its helmet."""
+    return name.split("-")[0]
+
+
+def _gradiometers(ch_names: Sequence[str], sfreq: float) -> mne.Info:
+    """Info of CTF sensors."""
+    info = mne.create_info(list(ch_names), sfreq, ch_types="mag")
+    for channel, name in zip(info["chs"], ch_names, strict=True):
+        channel["loc"] = _helmet()[without_serial(name)].copy()
+        channel["coil_type"] = FIFF.FIFFV_COIL_CTF_GRAD
+        channel["coord_frame"] = FIFF.FIFFV_COORD_DEVICE
+    return info
+
+
+@cache
+def _helmet() -> dict[str, np.ndarray]:
+    """Coil positions and axes of the CTF-275 helmet by name, in device coordinates.
+
+    MNE's canonical helmet lacks MLO42, which THINGS-MEG recorded; it is set at the
+    mirror image of MRO42.
+    """
+    info = mne.channels.read_meg_canonical_info("ctf275", verbose="error")
+    places = {
+        without_serial(channel["ch_name"]): channel["loc"] for channel in info["chs"]
+    }
+    axes = places["MRO42"].reshape(4, 3) * [-1, 1, 1]
+    axes[1] *= -1  # right-handed again
+    return places | {"MLO42": axes.ravel()}
+
+
+def _check_known(ch_names: Sequence[str], known: Sequence[str], *, kind: str) -> None:
+    """Raise for sensors without a position."""
+    unknown = [name for name in ch_names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"No position is known for {unknown}; expected {kind}."
+            f"{did_you_mean(unknown[0], known)}"
+        )

@@ -5,6 +5,7 @@ repetitions, channels, times), and ``info.json``. Row i belongs to condition i +
 """
 
 import json
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from numpy.typing import DTypeLike
 from paperlib.atomic import atomic_path, write_text
 from paperlib.validation import check_finite, check_option, check_shape
 
-_REQUIRED = ("ch_names", "sfreq", "tmin", "unit")
+CONCEPTS = ("all_concepts", "zero_shot")
+"""Which training images a folder holds: see `select_concepts`."""
+
+_REQUIRED = ("ch_names", "sfreq", "tmin", "unit", "concepts")
 _BLOCK_BYTES = 64 * 2**20
 _N_SAMPLED = 16  # images of each partition that are checked when signals are loaded
 
@@ -38,7 +42,10 @@ class Signals:
     times : ndarray of shape (n_times,)
         In seconds from image onset.
     unit : str
-        ``"V"``, or ``"noise SD"`` after noise normalization.
+        ``"V"``, ``"noise SD"`` after noise normalization, or ``"baseline SD"`` where
+        each trial was standardized by its baseline.
+    concepts : {'all_concepts', 'zero_shot'}
+        Which training images of the data set are there (see `select_concepts`).
     """
 
     training: np.memmap
@@ -47,6 +54,7 @@ class Signals:
     sfreq: float
     times: np.ndarray
     unit: str
+    concepts: str = "all_concepts"
 
 
 @contextmanager
@@ -81,6 +89,20 @@ def new_arrays(
             array.flush()
 
 
+def release_memory(array: np.memmap) -> None:
+    """Hand back the memory of a mapped array; what was written to it stays.
+
+    Pages that were written count as memory of the process until it ends, which for
+    an array larger than memory is too long.
+
+    Parameters
+    ----------
+    array
+        As `new_arrays` yields it; it can be used further.
+    """
+    array.base.madvise(mmap.MADV_DONTNEED)
+
+
 def save_info(
     folder: Path,
     *,
@@ -88,6 +110,7 @@ def save_info(
     sfreq: float,
     tmin: float,
     unit: str,
+    concepts: str = "all_concepts",
 ) -> None:
     """Write ``info.json``, which makes a folder of arrays complete.
 
@@ -99,11 +122,11 @@ def save_info(
         Channels, in the order of the arrays.
     sfreq, tmin
         Sampling rate in hertz, first time in seconds from image onset.
-    unit
+    unit, concepts
         As in `Signals`.
     """
     grid = {"sfreq": float(sfreq), "tmin": float(tmin)}
-    info = {"ch_names": list(ch_names), **grid, "unit": unit}
+    info = {"ch_names": list(ch_names), **grid, "unit": unit, "concepts": concepts}
     write_text(folder / "info.json", json.dumps(info, indent=2) + "\n")
 
 
@@ -138,7 +161,37 @@ def load_signals(folder: Path) -> Signals:
         sampled = np.linspace(0, len(array) - 1, _N_SAMPLED).astype(int)
         check_finite(f"{place} (a sample of images)", array[np.unique(sampled)])
     times = info["tmin"] + np.arange(n_times) / info["sfreq"]
-    return Signals(training, test, ch_names, info["sfreq"], times, info["unit"])
+    about = info["sfreq"], times, info["unit"], info["concepts"]
+    return Signals(training, test, ch_names, *about)
+
+
+def select_concepts(images: pd.DataFrame, concepts: str) -> pd.DataFrame:
+    """Choose the training images by their concepts; all test images stay.
+
+    Parameters
+    ----------
+    images
+        Table with columns ``partition`` ('training' or 'test') and ``concept``.
+    concepts : {'all_concepts', 'zero_shot'}
+        ``'zero_shot'`` leaves out training images of test concepts. In THINGS-EEG2
+        there are none; in THINGS-MEG it makes 19 848 of 22 248.
+
+    Returns
+    -------
+    DataFrame
+        Some of the rows, in the same order.
+
+    Raises
+    ------
+    ValueError
+        If the option is unknown.
+    """
+    check_option("concepts", concepts, CONCEPTS)
+    if concepts == "all_concepts":
+        return images
+    is_test = images["partition"] == "test"
+    is_tested = images["concept"].isin(images.loc[is_test, "concept"])
+    return images[is_test | ~is_tested]
 
 
 def check_counts(signals: Signals, images: pd.DataFrame) -> None:
@@ -182,6 +235,23 @@ def average_repetitions(trials: np.ndarray) -> np.ndarray:
     return averages
 
 
+def mean_response(trials: np.ndarray) -> np.ndarray:
+    """Average all trials of all images, a block of images at a time.
+
+    Parameters
+    ----------
+    trials : ndarray or memmap of shape (n_images, n_repetitions, n_channels, n_times)
+        Single trials.
+
+    Returns
+    -------
+    ndarray of shape (n_channels, n_times)
+        In the unit of ``trials``.
+    """
+    sums = [trials[images].sum(axis=(0, 1), dtype=float) for images in _blocks(trials)]
+    return np.sum(sums, axis=0) / (trials.shape[0] * trials.shape[1])
+
+
 def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
     """Return what a model is trained on.
 
@@ -195,7 +265,7 @@ def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
     Returns
     -------
     ndarray or memmap of shape (n_images, n_repetitions, n_channels, n_times)
-        With one repetition for ``'mean'``.
+        With one repetition for ``'mean'``; mapped where nothing is averaged.
 
     Raises
     ------
@@ -203,7 +273,7 @@ def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
         If ``repetitions`` is unknown.
     """
     check_option("repetitions", repetitions, ("mean", "single"))
-    if repetitions == "single":
+    if repetitions == "single" or signals.training.shape[1] == 1:
         return signals.training
     return average_repetitions(signals.training)[:, None]  # N C T -> N 1 C T
 

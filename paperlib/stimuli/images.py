@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from paperlib.recordings.things_meg import TRIAL_TABLE, list_images
 from paperlib.recordings.unpickling import load_dict
 
 _METADATA = "image_metadata.npy"
@@ -13,16 +14,19 @@ _KEYS = {"training": "train", "test": "test"}  # partition -> prefix in the meta
 
 
 def read_images(folder: Path) -> pd.DataFrame:
-    """List the images of THINGS-EEG2 in the order of the conditions.
+    """List the images of THINGS-EEG2 or THINGS-MEG in the order of the conditions.
 
     Condition i of a partition is the i-th entry of its lists in
     ``image_metadata.npy``; its file is ``<partition>_images/<concept>/<file>``
-    (Gifford et al. 2022, osf.io/y63gw).
+    (Gifford et al. 2022, osf.io/y63gw). In THINGS-MEG (Hebart et al. 2023) it is the
+    i-th of the image numbers in the trial table; its file is
+    ``object_images/<concept>/<file>`` (osf.io/jum2f).
 
     Parameters
     ----------
     folder
-        Holds ``image_metadata.npy``, ``training_images`` and ``test_images``.
+        Holds ``image_metadata.npy``, ``training_images`` and ``test_images``, or
+        ``sourcedata/sample_attributes_P1.csv`` and ``object_images``.
 
     Returns
     -------
@@ -36,12 +40,12 @@ def read_images(folder: Path) -> pd.DataFrame:
     FileNotFoundError
         If the metadata or any image is missing; says how many and which.
     ValueError
-        If the metadata lack a list, lists differ in length, or two images share a stem.
+        If the metadata lack a list, lists differ in length, the trial table is not
+        valid, or two images share a stem.
     """
     folder = Path(folder).absolute()
-    metadata = load_dict(folder / _METADATA, "the image metadata of THINGS-EEG2")
-    parts = [_list_partition(folder, metadata, partition) for partition in _KEYS]
-    images = pd.concat(parts, ignore_index=True)
+    is_meg = (folder / TRIAL_TABLE).is_file()
+    images = _list_meg(folder) if is_meg else _list_eeg(folder)
     _check_unique(images["image_id"])
     _check_present(images["path"], folder)
     return images
@@ -67,6 +71,34 @@ def open_image(path: Path) -> Image.Image:
             f"{path} cannot be read as an image ({error}); expected a complete picture "
             "file. Extract or download it again."
         ) from error
+
+
+def _list_eeg(folder: Path) -> pd.DataFrame:
+    """List the images of THINGS-EEG2."""
+    if not (folder / _METADATA).is_file():
+        raise FileNotFoundError(
+            f"{folder / _METADATA} is missing (THINGS-EEG2), and so is {TRIAL_TABLE} "
+            f"(THINGS-MEG); expected one of them."
+        )
+    metadata = load_dict(folder / _METADATA, "the image metadata of THINGS-EEG2")
+    parts = [_list_partition(folder, metadata, partition) for partition in _KEYS]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _list_meg(folder: Path) -> pd.DataFrame:
+    """List the images of THINGS-MEG."""
+    images = list_images(folder)
+    root = folder / "object_images"
+    pairs = zip(images["concept"], images["file"], strict=True)
+    return pd.DataFrame(
+        {
+            "image_id": [Path(file).stem for file in images["file"]],
+            "partition": images["partition"],
+            "condition": images.groupby("partition").cumcount() + 1,
+            "concept": images["concept"],
+            "path": [root / concept / file for concept, file in pairs],
+        }
+    )
 
 
 def _list_partition(folder: Path, metadata: dict, partition: str) -> pd.DataFrame:
@@ -106,7 +138,7 @@ def _check_unique(image_ids: pd.Series) -> None:
     if repeated:
         raise ValueError(
             f"Images are told apart by the stem of their file's name, but "
-            f"{len(repeated)} stems occur more than once in {_METADATA}: "
+            f"{len(repeated)} stems occur more than once in the list of images: "
             f"{', '.join(repeated[:5])}."
         )
 
@@ -118,5 +150,5 @@ def _check_present(paths: pd.Series, folder: Path) -> None:
         raise FileNotFoundError(
             f"{len(missing)} of {len(paths)} images are missing below {folder}: {named}"
             f"{' ...' if len(missing) > 5 else ''}. Extract training_images.zip and "
-            "test_images.zip there."
+            "test_images.zip (THINGS-EEG2) or images_THINGS.zip (THINGS-MEG) there."
         )

@@ -1,0 +1,362 @@
+from pathlib import Path
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+from meg_participant import (
+    EXCERPT,
+    SENSORS,
+    WHOLE,
+    image_numbers,
+    traceable,
+    trial_table,
+    write_epochs,
+    write_trial_table,
+)
+
+from paperlib.recordings.sensors import sensor_info, without_serial
+from paperlib.recordings.signals import check_counts, load_signals, select_concepts
+from paperlib.recordings.things_meg import (
+    REGION_SIZES,
+    check_sensors,
+    import_epochs,
+    list_images,
+    open_epochs,
+    place_trials,
+    signal_shapes,
+)
+from paperlib.stimuli.images import read_images
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*holds 3 sensors:UserWarning")
+
+
+@pytest.fixture
+def trials():
+    return trial_table(pd.read_csv(EXCERPT), np.random.default_rng(0))
+
+
+@pytest.fixture
+def folder(tmp_path, trials):
+    """A participant who saw the excerpt."""
+    write_trial_table(tmp_path, trials)
+    write_epochs(tmp_path / "P1-epo.fif", image_numbers(trials))
+    return tmp_path
+
+
+def sort_epochs(folder, concepts="all_concepts", name="P1-epo.fif"):
+    counts = import_epochs(
+        folder / name,
+        folder / "signals",
+        images=list_images(folder),
+        concepts=concepts,
+    )
+    return counts, load_signals(folder / "signals")
+
+
+def expected_positions(trials, kind, left_out=()):
+    """Positions of the trials of each image, by image number, written out."""
+    shown = {}
+    for position, trial in enumerate(trials.itertuples()):
+        concept = Path(trial.image_path).stem.rpartition("_")[0]
+        if trial.trial_type == kind and concept not in left_out:
+            shown.setdefault(int(trial.things_image_nr), []).append(position)
+    return np.array([shown[number] for number in sorted(shown)])
+
+
+def test_images_are_in_the_order_of_their_numbers(folder):
+    images = list_images(folder)
+    assert images["partition"].tolist() == ["training"] * 36 + ["test"] * 14
+    assert images["concept"][:36].drop_duplicates().tolist() == [
+        *("alligator", "camera_lens", "camera1"),  # as in THINGS, unlike sorted()
+    ]
+    assert images["file"][36:39].tolist() == [
+        *("aircraft_carrier_22s.jpg", "alligator_14n.jpg", "aluminum_foil_15s.jpg"),
+    ]
+    for _, part in images.groupby("partition"):
+        assert part["image_number"].is_monotonic_increasing
+
+
+def test_every_trial_finds_its_place(folder, trials):
+    counts, signals = sort_epochs(folder)
+    for partition, kind in (("training", "exp"), ("test", "test")):
+        positions = expected_positions(trials, kind)
+        found = getattr(signals, partition)
+        assert found.shape == (*positions.shape, len(SENSORS), 20)
+        expected = traceable(positions.ravel())[..., 2:22]  # from 0 s on
+        np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+    assert counts.to_numpy().tolist() == [
+        *(["training", 36, 36], ["test", 168, 168], ["catch", 120, 0]),
+    ]
+
+
+def test_signals_say_what_they_are(folder):
+    _, signals = sort_epochs(folder)
+    assert signals.ch_names == SENSORS
+    assert (signals.sfreq, signals.unit) == (20, "baseline SD")
+    assert (signals.times[0], signals.times[-1]) == (0, 0.95)
+    assert signals.training.dtype == np.float32
+    assert signals.concepts == "all_concepts"
+
+
+def test_zero_shot_leaves_out_test_concepts(folder, trials):
+    counts, signals = sort_epochs(folder, "zero_shot")
+    positions = expected_positions(trials, "exp", left_out=["alligator"])
+    assert signals.training.shape[:2] == (24, 1) and signals.test.shape[:2] == (14, 12)
+    np.testing.assert_array_equal(
+        signals.training[:, 0, 0, 0], positions[:, 0] + 2 / 128
+    )
+    assert counts["kept"].tolist() == [24, 168, 0]
+    images = list_images(folder)
+    check_counts(signals, select_concepts(images, signals.concepts))
+    with pytest.raises(ValueError, match="belong to 24 images.*has 36"):
+        check_counts(signals, images)
+
+
+def test_the_image_table_has_the_order_of_the_signals(folder):
+    for row in list_images(folder).itertuples():
+        path = folder / "object_images" / row.concept / row.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    table, images = read_images(folder), list_images(folder)
+    assert table["image_id"].tolist() == [Path(file).stem for file in images["file"]]
+    assert table["condition"].tolist() == [*range(1, 37), *range(1, 15)]
+    assert list(table) == ["image_id", "partition", "condition", "concept", "path"]
+    (folder / "object_images/camera1/camera1_02s.jpg").unlink(missing_ok=True)
+    table["path"][30].unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"of 50 images are missing.*THINGS-MEG"
+    ):
+        read_images(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """All 27 048 trials, in four files, with three sensors at 20 Hz."""
+    if not Path(WHOLE).is_file():
+        pytest.skip(f"{Path(WHOLE).name} is not there; set THINGS_MEG_IMAGES")
+    folder = tmp_path_factory.mktemp("whole")
+    trials = trial_table(pd.read_csv(WHOLE), np.random.default_rng(1))
+    write_trial_table(folder, trials)
+    write_epochs(folder / "P1-epo.fif", image_numbers(trials), split_size="6MB")
+    assert len(list(folder.glob("P1-epo*.fif"))) >= 2
+    return folder, trials
+
+
+def test_the_whole_experiment_has_the_published_counts(whole):
+    folder, trials = whole
+    _, signals = sort_epochs(folder)
+    assert signals.training.shape[:2] == (22248, 1)
+    assert signals.test.shape[:2] == (200, 12)
+    for partition, kind in (("training", "exp"), ("test", "test")):
+        first_values = getattr(signals, partition)[:, :, 0, 0]
+        expected = expected_positions(trials, kind) + 2 / 128
+        np.testing.assert_array_equal(first_values, expected)
+
+
+def test_the_whole_experiment_without_test_concepts(whole):
+    folder, trials = whole
+    numbers, images = image_numbers(trials), list_images(folder)
+    placed = place_trials(numbers, images, concepts="zero_shot", source=folder)
+    assert signal_shapes(placed, (3, 20)) == {
+        "training": (19848, 1, 3, 20),
+        "test": (200, 12, 3, 20),
+    }
+    tested = trials.loc[trials["trial_type"] == "test", "image_path"]
+    left_out = {Path(path).stem.rpartition("_")[0] for path in tested}
+    in_order = placed[placed["partition"] == "training"].sort_values("row").index
+    expected = expected_positions(trials, "exp", left_out)
+    np.testing.assert_array_equal(in_order, expected[:, 0])
+
+
+def test_the_whole_list_groups_images_by_concept(whole):
+    images = list_images(whole[0])
+    training = images[images["partition"] == "training"]
+    assert (
+        training["concept"].to_numpy().reshape(1854, 12)[:, :1]
+        == (training["concept"].to_numpy().reshape(1854, 12))
+    ).all()
+    reference = pd.read_csv(WHOLE)
+    by_category = reference[reference["trial_type"] == "exp"].sort_values("image_nr")
+    files = [Path(path).name for path in by_category["file_path"]]
+    assert training["file"].tolist() == files
+
+
+# --- bad input ---
+
+
+def test_missing_epochs(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected released epochs of THINGS-M"):
+        open_epochs(tmp_path / "P1-epo.fif")
+
+
+def split(folder, trials):
+    numbers = np.tile(image_numbers(trials), 40)
+    data = np.zeros((len(numbers), 3, 28))
+    write_epochs(folder / "P2-epo.fif", numbers, data=data, split_size="3MB")
+    return sorted(folder.glob("P2-epo-*.fif"))
+
+
+def test_missing_part(folder, trials):
+    parts = split(folder, trials)
+    assert parts
+    parts[-1].unlink()
+    with pytest.raises(FileNotFoundError, match="further parts.*P2-epo-1.fif"):
+        sort_epochs(folder, name="P2-epo.fif")
+    assert not (folder / "signals").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9, 0.999])
+def test_truncated_epochs(folder, share):
+    path = folder / "P1-epo.fif"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"P1-epo.fif or one of .*damaged or cut"):
+        sort_epochs(folder)
+    assert not (folder / "signals/training.npy").exists()
+
+
+def test_values_must_be_finite(folder, trials):
+    data = traceable(np.arange(len(trials)))
+    kept = int(np.flatnonzero(trials["trial_type"] == "exp")[0])
+    data[kept, 1, 5] = np.nan
+    (folder / "P1-epo.fif").unlink()
+    write_epochs(folder / "P1-epo.fif", image_numbers(trials), data=data)
+    with pytest.raises(ValueError, match="P1-epo.fif: trials .* 1 values that are NaN"):
+        sort_epochs(folder)
+    assert not (folder / "signals/training.npy").exists()
+
+
+def test_channels_must_be_sensors(folder, trials):
+    names = ("MLO11-1609", "Oz1", "MRT57-1609")
+    write_epochs(folder / "P3-epo.fif", image_numbers(trials), ch_names=names)
+    with pytest.raises(ValueError, match="P3-epo.fif: channel 'Oz1' has no brain"):
+        sort_epochs(folder, name="P3-epo.fif")
+
+
+def test_epochs_must_hold_the_first_second(folder, trials):
+    data = np.zeros((len(trials), 3, 21))
+    write_epochs(folder / "P3-epo.fif", image_numbers(trials), data=data)
+    with pytest.raises(ValueError, match="trials run from -0.1 to 0.9 s at 20 Hz"):
+        sort_epochs(folder, name="P3-epo.fif")
+
+
+def test_missing_trials(folder, trials):
+    numbers = image_numbers(trials)
+    first = int(np.flatnonzero(trials["trial_type"] == "exp")[0])
+    write_epochs(folder / "P3-epo.fif", np.delete(numbers, first))
+    file = Path(trials["image_path"][first]).name
+    with pytest.raises(ValueError, match=f"1 of 36 not 1 times.*{file}, shown 0 times"):
+        sort_epochs(folder, name="P3-epo.fif")
+
+
+def test_an_image_of_another_experiment(folder, trials):
+    numbers = image_numbers(trials)
+    numbers[0] = 26107
+    write_epochs(folder / "P3-epo.fif", numbers)
+    with pytest.raises(ValueError, match="1 images that are not in .*number 26107"):
+        sort_epochs(folder, name="P3-epo.fif")
+
+
+def test_unknown_concepts(folder):
+    with pytest.raises(ValueError, match="concepts must be.*Did you mean 'zero_shot'"):
+        sort_epochs(folder, "zeroshot")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="image_path"), "lacks the columns image_path"),
+        (
+            lambda t: t.replace({"trial_type": {"exp": "train"}}),
+            "must be .*got 'train'",
+        ),
+        (
+            lambda t: t.assign(things_image_nr=np.nan),
+            "lacks the number or the path of an image",
+        ),
+        (
+            lambda t: t.assign(things_image_nr=t["things_image_nr"].replace(178, 179)),
+            "gives 1 images two files",
+        ),
+    ],
+)
+def test_bad_trial_table(folder, trials, change, message):
+    write_trial_table(folder, change(trials))
+    with pytest.raises(ValueError, match=message):
+        list_images(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x80"])
+def test_trial_table_that_is_none(folder, content):
+    (folder / "sourcedata/sample_attributes_P1.csv").write_bytes(content)
+    with pytest.raises(ValueError, match="P1.csv is not a table of trials"):
+        list_images(folder)
+
+
+def test_missing_trial_table(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"sample_attributes_P1\.csv is missing"
+    ):
+        list_images(tmp_path)
+
+
+# --- sensors ---
+
+
+def helmet():
+    """The 271 sensors: the whole helmet without the four that failed."""
+    layout = mne.channels.read_layout("CTF-275")
+    names = [without_serial(name) for name in layout.names]
+    return [n for n in names if n not in ("MLF25", "MRF43", "MRO13", "MRO11")]
+
+
+def test_the_sensors_of_the_paper_pass_silently(recwarn):
+    check_sensors([f"{name}-1609" for name in helmet()], source=Path("a"))
+    assert not recwarn.list
+
+
+def test_other_sensors_are_reported():
+    names = helmet()
+    with pytest.warns(UserWarning, match="a holds 270 sensors.*'Central': 51"):
+        check_sensors(names[1:], source=Path("a"))
+    with pytest.raises(ValueError, match=f"a holds 271.*expected .*{67}"):
+        check_sensors([*names[1:], "MRO13"], source=Path("a"))
+    assert sum(REGION_SIZES.values()) == 271
+
+
+def test_every_sensor_of_the_helmet_has_a_place():
+    names = [f"{name}-1609" for name in helmet()]
+    info = sensor_info(names, 200)
+    assert info.ch_names == names and set(info.get_channel_types()) == {"mag"}
+    places = np.array([channel["loc"][:3] for channel in info["chs"]])
+    assert np.isfinite(places).all() and len(np.unique(places, axis=0)) == 271
+    by_name = dict(zip(helmet(), places, strict=True))
+    assert by_name["MZO01"][1] < by_name["MZC01"][1] < by_name["MZF01"][1]
+    assert by_name["MLT14"][0] < 0 < by_name["MRT14"][0]
+
+
+def test_the_sensor_that_the_canonical_helmet_lacks_is_a_mirror_image():
+    names = ("MLO41", "MLO42", "MRO42", "MLO43")
+    info = sensor_info(names, 200)
+    left, right = info["chs"][1]["loc"], info["chs"][2]["loc"]
+    np.testing.assert_allclose(left[:3], right[:3] * [-1, 1, 1])
+    axes = left[3:].reshape(3, 3)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-4)
+    assert np.linalg.det(axes) == pytest.approx(1, abs=1e-4)
+
+
+def test_maps_of_sensors_can_be_drawn():
+    info = sensor_info(helmet(), 200)
+    values = np.array([name[2] == "O" for name in helmet()], float)
+    image, _ = mne.viz.plot_topomap(values, info, show=False)
+    drawn = image.get_array()
+    top, bottom = np.split(np.ma.filled(drawn, 0), 2)  # rows run from back to front
+    assert top.max() > 0.9 and bottom.max() < 0.5
+
+
+def test_unknown_sensor():
+    with pytest.raises(ValueError, match=r"known for \['MLX11'\]; expected sensors of"):
+        sensor_info(["MLO11-1609", "MLX11-1609"], 200)
+    with pytest.raises(ValueError, match=r"known for \['Oz'\]; expected sensors of"):
+        sensor_info(["MLO11", "Oz"], 200)
