@@ -18,14 +18,12 @@
 # world is made: pictures, simulated participants who look at them, two small encoders.
 #
 # - Reads: nothing
-# - Writes: files in the public formats of THINGS-EEG2, open_clip and Hugging Face
-# - Time: minutes on two cores, 2.6 GB on disk; what is there already is kept
+# - Writes: files in the formats of THINGS-EEG2, THINGS-MEG, open_clip and Hugging Face
+# - Time: minutes on two cores, 4 GB on disk; what is there already is kept
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/
-overrides: str = (
-    ""  # YAML that replaces single values, as in "minithings: {image_size: 64}"
-)
+overrides: str = ""  # YAML that replaces values: "minithings: {image_size: 64}"
 
 # %%
 import textwrap
@@ -39,6 +37,8 @@ import torch
 from paperlib.config import load_settings
 from paperlib.minithings.encoders import IMAGE_SIZE, train_captioner, train_clip
 from paperlib.minithings.head import eeg_info, meg_info
+from paperlib.minithings.meg_recordings import simulate_participants
+from paperlib.minithings.meg_stimuli import write_object_images, write_trials
 from paperlib.minithings.recordings import simulate_participant
 from paperlib.minithings.scenes import describe
 from paperlib.minithings.stimuli import draw_stimuli, write_stimuli
@@ -47,6 +47,7 @@ from paperlib.paths import locate
 from paperlib.provenance import start_record
 from paperlib.recordings.things_eeg2 import load_raw_session, stimulus_events
 from paperlib.reporting.figures import COLORS, COLUMN, PAGE, set_theme
+from paperlib.reporting.topographies import plot_topographies, window_means
 from paperlib.stimuli.captions import caption_images, load_captioner
 from paperlib.stimuli.images import open_image, read_images
 
@@ -65,22 +66,29 @@ world = settings["minithings"]
 
 # %%
 seed = {"seed": settings["seed"]}
-sizes = {**seed, **world["stimuli"]}
-weights = where("data") / "weights"
+eeg, weights = world["things-eeg2"], where("data") / "weights"
+sizes = seed | eeg["stimuli"]
+shown = sizes | {"n_test_repetitions": eeg["n_test_repetitions"]}
+pictures = {"image_size": world["image_size"]}
 tasks = [
     Task("captioner", train_captioner, weights / "qwen2-vl", seed | world["captioner"]),
     Task("CLIP", train_clip, weights / "clip", seed | world["clip"]),
+    Task("stimuli", write_stimuli, where("images"), sizes | pictures),
 ]
-for number in world["subjects"]:
-    shown = {"subject": number, "n_test_repetitions": world["n_test_repetitions"]}
-    folder = where("raw", subject=number)
-    tasks.append(
-        Task(f"participant {number}", simulate_participant, folder, sizes | shown)
-    )
-pictures = sizes | {"image_size": world["image_size"]}
-tasks.append(Task("stimuli", write_stimuli, where("images"), pictures))
+for number in eeg["subjects"]:
+    folder, person = where("raw", subject=number), shown | {"subject": number}
+    tasks.append(Task(f"participant {number}", simulate_participant, folder, person))
 
 # %%
+meg, things_meg = world["things-meg"], where("data") / "things-meg"
+people = seed | meg["stimuli"] | {"subjects": meg["subjects"]}
+epoched, listed = things_meg / "derivatives/preprocessed", things_meg / "sourcedata"
+objects = (things_meg / "object_images", seed | meg["stimuli"] | pictures)
+tasks.insert(1, Task("MEG participants", simulate_participants, epoched, people))
+tasks += [
+    Task("MEG stimuli", write_object_images, *objects),
+    Task("MEG trials", write_trials, listed, people),
+]
 results = build(tasks, where("data") / "manifest.json")
 
 # %% [markdown]
@@ -97,8 +105,6 @@ for partition, row in counts.iterrows():
     print(f"{partition}: {row['image_id']} images of {row['concept']} concepts.")
 stimuli = draw_stimuli(**sizes)
 captions = [describe(image.scene) for part in stimuli.values() for image in part]
-
-# %%
 chosen = images[images["partition"] == "training"].sample(8, random_state=1).index
 fig, axes = plt.subplots(2, 4, figsize=(PAGE, 0.62 * PAGE))
 for ax, row in zip(axes.flat, chosen, strict=True):
@@ -147,66 +153,70 @@ minutes = raw.times[-1] / 60
 print(f"{len(events)} images and {n_targets} targets in {minutes:.1f} minutes.")
 
 # %% [markdown]
-# ## Evoked responses
+# ## Evoked potentials
 #
 # Mean over all test trials of a session. *Look for* a rhythm of 200 ms, that of the
 # images, and for maps that change over time and differ between participants.
 
 # %%
 epochs = {}
-for number in world["subjects"]:
+for number in eeg["subjects"]:
     raw = load_raw_session(where("raw", subject=number) / "ses-01/raw_eeg_test.npy")
     events, _ = stimulus_events(raw)
     triples = np.insert(events, 1, 0, axis=1)
-    epochs[number] = mne.Epochs(
+    epochs[f"EEG {number}"] = mne.Epochs(
         raw, triples, tmin=-0.2, tmax=0.6, picks="eeg", preload=True, verbose="error"
     )
-moments = [0.075, 0.1, 0.13, 0.17, 0.24]  # s
+windows = [[0.065, 0.085], [0.09, 0.11], [0.12, 0.14], [0.16, 0.18], [0.23, 0.25]]  # s
 
 # %%
-fig, axes = plt.subplots(
-    len(epochs), 6, figsize=(PAGE, 0.2 * PAGE * len(epochs)), width_ratios=[4] + [1] * 5
-)
-info = eeg_info(0.092)
-for (number, trials), (ax, *heads) in zip(epochs.items(), axes, strict=True):
+fig, axes = plt.subplots(1, len(epochs), figsize=(PAGE, 0.3 * PAGE), squeeze=False)
+maps = {}
+for ax, (name, trials) in zip(axes[0], epochs.items(), strict=True):
     evoked = trials.average()
-    ax.plot(evoked.times, 1e6 * evoked.data.T, COLORS["recorded"], lw=0.3)
-    ax.set(xlabel="Time (s)", ylabel="Potential (µV)", title=f"Participant {number}")
-    for head, moment in zip(heads, moments, strict=True):
-        potentials = 1e6 * evoked.copy().crop(moment, moment).data[:, 0]
-        potentials = np.append(potentials, 0.0)  # Fz, the reference
-        image, _ = mne.viz.plot_topomap(
-            potentials,
-            info,
-            axes=head,
-            vlim=(-5, 5),
-            sensors=False,
-            contours=0,
-            show=False,
-        )
-        head.set_title(f"{1e3 * moment:.0f} ms")
-fig.colorbar(image, ax=axes[:, 1:], label="Potential (µV)", shrink=0.7)
+    microvolts = np.pad(1e6 * evoked.data, ((0, 1), (0, 0)))  # Fz, the reference
+    ax.plot(evoked.times, microvolts.T, COLORS["recorded"], lw=0.3)
+    ax.set(xlabel="Time (s)", ylabel="Potential (µV)", title=name)
+    maps[name] = window_means(microvolts, evoked.times, windows)
+plot_topographies(maps, windows=windows, info=eeg_info(0.092), unit="µV")
+plt.show()
+
+# %% [markdown]
+# ## Evoked fields
+#
+# Mean over all test trials of a THINGS-MEG participant, in standard deviations of the
+# baseline. Images come every 1.5 s. *Look for* fields that enter on one side of the
+# head and leave on the other, and for a response that outlasts the first peaks.
+
+# %%
+first = meg["subjects"][0]
+path = epoched / f"preprocessed_P{first}-epo.fif"
+fields = mne.read_epochs(path, preload=False, verbose="error")["trial_type == 'test'"]
+evoked = fields.average()
+fig, ax = plt.subplots(figsize=(COLUMN, 0.6 * COLUMN))
+ax.plot(evoked.times, evoked.data.T, COLORS["recorded"], lw=0.2)
+ax.set(xlabel="Time (s)", ylabel="Field (z)", title=f"MEG {first}")
+maps = {f"MEG {first}": window_means(evoked.data, evoked.times, windows)}
+plot_topographies(maps, windows=windows, info=evoked.info, unit="z")
 plt.show()
 
 # %% [markdown]
 # ## How much of a trial is signal?
 #
 # Variance between images (the variance of their means, less what noise adds to it)
-# over variance within images, at the posterior electrodes.
+# over variance within images, at the occipital electrodes and sensors.
 
 # %%
-for number, trials in epochs.items():
-    posterior = trials.copy().crop(0.05, 0.4).pick([n for n in names if n[:1] in "PO"])
-    data, codes = posterior.get_data(), posterior.events[:, 2]
+occipital = ("O", "PO", "MLO", "MRO", "MZO")
+for name, trials in {**epochs, f"MEG {first}": fields}.items():
+    picks = [channel for channel in trials.ch_names if channel.startswith(occipital)]
+    data, codes = trials.get_data(picks, tmin=0.05, tmax=0.4), trials.events[:, 2]
     groups = [data[codes == code] for code in np.unique(codes)]
     within = np.mean([group.var(axis=0, ddof=1) for group in groups], axis=0)
     size = np.mean([len(group) for group in groups])
     between = np.var([g.mean(axis=0) for g in groups], axis=0, ddof=1) - within / size
-    share, noise = between.mean() / within.mean(), 1e6 * within.mean() ** 0.5
-    print(
-        f"Participant {number}: the variance between images is {share:.1%} of that "
-        f"within images, whose root is {noise:.1f} µV."
-    )
+    share = between.mean() / within.mean()
+    print(f"{name}: the variance between images is {share:.1%} of that within images.")
 
 # %% [markdown]
 # ## Encoders
@@ -242,19 +252,20 @@ for row, caption in zip(chosen[:4], written, strict=True):
 # %% [markdown]
 # ## What is real here and what is not
 #
-# *Like recordings*: file formats, sensors, trial numbers per image, presentation rate
+# *Like recordings*: file formats, sensors, trial numbers per image, presentation rates
 # and overlap; sizes and latencies of the evoked components; contralateral early and
 # bilateral late responses; spatially correlated 1/f and alpha activity; jitter from
 # trial to trial; participants whose maps and latencies differ.
 #
 # *Simpler than recordings*: a spherical head; 46 dipoles; areas that know the
 # attributes of a scene; responses that do not depend on what came before; stationary
-# noise without blinks, muscles, line noise and fatigue; the same tuning in everybody.
-# Averages at the best electrodes probably repeat better than those of real ones.
+# noise without blinks, muscles, line noise and fatigue; the same tuning in everybody;
+# heads that keep still in the MEG, and nothing that an image adds by staying longer.
+# Averages at the best sensors probably repeat better than those of real ones.
 #
-# *Smaller*: 1200 training images of 120 concepts instead of 16540 of 1654, and pictures
-# with six attributes instead of photographs. Numbers from this world test the method
-# and the code. They say nothing about brains.
+# *Smaller*: 1200 training images of 120 concepts instead of 16540 of 1654 (EEG) and
+# 22248 of 1854 (MEG), and pictures with six attributes instead of photographs. Numbers
+# from this world test the method and the code. They say nothing about brains.
 
 # %%
 record.finish(

@@ -23,9 +23,7 @@
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/
-overrides: str = (
-    ""  # YAML that replaces single values, as in "preprocessing: {sfreq: 100}"
-)
+overrides: str = ""  # YAML that replaces values: "preprocessing: {sfreq: 100}"
 dataset: str = "things-eeg2"
 subject: int = 1
 

@@ -96,6 +96,18 @@ def test_sections_of_the_recordings_and_stimuli(overrides, message):
         load_config("mini", overrides)
 
 
+def test_encoders_need_steps_enough_for_a_warm_up(edited):
+    path = edited(lambda s: s["minithings"]["clip"].update(steps=19))
+    with pytest.raises(ValueError, match="clip.steps: 19 is less than the minimum of"):
+        load_config(path)
+
+
+def test_unknown_keys_of_the_embedded_world_are_errors(edited):
+    path = edited(lambda s: s["minithings"]["things-meg"].update(subject=[1]))
+    with pytest.raises(ValueError, match="unknown key 'subject'.*'subjects'"):
+        load_config(path)
+
+
 def test_unknown_configuration():
     with pytest.raises(FileNotFoundError, match="Did you mean 'mini'"):
         load_config("mimi")

@@ -51,8 +51,13 @@ def eeg_info(head_radius: float, *, cap_rotation: np.ndarray | None = None) -> m
 
 
 @cache
-def meg_info() -> mne.Info:
+def meg_info(sfreq: float = 1200.0) -> mne.Info:
     """Place the helmet of THINGS-MEG around the head.
+
+    Parameters
+    ----------
+    sfreq
+        Sampling rate in Hz.
 
     Returns
     -------
@@ -65,7 +70,7 @@ def meg_info() -> mne.Info:
     places = {ch["ch_name"].split("-")[0]: ch["loc"] for ch in helmet["chs"]}
     places["MLO42"] = _mirrored(places["MRO42"])
     kept = sorted(set(places) - set(_NOT_RECORDED + _REMOVED))
-    info = mne.create_info([f"{name}-{_SERIAL}" for name in kept], 1200.0, "mag")
+    info = mne.create_info([f"{name}-{_SERIAL}" for name in kept], sfreq, "mag")
     for channel, name in zip(info["chs"], kept, strict=True):
         channel["loc"] = places[name].copy()
         channel["coil_type"] = FIFF.FIFFV_COIL_CTF_GRAD

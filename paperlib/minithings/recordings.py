@@ -12,20 +12,15 @@ draft. Since then they are fixed.
 ======================  ========================================================
 images                  100 ms on, one every 200 ms, 20 a sequence
 pause                   1 s between sequences (about 2.5 s in the experiment)
-targets                 0.5 % of the trials, with a threefold parietal response
-latency jitter          6 ms for the trial, 4 ms for each dipole
-gain jitter             factor exp(N(0, 0.2)) for the trial and for each dipole
-1/f activity            3 microvolts rms, power as f^-1.3, 400 cortical dipoles that
-                        are coherent over 2 cm
-alpha activity          2 microvolts rms, 0.8 Hz wide, 40 posterior dipoles
+targets                 0.5 % of the trials
 drift of electrodes     1.5 microvolts rms below 0.5 Hz
 noise of the amplifier  0.3 microvolt rms, differs by electrode and recording
 amplifier               low-pass at 100 Hz, reference Fz
 ======================  ========================================================
 
-Coherence: scalp potentials need synchrony over several square centimeters of cortex
-(Tao et al., 2005); exponent of the 1/f activity: Donoghue et al. (2020). Eye blinks,
-muscle activity, line noise and bad electrodes are left out.
+Trial-to-trial jitter is described in `paperlib.minithings.evoked`, 1/f and alpha
+activity in `paperlib.minithings.ongoing`. Eye blinks, muscle activity, line noise and
+bad electrodes are left out.
 """
 
 from dataclasses import dataclass
@@ -33,13 +28,20 @@ from pathlib import Path
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len
-from scipy.spatial.distance import cdist
 
 from paperlib.atomic import atomic_path
+from paperlib.minithings.evoked import Responses, evoked_currents, image_responses
 from paperlib.minithings.head import eeg_info, eeg_lead_field
+from paperlib.minithings.ongoing import (
+    ALPHA_RMS,
+    CORTEX_RMS,
+    Generators,
+    alpha_spectrum,
+    cortex_spectrum,
+    draw_generators,
+    unit_variance,
+)
 from paperlib.minithings.participants import Participant, draw_participant
-from paperlib.minithings.scenes import Scene, sample_scene
-from paperlib.minithings.sources import image_drives, source_areas, time_course
 from paperlib.minithings.stimuli import draw_stimuli
 from paperlib.recordings.things_eeg2 import PARTITIONS, RAW_CHANNELS, TARGET_CODE
 
@@ -50,17 +52,11 @@ _SOA = 200  # samples
 _SEQUENCE = 20  # images
 _PAUSE = 1000  # samples between sequences
 _MARGIN = 2000  # samples before the first and after the last image
-_RESPONSE = 750  # samples that a response may last
+_RESPONSE = 0.75  # s that a response may last
 # Shares of the planned presentations, from the published stimulus orders.
 _TARGETS = {"training": 90 / 16540, "test": 24 / 4000}
 _EXTRA = {"training": 170 / 16540, "test": 56 / 4000}
-_TARGET_PARIETAL_GAIN = 3.0
-_TRIAL_JITTER, _JITTER = 0.006, 0.004  # s
-_GAIN_SD = 0.2
-_CORTEX_RMS, _ALPHA_RMS = 3e-6, 2e-6  # V
 _DRIFT_RMS, _AMPLIFIER_RMS = 1.5e-6, 0.3e-6  # V
-_ALPHA_WIDTH = 0.8  # Hz
-_COHERENCE = 0.02  # m, standard deviation of a Gaussian
 _LOW_PASS = 100  # Hz
 
 
@@ -79,22 +75,6 @@ class Sensors:
     lead_field: np.ndarray
     cortex: np.ndarray
     alpha: np.ndarray
-
-
-@dataclass(frozen=True)
-class Responses:
-    """What each condition of a partition evokes; the last row is the target.
-
-    Attributes
-    ----------
-    strength : ndarray of shape (n_conditions + 1, n_sources)
-        As returned by `paperlib.minithings.sources.image_drives`.
-    shift : ndarray of shape (n_conditions + 1,)
-        Seconds.
-    """
-
-    strength: np.ndarray
-    shift: np.ndarray
 
 
 def simulate_participant(
@@ -211,25 +191,6 @@ def onset_samples(n_trials: int) -> np.ndarray:
     return _MARGIN + _SOA * trial + _PAUSE * (trial // _SEQUENCE)
 
 
-def image_responses(scenes: list[Scene]) -> Responses:
-    """Compute what the images of a partition, and the target, evoke.
-
-    Parameters
-    ----------
-    scenes
-        One for each condition.
-
-    Returns
-    -------
-    Responses
-    """
-    target = sample_scene(np.random.default_rng(TARGET_CODE))
-    strength, shift = image_drives([*scenes, target])
-    parietal = np.array([area == "parietal" for area, _ in source_areas()])
-    strength[-1, parietal] *= _TARGET_PARIETAL_GAIN
-    return Responses(strength, shift)
-
-
 def make_sensors(participant: Participant, *, rng: np.random.Generator) -> Sensors:
     """Compute a participant's lead fields and the covariance of ongoing activity.
 
@@ -244,15 +205,36 @@ def make_sensors(participant: Participant, *, rng: np.random.Generator) -> Senso
     -------
     Sensors
     """
-    radius = participant.head_radius
-    cortex = radius * _random_dipoles(rng, 400, lowest=-0.5, foremost=1.0)
-    alpha = radius * _random_dipoles(rng, 40, lowest=-0.1, foremost=-0.3)
+    cortex, alpha = draw_generators(participant.head_radius, rng=rng)
     return Sensors(
-        lead_field=_lead_field(
+        lead_field=scalp_potentials(
             participant, participant.positions, participant.orientations
         ),
-        cortex=_CORTEX_RMS * _mixing(participant, cortex, rng),
-        alpha=_ALPHA_RMS * _mixing(participant, alpha, rng),
+        cortex=CORTEX_RMS * _mixing(participant, cortex),
+        alpha=ALPHA_RMS * _mixing(participant, alpha),
+    )
+
+
+def scalp_potentials(
+    participant: Participant, positions: np.ndarray, orientations: np.ndarray
+) -> np.ndarray:
+    """Compute what dipoles in a participant's head do to the electrodes.
+
+    Parameters
+    ----------
+    participant
+        Whose head and cap it is.
+    positions, orientations : ndarray of shape (n_dipoles, 3)
+        Head coordinates in meters; unit vectors.
+
+    Returns
+    -------
+    ndarray of shape (63, n_dipoles)
+        In volts per ampere meter.
+    """
+    info = eeg_info(participant.head_radius, cap_rotation=participant.cap_rotation)
+    return eeg_lead_field(
+        info, positions, orientations, head_radius=participant.head_radius
     )
 
 
@@ -282,8 +264,16 @@ def simulate_recording(
     """
     onsets = onset_samples(codes.size)
     n_samples = int(onsets[-1]) + _MARGIN
-    currents = _evoked_currents(
-        participant, responses, codes=codes, n_samples=n_samples, rng=rng
+    target = responses.shift.size - 1
+    currents = evoked_currents(
+        participant,
+        responses,
+        rows=np.where(codes == TARGET_CODE, target, codes - 1),
+        onsets=onsets,
+        n_samples=n_samples,
+        sfreq=SFREQ,
+        duration=_RESPONSE,
+        rng=rng,
     )
     data = np.zeros((len(RAW_CHANNELS) + 1, n_samples))
     data[:-1] = sensors.lead_field @ currents
@@ -314,36 +304,6 @@ def write_recording(path: Path, data: np.ndarray) -> None:
         np.save(partial, recording, allow_pickle=True)
 
 
-def _evoked_currents(
-    participant: Participant,
-    responses: Responses,
-    *,
-    codes: np.ndarray,
-    n_samples: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Add up the dipole moments evoked by all trials."""  # n_sources T
-    n_sources = participant.moments.size
-    size = (codes.size, n_sources)
-    gain = np.exp(
-        rng.normal(0, _GAIN_SD, (codes.size, 1)) + rng.normal(0, _GAIN_SD, size)
-    )
-    late = rng.normal(0, _TRIAL_JITTER, (codes.size, 1)) + rng.normal(0, _JITTER, size)
-    target = responses.shift.size - 1
-    rows = np.where(codes == TARGET_CODE, target, codes - 1)
-    moments = gain * responses.strength[rows] * participant.moments
-    peaks = participant.peaks + late + responses.shift[rows, None]
-    times = (np.arange(_RESPONSE) / SFREQ).astype(np.float32)
-    columns = np.float32([participant.widths, participant.rebounds])[..., None]
-    currents = np.zeros((n_sources, n_samples), np.float32)
-    for onset, moment, peak in zip(
-        onset_samples(codes.size), moments, peaks, strict=True
-    ):
-        course = time_course(times, np.float32(peak)[:, None], *columns)
-        currents[:, onset : onset + _RESPONSE] += np.float32(moment)[:, None] * course
-    return currents
-
-
 def _ongoing_activity(
     participant: Participant,
     sensors: Sensors,
@@ -355,11 +315,11 @@ def _ongoing_activity(
     frequencies = np.fft.rfftfreq(n_fft, 1 / SFREQ)
     frequencies = frequencies[frequencies < 1.5 * _LOW_PASS]
     drift = np.where(frequencies < 0.01, 0, 1 / np.maximum(frequencies, 0.01))
-    alpha = (frequencies - participant.alpha_frequency) / _ALPHA_WIDTH
+    alpha = alpha_spectrum(frequencies, participant.alpha_frequency)
     noisiness = np.exp(rng.normal(0, 0.3, len(RAW_CHANNELS)))
     parts = [
-        ((frequencies**2 + 0.5**2) ** -0.325, participant.background * sensors.cortex),
-        (np.exp(-0.25 * alpha**2), participant.background * sensors.alpha),
+        (cortex_spectrum(frequencies), participant.background * sensors.cortex),
+        (alpha, participant.background * sensors.alpha),
         (np.where(frequencies < 0.5, drift, 0), _DRIFT_RMS * np.eye(len(RAW_CHANNELS))),
         (np.ones_like(frequencies), _AMPLIFIER_RMS * np.diag(noisiness)),
     ]
@@ -374,38 +334,15 @@ def _random_spectrum(
     """Draw Gaussian noise of unit variance with a given amplitude spectrum, mixed."""
     size = (mixing.shape[1], 2 * shape.size)
     draws = rng.standard_normal(size, dtype=np.float32).view(np.complex64)
-    shape = shape / (2 * np.linalg.norm(shape))
-    return (np.float32(mixing) @ draws) * np.float32(shape)
+    return (np.float32(mixing) @ draws) * np.float32(unit_variance(shape))
 
 
-def _random_dipoles(
-    rng: np.random.Generator, number: int, *, lowest: float, foremost: float
-) -> np.ndarray:
-    """Draw places in the cortex of a unit head, above a height and behind a plane."""
-    rays = rng.standard_normal((20 * number, 3))
-    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    rays = rays[(rays[:, 2] > lowest) & (rays[:, 1] < foremost)][:number]
-    return rng.uniform(0.55, 0.85, (number, 1)) * rays
-
-
-def _lead_field(
-    participant: Participant, positions: np.ndarray, orientations: np.ndarray
-) -> np.ndarray:
-    info = eeg_info(participant.head_radius, cap_rotation=participant.cap_rotation)
-    return eeg_lead_field(
-        info, positions, orientations, head_radius=participant.head_radius
-    )
-
-
-def _mixing(
-    participant: Participant, positions: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _mixing(participant: Participant, generators: Generators) -> np.ndarray:
     """Return the square root of the dipoles' covariance, of mean variance 1."""
-    orientations = rng.standard_normal(positions.shape)
-    orientations /= np.linalg.norm(orientations, axis=1, keepdims=True)
-    distance = cdist(positions, positions)
-    coherence = np.exp(-0.5 * (distance / _COHERENCE) ** 2)
-    lead_field = _lead_field(participant, positions, orientations) @ coherence
+    lead_field = scalp_potentials(
+        participant, generators.positions, generators.orientations
+    )
+    lead_field = lead_field @ generators.coherence()
     covariance = lead_field @ lead_field.T
     values, vectors = np.linalg.eigh(covariance / np.diag(covariance).mean())
     return vectors * np.sqrt(np.maximum(values, 0))

@@ -1,5 +1,7 @@
 """Build the embedded world: independent tasks in two processes, each done once."""
 
+import hashlib
+import inspect
 import json
 import shutil
 import time
@@ -13,8 +15,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from paperlib.atomic import write_text
+from paperlib.paths import ROOT
+from paperlib.provenance import library_modules
 
 _STATE = "minithings.json"  # in each task's folder
+_SIMULATOR = Path("paperlib/minithings")
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,16 @@ class Task:
 def build(tasks: Sequence[Task], manifest: Path) -> dict[str, dict | None]:
     """Do what has not been done yet, in two processes of one thread each.
 
-    A task counts as done if its folder says so and names the same arguments. If they
-    differ the folder is emptied first; an interrupted task is started again and may
-    use what it finds.
+    A task counts as done if its folder says so and names the same arguments and the
+    same code. If they differ the folder is emptied first; an interrupted task is
+    started again and may use what it finds.
 
     Parameters
     ----------
     tasks
         Independent of each other; the longest should come first.
     manifest
-        Gets the arguments and results of all tasks, once they are done.
+        Gets the arguments, code and results of all tasks, once they are done.
 
     Returns
     -------
@@ -83,9 +88,9 @@ def build(tasks: Sequence[Task], manifest: Path) -> dict[str, dict | None]:
 
 
 def _prepare(task: Task) -> None:
-    """Make the task's folder, empty if it was made with other arguments."""
+    """Make the task's folder, empty if other arguments or other code made it."""
     if (task.folder / _STATE).is_file():
-        if _state(task)["arguments"] == task.arguments:
+        if _state(task).items() >= _recipe(task).items():
             return
         shutil.rmtree(task.folder)
     elif task.folder.is_dir() and any(task.folder.iterdir()):
@@ -96,12 +101,27 @@ def _prepare(task: Task) -> None:
     _write_state(task, done=False, result=None)
 
 
+def _recipe(task: Task) -> dict:
+    """Say what a task's files depend on."""
+    return {"arguments": task.arguments, "code": _code_digest(task.function)}
+
+
+def _code_digest(function: Callable) -> str:
+    """Hash the simulator's modules that a function can use, its own among them."""
+    own = Path(inspect.getfile(function)).resolve()
+    simulator = [
+        ROOT / name for name in library_modules(own) if Path(name).parent == _SIMULATOR
+    ]
+    sources = (path.read_bytes() for path in sorted({own, *simulator}))
+    return hashlib.sha256(b"".join(sources)).hexdigest()
+
+
 def _state(task: Task) -> dict:
     return json.loads((task.folder / _STATE).read_text(encoding="utf-8"))
 
 
 def _write_state(task: Task, *, done: bool, result: dict | None) -> None:
-    state = {"done": done, "arguments": task.arguments, "result": result}
+    state = {"done": done, **_recipe(task), "result": result}
     write_text(task.folder / _STATE, json.dumps(state, indent=2) + "\n")
 
 

@@ -1,0 +1,261 @@
+"""Stimuli of the embedded world, in the files and numbers of THINGS-MEG.
+
+THINGS has more images of a concept than are shown. The first ones are shown once each
+(``exp``); of some concepts a later one is shown in every session (``test``). An image's
+number is its row in the list of all images, sorted by concept and file.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from paperlib.atomic import atomic_path, write_text
+from paperlib.minithings.scenes import CONCEPTS, Scene, render, sample_scene
+
+N_SESSIONS = 12
+CATCH_CODE = 999999  # in place of the number of an image
+SOA = 1.5  # s
+_N_RUNS = 10  # a session
+_DURATION = 0.5  # s that an image is shown
+_CATCH = 200 / 2054  # catch trials for each other trial of a session
+_MOST_UNSHOWN = 4  # images of a concept that are not among its first ones
+_QUALITY = 92  # of the JPEG files
+_KEY = 1  # that the participants press
+
+
+@dataclass(frozen=True)
+class Stimuli:
+    """All images of THINGS and those that are shown.
+
+    Attributes
+    ----------
+    things : DataFrame
+        Columns concept, file, things_category_nr, things_image_nr and
+        things_exemplar_nr; all count from 1.
+    scenes : list of Scene
+        What the images of ``things`` show.
+    shown : DataFrame
+        The first nine columns of the trial table, a row an image: first ``exp``, then
+        ``catch``, then ``test`` images.
+    """
+
+    things: pd.DataFrame
+    scenes: list[Scene]
+    shown: pd.DataFrame
+
+
+def draw_stimuli(
+    *, seed: int, n_concepts: int, n_images: int, n_test_images: int
+) -> Stimuli:
+    """Choose concepts, draw a scene for every image and choose what is shown.
+
+    Parameters
+    ----------
+    seed
+        The same seed and numbers give the same stimuli.
+    n_concepts, n_images
+        Concepts, and images of each that are shown once.
+    n_test_images
+        Images that are shown in every session, of as many of the concepts.
+
+    Returns
+    -------
+    Stimuli
+
+    Raises
+    ------
+    ValueError
+        If there are not as many concepts.
+    """
+    if not n_test_images <= n_concepts <= len(CONCEPTS):
+        raise ValueError(
+            f"n_concepts may be at most {len(CONCEPTS)} and n_test_images at most "
+            f"n_concepts; got {n_concepts} and {n_test_images}."
+        )
+    rng = np.random.default_rng([seed, 2])
+    concepts = sorted(rng.permutation(CONCEPTS)[:n_concepts].tolist())
+    sizes = n_images + rng.integers(1, _MOST_UNSHOWN + 1, n_concepts)
+    things = _list_things(concepts, sizes)
+    scenes = [sample_scene(rng, concept) for concept in things["concept"]]
+    first = things["things_exemplar_nr"] <= n_images
+    later = things[~first].sample(frac=1, random_state=rng)
+    tests = later.drop_duplicates("concept").iloc[:n_test_images]
+    return Stimuli(things, scenes, _list_shown(things[first], tests))
+
+
+def write_object_images(
+    folder: Path,
+    *,
+    seed: int,
+    n_concepts: int,
+    n_images: int,
+    n_test_images: int,
+    image_size: int,
+) -> None:
+    """Write all images as THINGS does, ``<concept>/<file>``.
+
+    Parameters
+    ----------
+    folder
+        Gets a folder for every concept.
+    seed, n_concepts, n_images, n_test_images
+        As for `draw_stimuli`.
+    image_size
+        Side of the JPEG images in pixels.
+    """
+    stimuli = draw_stimuli(
+        seed=seed,
+        n_concepts=n_concepts,
+        n_images=n_images,
+        n_test_images=n_test_images,
+    )
+    for image, scene in zip(stimuli.things.itertuples(), stimuli.scenes, strict=True):
+        with atomic_path(folder / image.concept / image.file) as partial:
+            picture = Image.fromarray(render(scene, image_size))
+            picture.save(partial, quality=_QUALITY)
+
+
+def draw_trials(stimuli: Stimuli, *, seed: int, subject: int) -> pd.DataFrame:
+    """Draw the order in which a participant sees the images, and the answers.
+
+    A session shows every test and every catch image once and at most one of a
+    concept's other images (as long as there are no more than sessions). Every catch
+    image is noticed, nothing else is.
+
+    Parameters
+    ----------
+    stimuli
+        As returned by `draw_stimuli`.
+    seed
+        Seed of the world.
+    subject
+        Number of the participant.
+
+    Returns
+    -------
+    DataFrame
+        One row a trial in order of presentation, with the 18 columns of the published
+        trial tables. Times are in seconds from the start of the run.
+    """
+    rng = np.random.default_rng([seed, subject, 200])
+    sessions = [
+        _shuffled_session(stimuli.shown.loc[rows], number, rng)
+        for number, rows in enumerate(_session_images(stimuli.shown, rng), start=1)
+    ]
+    return pd.concat(sessions, ignore_index=True)
+
+
+def write_trials(
+    folder: Path,
+    *,
+    subjects: list[int],
+    seed: int,
+    n_concepts: int,
+    n_images: int,
+    n_test_images: int,
+) -> None:
+    """Write ``sample_attributes_P<n>.csv`` of every participant.
+
+    Parameters
+    ----------
+    folder
+        Where the tables go.
+    subjects
+        Numbers of the participants.
+    seed, n_concepts, n_images, n_test_images
+        As for `draw_stimuli`.
+    """
+    stimuli = draw_stimuli(
+        seed=seed,
+        n_concepts=n_concepts,
+        n_images=n_images,
+        n_test_images=n_test_images,
+    )
+    for subject in subjects:
+        trials = draw_trials(stimuli, seed=seed, subject=subject)
+        path = folder / f"sample_attributes_P{subject}.csv"
+        write_text(path, trials.to_csv(index=False))
+
+
+def _list_things(concepts: list[str], sizes: np.ndarray) -> pd.DataFrame:
+    """Give every image of every concept its numbers."""
+    things = pd.DataFrame({"concept": np.repeat(concepts, sizes)})
+    exemplar = things.groupby("concept").cumcount() + 1
+    ending = np.where(exemplar == 1, "b.jpg", "s.jpg")
+    number = exemplar.map("{:02d}".format)
+    return things.assign(
+        file=things["concept"] + "_" + number + ending,
+        things_category_nr=np.repeat(np.arange(len(concepts)) + 1, sizes),
+        things_image_nr=np.arange(len(things)) + 1,
+        things_exemplar_nr=exemplar,
+    )
+
+
+def _list_shown(firsts: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
+    """Give the images that are shown their numbers: exp, catch, test."""
+    n_images = firsts["things_exemplar_nr"].max()
+    n_concepts = firsts["things_category_nr"].max()
+    n_catch = max(1, round(_CATCH * (len(firsts) / N_SESSIONS + len(tests))))
+    catches = pd.DataFrame({"exemplar_nr": np.arange(n_catch) + 1})
+    numbered = catches["exemplar_nr"].map("{:03d}".format)
+    kinds = {
+        "exp": firsts.assign(
+            category_nr=firsts["things_category_nr"],
+            exemplar_nr=firsts["things_exemplar_nr"],
+            image_path="images_meg/" + firsts["concept"] + "/" + firsts["file"],
+        ),
+        "catch": catches.assign(
+            category_nr=n_concepts + 1,
+            image_path="images_catch_meg/catch" + numbered + ".jpg",
+        ),
+        "test": tests.assign(
+            category_nr=tests["things_category_nr"],
+            exemplar_nr=n_images + 1,
+            test_image_nr=np.arange(len(tests)) + 1,
+            image_path="images_test_meg/" + tests["file"],
+        ),
+    }
+    shown = pd.concat(kinds, names=["trial_type"]).reset_index("trial_type")
+    shown["image_nr"] = np.arange(len(shown)) + 1
+    things = ["things_category_nr", "things_image_nr", "things_exemplar_nr"]
+    numbers = ["image_nr", "category_nr", "exemplar_nr", "test_image_nr", *things]
+    return shown.reset_index(drop=True)[["trial_type", *numbers, "image_path"]]
+
+
+def _session_images(shown: pd.DataFrame, rng: np.random.Generator) -> list[np.ndarray]:
+    """Choose the rows of ``shown`` that each session presents."""
+    single = (shown["trial_type"] == "exp").to_numpy()
+    always = np.flatnonzero(~single)
+    concepts = pd.Series(np.flatnonzero(single)).groupby(
+        shown.loc[single, "category_nr"].to_numpy()
+    )
+    shuffled = [rng.permutation(rows) for _, rows in concepts]
+    order = np.concatenate([shuffled[i] for i in rng.permutation(len(shuffled))])
+    return [
+        np.concatenate([order[session::N_SESSIONS], always])
+        for session in range(N_SESSIONS)
+    ]
+
+
+def _shuffled_session(
+    images: pd.DataFrame, number: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Shuffle a session, divide it into runs and add times and answers."""
+    trials = images.sample(frac=1, random_state=rng)
+    run = 1 + _N_RUNS * np.arange(len(trials)) // len(trials)
+    onset = SOA * trials.groupby(run).cumcount().to_numpy()
+    is_catch = (trials["trial_type"] == "catch").to_numpy()
+    delay = 0.6 * np.exp(rng.normal(0, 0.2, len(trials)))
+    answers = {"key_id": _KEY, "key_time": onset + delay, "RT": delay}
+    return trials.assign(
+        onset=onset,
+        image_on=onset,
+        image_off=onset + _DURATION,
+        responded=is_catch.astype(int),
+        **{name: np.where(is_catch, value, np.nan) for name, value in answers.items()},
+        session_nr=number,
+        run_nr=run,
+    )

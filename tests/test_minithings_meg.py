@@ -1,0 +1,363 @@
+from collections import Counter
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.signal import welch
+
+from paperlib.minithings.evoked import image_responses
+from paperlib.minithings.head import meg_info
+from paperlib.minithings.meg_recordings import (
+    SFREQ,
+    baseline_scores,
+    make_sensors,
+    simulate_participants,
+    simulate_session,
+)
+from paperlib.minithings.meg_stimuli import (
+    CATCH_CODE,
+    N_SESSIONS,
+    draw_stimuli,
+    draw_trials,
+    write_object_images,
+    write_trials,
+)
+from paperlib.minithings.participants import draw_participant
+from paperlib.recordings.regions import channel_regions
+
+SIZES = {"seed": 1, "n_concepts": 12, "n_images": 4, "n_test_images": 8}
+MINI = {"seed": 20260217, "n_concepts": 120, "n_images": 10, "n_test_images": 60}
+COLUMNS = (
+    "trial_type image_nr category_nr exemplar_nr test_image_nr things_category_nr "
+    "things_image_nr things_exemplar_nr image_path onset image_on image_off responded "
+    "key_id key_time RT session_nr run_nr"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("preprocessed")
+    simulate_participants(folder, **SIZES, subjects=[1, 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def epochs(folder):
+    path = folder / "preprocessed_P1-epo.fif"
+    return mne.read_epochs(path, preload=False, verbose="error")
+
+
+@pytest.fixture(scope="module")
+def mini():
+    stimuli = draw_stimuli(**MINI)
+    return stimuli, draw_trials(stimuli, seed=MINI["seed"], subject=1)
+
+
+@pytest.fixture(scope="module")
+def repeated(epochs):
+    """Trials of the test images, (images, repetitions, sensors, samples)."""
+    chosen = epochs["trial_type == 'test'"]
+    data, codes = chosen.get_data(verbose="error"), chosen.events[:, 2]
+    return np.stack([data[codes == code] for code in np.unique(codes)])
+
+
+@pytest.fixture(scope="module")
+def session():
+    """A session in teslas."""
+    participant, rng = draw_participant(101, seed=0), np.random.default_rng(0)
+    stimuli = draw_stimuli(**SIZES)
+    trials = draw_trials(stimuli, seed=0, subject=1).query("session_nr <= 3")
+    return simulate_session(
+        participant,
+        make_sensors(participant, rng=rng),
+        image_responses(stimuli.scenes),
+        trials=trials,
+        rng=rng,
+    )
+
+
+def occipital(ch_names):
+    return [region == "Occipital" for region in channel_regions(ch_names)]
+
+
+def test_images_are_numbered_by_concept_and_file(mini):
+    things = mini[0].things
+    listed = things.sort_values(["concept", "file"], ignore_index=True)
+    pd.testing.assert_frame_equal(listed, things)
+    assert things["things_image_nr"].tolist() == list(range(1, len(things) + 1))
+    assert things["things_category_nr"].max() == 120
+    for concept, images in things.groupby("concept"):
+        assert 11 <= len(images) <= 14
+        exemplars = images["file"].str.removeprefix(f"{concept}_").str[:2].astype(int)
+        assert exemplars.tolist() == images["things_exemplar_nr"].tolist()
+        assert exemplars.tolist() == list(range(1, len(images) + 1))
+
+
+def test_scenes_show_the_concepts_of_their_images(mini):
+    concepts = [scene.concept for scene in mini[0].scenes]
+    assert concepts == mini[0].things["concept"].tolist()
+
+
+def test_single_images_are_the_first_of_every_concept(mini):
+    shown = mini[0].shown.query("trial_type == 'exp'")
+    assert len(shown) == 1200
+    assert (
+        shown["image_nr"] == 10 * (shown["category_nr"] - 1) + shown["exemplar_nr"]
+    ).all()
+    assert (shown["things_exemplar_nr"] == shown["exemplar_nr"]).all()
+    assert shown["things_exemplar_nr"].max() == 10
+
+
+def test_test_images_are_later_ones_of_concepts_that_are_shown_too(mini):
+    shown = mini[0].shown
+    test = shown.query("trial_type == 'test'")
+    assert len(test) == test["things_category_nr"].nunique() == 60
+    assert test["things_exemplar_nr"].between(11, 14).all()
+    assert test["things_exemplar_nr"].nunique() == 4
+    assert (test["category_nr"] == test["things_category_nr"]).all()
+    assert set(test["exemplar_nr"]) == {11}
+    single = shown.query("trial_type == 'exp'")
+    assert set(test["things_category_nr"]) <= set(single["things_category_nr"])
+    assert not set(test["things_image_nr"]) & set(single["things_image_nr"])
+
+
+def test_the_number_of_a_test_image_says_nothing_about_its_concept(mini):
+    test = mini[0].shown.query("trial_type == 'test'")
+    assert test["test_image_nr"].tolist() == list(range(1, 61))
+    assert not test["things_image_nr"].is_monotonic_increasing
+    assert (test["image_nr"] == 1216 + test["test_image_nr"]).all()
+
+
+def test_catch_images_have_numbers_of_their_own(mini):
+    catch = mini[0].shown.query("trial_type == 'catch'")
+    assert set(catch["category_nr"]) == {121}
+    assert catch["image_nr"].tolist() == list(range(1201, 1217))
+    assert catch["image_path"].iloc[15] == "images_catch_meg/catch016.jpg"
+    things = ["things_category_nr", "things_image_nr", "things_exemplar_nr"]
+    assert catch[[*things, "test_image_nr"]].isna().all(axis=None)
+
+
+def test_paths_lead_to_the_images(mini):
+    stimuli = mini[0]
+    shown = stimuli.shown.dropna(subset="things_image_nr")
+    rows = stimuli.things.iloc[shown["things_image_nr"].astype(int) - 1]
+    folders = np.where(
+        shown["trial_type"] == "exp", "images_meg/" + rows["concept"], "images_test_meg"
+    )
+    assert (folders + "/" + rows["file"]).tolist() == shown["image_path"].tolist()
+
+
+def test_trial_tables_have_the_published_columns_and_counts(mini):
+    trials = mini[1]
+    assert trials.columns.tolist() == COLUMNS.split()
+    counts = trials.groupby("session_nr")["trial_type"].value_counts().unstack()
+    assert counts.to_dict("list") == {
+        "catch": [16] * N_SESSIONS,
+        "exp": [100] * N_SESSIONS,
+        "test": [60] * N_SESSIONS,
+    }
+    repetitions = trials.groupby("image_nr")["trial_type"].agg(["size", "first"])
+    assert repetitions.groupby("first")["size"].agg(["min", "max"]).to_dict(
+        "index"
+    ) == {
+        "catch": {"min": 12, "max": 12},
+        "exp": {"min": 1, "max": 1},
+        "test": {"min": 12, "max": 12},
+    }
+
+
+def test_catch_trials_are_as_frequent_as_published():
+    shown = draw_stimuli(seed=0, n_concepts=384, n_images=58, n_test_images=200).shown
+    counts = shown["trial_type"].value_counts()
+    assert (counts["exp"], counts["test"]) == (22272, 200)
+    assert counts["catch"] == 200
+
+
+def test_a_session_shows_a_concept_once_and_test_images_once(mini):
+    single = mini[1].query("trial_type == 'exp'")
+    assert single.groupby("session_nr")["category_nr"].value_counts().max() == 1
+    other = mini[1].query("trial_type != 'exp'")
+    assert other.groupby("session_nr")["image_nr"].value_counts().max() == 1
+
+
+def test_trials_are_shuffled_and_timed_within_ten_runs(mini):
+    trials = mini[1]
+    assert trials.groupby("session_nr")["run_nr"].nunique().tolist() == [10] * 12
+    order = trials[["session_nr", "run_nr", "onset"]]
+    assert order.apply(tuple, axis=1).is_monotonic_increasing
+    for _, run in trials.groupby(["session_nr", "run_nr"]):
+        np.testing.assert_allclose(run["onset"], 1.5 * np.arange(len(run)))
+    np.testing.assert_allclose(trials["image_off"] - trials["image_on"], 0.5)
+    assert not trials["image_nr"].iloc[:176].is_monotonic_increasing
+
+
+def test_catch_images_are_answered_and_nothing_else_is(mini):
+    trials = mini[1]
+    catch = trials["trial_type"] == "catch"
+    assert (trials["responded"] == catch).all()
+    for column in ("key_id", "key_time", "RT"):
+        assert (trials[column].notna() == catch).all()
+    delay = (trials["key_time"] - trials["onset"])[catch]
+    np.testing.assert_allclose(delay, trials.loc[catch, "RT"])
+    assert trials.loc[catch, "RT"].between(0.2, 1.5).all()
+
+
+def test_too_many_concepts_or_test_images_are_refused():
+    with pytest.raises(ValueError, match="at most 384 .* got 400 and 5"):
+        draw_stimuli(seed=0, n_concepts=400, n_images=1, n_test_images=5)
+    with pytest.raises(ValueError, match="at most n_concepts; got 4 and 5"):
+        draw_stimuli(seed=0, n_concepts=4, n_images=1, n_test_images=5)
+
+
+def test_every_image_of_the_list_is_written(tmp_path):
+    sizes = {"seed": 1, "n_concepts": 3, "n_images": 2, "n_test_images": 2}
+    write_object_images(tmp_path, **sizes, image_size=40)
+    things = draw_stimuli(**sizes).things
+    written = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
+    assert written == (things["concept"] + "/" + things["file"]).tolist()
+    assert Image.open(tmp_path / written[-1]).size == (40, 40)
+
+
+def test_tables_of_participants_show_the_same_images_in_another_order(tmp_path):
+    write_trials(tmp_path, **SIZES, subjects=[1, 2])
+    one, two = (
+        pd.read_csv(tmp_path / f"sample_attributes_P{subject}.csv")
+        for subject in (1, 2)
+    )
+    assert one.columns.tolist() == COLUMNS.split()
+    assert sorted(one["image_nr"]) == sorted(two["image_nr"])
+    assert (one["image_nr"] != two["image_nr"]).any()
+
+
+def test_epochs_come_in_four_parts_that_are_read_as_one(folder, epochs):
+    endings = ("", "-1", "-2", "-3")
+    names = {f"preprocessed_P{n}-epo{end}.fif" for n in (1, 2) for end in endings}
+    assert {path.name for path in folder.iterdir()} == names
+    trials = draw_trials(draw_stimuli(**SIZES), seed=1, subject=1)
+    assert len(epochs) == len(trials)
+    assert epochs.info["sfreq"] == 200
+    np.testing.assert_allclose(epochs.times, np.arange(-20, 261) / 200)
+
+
+def test_sensors_are_those_of_things_meg_in_order(epochs):
+    assert epochs.ch_names == meg_info().ch_names
+    assert epochs.ch_names[0] == "MLC11-1609" and epochs.ch_names[-1] == "MZP01-1609"
+    groups = dict.fromkeys(name[:3] for name in epochs.ch_names)
+    expected = "MLC MLF MLO MLP MLT MRC MRF MRO MRP MRT MZC MZF MZO MZP"
+    assert list(groups) == expected.split()
+    assert Counter(name[2] for name in epochs.ch_names) == {
+        **{"F": 67, "C": 52, "P": 45},
+        **{"O": 39, "T": 68},
+    }
+    assert set(epochs.get_channel_types()) == {"mag"}
+
+
+def test_metadata_are_the_trial_table(epochs, tmp_path):
+    write_trials(tmp_path, **SIZES, subjects=[1])
+    table = pd.read_csv(tmp_path / "sample_attributes_P1.csv")
+    pd.testing.assert_frame_equal(
+        epochs.metadata, table, check_dtype=False, check_exact=False
+    )
+
+
+def test_events_are_numbers_of_things_images_and_catch_trials_999999(epochs):
+    numbers = epochs.metadata["things_image_nr"].fillna(CATCH_CODE)
+    np.testing.assert_array_equal(epochs.events[:, 2], numbers)
+    assert (np.diff(epochs.events[:, 0]) == 300).all()
+    assert epochs.event_id == {str(n): n for n in sorted({*numbers.astype(int)})}
+    assert (epochs.metadata["trial_type"][numbers == 999999] == "catch").all()
+
+
+def test_the_file_holds_single_precision(folder, epochs):
+    n_bytes = sum(path.stat().st_size for path in folder.glob("*P1*"))
+    assert 1 < n_bytes / (4 * len(epochs) * 271 * 281) < 1.05
+
+
+def test_baselines_have_mean_0_and_deviation_1(repeated):
+    baseline = repeated[..., :21]
+    np.testing.assert_allclose(baseline.mean(axis=-1), 0, atol=1e-5)
+    np.testing.assert_allclose(baseline.std(axis=-1), 1, atol=1e-5)
+
+
+def test_z_scores_do_not_depend_on_the_unit(session):
+    one, two = baseline_scores(session), baseline_scores(1e15 * session)
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+
+
+def test_fields_are_femtoteslas_and_band_passed(session):
+    signals = session.reshape(271, -1)
+    assert 50e-15 < np.median(signals.std(axis=1)) < 500e-15
+    frequencies, power = welch(signals, SFREQ, nperseg=800)
+    power = np.median(power, axis=0)
+    passed = power[(frequencies > 0.2) & (frequencies < 38)]
+    assert power[frequencies > 52].max() < 1e-6 * passed.min()
+    assert (
+        5e-15 < np.sqrt(power[(frequencies > 30) & (frequencies < 38)]).min() < 10e-15
+    )
+    slow = power[(frequencies > 1) & (frequencies < 4)].mean()
+    alpha = power[(frequencies > 9) & (frequencies < 11)].mean()
+    fast = power[(frequencies > 20) & (frequencies < 30)].mean()
+    assert min(slow, alpha) > 5 * fast
+
+
+def test_evoked_fields_are_largest_over_visual_cortex(repeated, epochs):
+    evoked = np.abs(repeated.mean(axis=(0, 1)))  # C T
+    window = (epochs.times > 0.08) & (epochs.times < 0.2)
+    peak = evoked[:, window].max(axis=1)
+    best = channel_regions(np.array(epochs.ch_names)[peak.argsort()[-20:]])
+    assert set(best) <= {"Occipital", "Temporal", "Parietal"}
+    assert peak.max() > 3 * evoked[:, :21].max()
+
+
+def test_images_drive_a_small_share_of_the_variance_of_trials(repeated, epochs):
+    """Between 0.5 and 20 % over all sensors, most at the occipital ones."""
+    window = (epochs.times > 0.05) & (epochs.times < 0.4)
+    data = repeated[..., window]
+    within = data.var(axis=1, ddof=1).mean(axis=(0, 2))
+    between = data.mean(axis=1).var(axis=0, ddof=1).mean(axis=1) - within / 12
+    visual = occipital(epochs.ch_names)
+    assert 0.005 < between.mean() / within.mean() < 0.2
+    assert (
+        between[visual].mean() / within[visual].mean() > between.mean() / within.mean()
+    )
+
+
+def test_differences_between_images_repeat(repeated, epochs):
+    data = repeated[:, :, occipital(epochs.ch_names), 21:121]
+    first, second = (data[:, half::2].mean(axis=1) for half in (0, 1))
+    first, second = (x - x.mean(axis=0) for x in (first, second))
+    right = np.mean(
+        [np.corrcoef(first[i].ravel(), second[i].ravel())[0, 1] for i in range(8)]
+    )
+    wrong = np.mean(
+        [np.corrcoef(first[i].ravel(), second[i - 1].ravel())[0, 1] for i in range(8)]
+    )
+    assert right > 0.1 > wrong
+    assert right < 0.95
+
+
+def test_participants_differ(epochs, folder):
+    path = folder / "preprocessed_P2-epo.fif"
+    other = mne.read_epochs(path, preload=False, verbose="error")
+    one, two = (
+        part["trial_type == 'test'"].average().data[:, 21:121]
+        for part in (epochs, other)
+    )
+    assert np.corrcoef(one.ravel(), two.ravel())[0, 1] < 0.9
+    assert (
+        draw_participant(101, seed=1).peaks[0] != draw_participant(1, seed=1).peaks[0]
+    )
+
+
+def test_a_lost_participant_comes_back_with_the_same_bytes(folder, tmp_path):
+    interrupted = tmp_path / ".preprocessed_P2-epo.partial"
+    interrupted.mkdir()
+    (interrupted / "0_raw.fif").write_text("half")
+    simulate_participants(tmp_path, **SIZES, subjects=[2])
+    lost = {path.name: path.read_bytes() for path in folder.glob("*P2*")}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == lost
+    before = (tmp_path / "preprocessed_P2-epo.fif").stat().st_mtime_ns
+    simulate_participants(tmp_path, **SIZES, subjects=[2])
+    assert (tmp_path / "preprocessed_P2-epo.fif").stat().st_mtime_ns == before
