@@ -95,7 +95,7 @@ print(
 # %%
 scores = tidy_scores(scored)
 summary = summarize(scores, seed=seed, resamples=resamples)
-methods = max(scores.groupby("subject")["method"].unique(), key=len)  # in order
+methods = list(dict.fromkeys(scores["method"]))
 undefined = summary[summary["n_undefined"] > 0]
 print(f"Not defined: {undefined.groupby('method')['metric'].agg(list).to_dict()}")
 
@@ -110,8 +110,7 @@ print(f"Not defined: {undefined.groupby('method')['metric'].agg(list).to_dict()}
 # %%
 published = pd.read_csv(where("published_table", name=MAIN_TABLES[dataset]))
 main = with_published(summary[summary["metric"].isin(MAIN_METRICS)], published)
-rows = [*methods, *main["method"].drop_duplicates()[lambda m: ~m.isin(methods)]]
-wide = wide_table(main, rows=rows, metrics=MAIN_METRICS)
+wide = wide_table(main, rows=list(dict.fromkeys(main["method"])), metrics=MAIN_METRICS)
 display(wide)
 
 # %% [markdown]

@@ -96,6 +96,12 @@ def test_seeds_are_averaged_and_intervals_hold_the_mean():
     assert (row["n_subjects"], row["n_images"], row["n_undefined"]) == (2, 30, 0)
 
 
+def test_methods_keep_their_order_where_a_subject_lacks_one():
+    values = {"mse": np.zeros(3)}
+    scored = [(m, 1, values) for m in "ac"] + [(m, 2, values) for m in "abc"]
+    assert list(dict.fromkeys(tidy_scores(scored)["method"])) == list("abc")
+
+
 def test_predictions_are_what_the_comparison_asks_for(tmp_path):
     rng = np.random.default_rng(3)
     samples = rng.standard_normal((2, 5, 4, 2, 3))  # subjects, N K C T

@@ -199,7 +199,8 @@ def tidy_scores(scored: Iterable[tuple[str, int, Scores]]) -> pd.DataFrame:
     -------
     DataFrame
         Columns method, subject, image, metric, value. Equal method and subject (other
-        training seeds) are averaged.
+        training seeds) are averaged. Methods are in the order of the subject that has
+        most of them: cross-subject scores lack the subject trained on.
     """
     parts = [
         pd.DataFrame(scores)
@@ -210,7 +211,9 @@ def tidy_scores(scored: Iterable[tuple[str, int, Scores]]) -> pd.DataFrame:
         for method, subject, scores in scored
     ]
     keys = ["method", "subject", "image", "metric"]
-    return pd.concat(parts).groupby(keys, sort=False)["value"].mean().reset_index()
+    scores = pd.concat(parts).groupby(keys, sort=False)["value"].mean().reset_index()
+    order = list(max(scores.groupby("subject")["method"].unique(), key=len))
+    return scores.sort_values("method", key=lambda m: m.map(order.index), kind="stable")
 
 
 def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFrame:
