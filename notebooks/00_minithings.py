@@ -210,7 +210,8 @@ plt.show()
 occipital = ("O", "PO", "MLO", "MRO", "MZO")
 for name, trials in {**epochs, f"MEG {first}": fields}.items():
     picks = [channel for channel in trials.ch_names if channel.startswith(occipital)]
-    data, codes = trials.get_data(picks, tmin=0.05, tmax=0.4), trials.events[:, 2]
+    data = trials.get_data(picks, tmin=0.05, tmax=0.4, verbose="error")
+    codes = trials.events[:, 2]
     groups = [data[codes == code] for code in np.unique(codes)]
     within = np.mean([group.var(axis=0, ddof=1) for group in groups], axis=0)
     size = np.mean([len(group) for group in groups])
