@@ -17,7 +17,6 @@ from paperlib.minithings.meg_recordings import (
     simulate_session,
 )
 from paperlib.minithings.meg_stimuli import (
-    CATCH_CODE,
     N_SESSIONS,
     draw_stimuli,
     draw_trials,
@@ -26,6 +25,7 @@ from paperlib.minithings.meg_stimuli import (
 )
 from paperlib.minithings.participants import draw_participant
 from paperlib.recordings.regions import channel_regions
+from paperlib.recordings.things_meg import CATCH_NUMBER
 
 SIZES = {"seed": 1, "n_concepts": 12, "n_images": 4, "n_test_images": 8}
 MINI = {"seed": 20260217, "n_concepts": 120, "n_images": 10, "n_test_images": 60}
@@ -263,7 +263,7 @@ def test_metadata_are_the_trial_table(epochs, tmp_path):
 
 
 def test_events_are_numbers_of_things_images_and_catch_trials_999999(epochs):
-    numbers = epochs.metadata["things_image_nr"].fillna(CATCH_CODE)
+    numbers = epochs.metadata["things_image_nr"].fillna(CATCH_NUMBER)
     np.testing.assert_array_equal(epochs.events[:, 2], numbers)
     assert (np.diff(epochs.events[:, 0]) == 300).all()
     assert epochs.event_id == {str(n): n for n in sorted({*numbers.astype(int)})}

@@ -20,6 +20,7 @@ _TARGET_SEED = 99999
 _TARGET_PARIETAL_GAIN = 3.0
 _TRIAL_JITTER, _JITTER = 0.006, 0.004  # s
 _GAIN_SD = 0.2
+_DURATION = 1.6  # s after which the slowest response has died away
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,6 @@ def evoked_currents(
     onsets: np.ndarray,
     n_samples: int,
     sfreq: float,
-    duration: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Add up the dipole moments evoked by all trials.
@@ -82,8 +82,6 @@ def evoked_currents(
         Length of the recording; the last response must fit into it.
     sfreq
         Sampling rate in Hz.
-    duration
-        How long a response may last, in seconds.
     rng
         Source of trial-to-trial variability.
 
@@ -100,7 +98,7 @@ def evoked_currents(
     late = rng.normal(0, _TRIAL_JITTER, (rows.size, 1)) + rng.normal(0, _JITTER, size)
     moments = gain * responses.strength[rows] * participant.moments
     peaks = participant.peaks + late + responses.shift[rows, None]
-    n_times = round(duration * sfreq)
+    n_times = round(_DURATION * sfreq)
     times = (np.arange(n_times) / sfreq).astype(np.float32)
     columns = np.float32([participant.widths, participant.rebounds])[..., None]
     currents = np.zeros((n_sources, n_samples), np.float32)

@@ -9,10 +9,9 @@ from functools import cache
 
 import mne
 import numpy as np
-from mne.io.constants import FIFF
 from scipy.spatial.transform import Rotation
 
-from paperlib.recordings.sensors import sensor_info
+from paperlib.recordings.sensors import ctf_helmet, sensor_info
 from paperlib.recordings.things_eeg2 import RAW_CHANNELS
 
 REFERENCE = "Fz"  # the online reference of THINGS-EEG2
@@ -63,18 +62,10 @@ def meg_info(sfreq: float = 1200.0) -> mne.Info:
     -------
     Info
         271 axial gradiometers (type ``mag``, in tesla) named and ordered as in
-        THINGS-MEG, from MNE's canonical CTF-275 helmet. That lacks MLO42, which is set
-        at the mirror image of MRO42.
+        THINGS-MEG.
     """
-    helmet = mne.channels.read_meg_canonical_info("ctf275", verbose="error")
-    places = {ch["ch_name"].split("-")[0]: ch["loc"] for ch in helmet["chs"]}
-    places["MLO42"] = _mirrored(places["MRO42"])
-    kept = sorted(set(places) - set(_NOT_RECORDED + _REMOVED))
-    info = mne.create_info([f"{name}-{_SERIAL}" for name in kept], sfreq, "mag")
-    for channel, name in zip(info["chs"], kept, strict=True):
-        channel["loc"] = places[name].copy()
-        channel["coil_type"] = FIFF.FIFFV_COIL_CTF_GRAD
-        channel["coord_frame"] = FIFF.FIFFV_COORD_DEVICE
+    kept = sorted(ctf_helmet().keys() - {*_NOT_RECORDED, *_REMOVED})
+    info = sensor_info([f"{name}-{_SERIAL}" for name in kept], sfreq)
     to_head = np.eye(4)
     to_head[:3, 3] = -_CENTER_IN_HELMET
     info["dev_head_t"] = mne.transforms.Transform("meg", "head", to_head)
@@ -139,13 +130,6 @@ def _electrode_directions() -> np.ndarray:
     )
     rays = np.array([channel["loc"][:3] for channel in info["chs"]]) - center
     return rays / np.linalg.norm(rays, axis=1, keepdims=True)
-
-
-def _mirrored(loc: np.ndarray) -> np.ndarray:
-    """Reflect a coil's position and axes at the sagittal plane, right-handed again."""
-    axes = loc.reshape(4, 3) * [-1, 1, 1]
-    axes[1] *= -1
-    return axes.ravel()
 
 
 def _forward(

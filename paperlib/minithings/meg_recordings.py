@@ -43,7 +43,7 @@ from scipy.spatial.transform import Rotation
 
 from paperlib.minithings.evoked import Responses, evoked_currents, image_responses
 from paperlib.minithings.head import meg_info, meg_lead_field
-from paperlib.minithings.meg_stimuli import CATCH_CODE, SOA, draw_stimuli, draw_trials
+from paperlib.minithings.meg_stimuli import SOA, draw_stimuli, draw_trials
 from paperlib.minithings.ongoing import (
     ALPHA_RMS,
     CORTEX_RMS,
@@ -55,6 +55,7 @@ from paperlib.minithings.ongoing import (
 )
 from paperlib.minithings.participants import Participant, draw_participant
 from paperlib.minithings.recordings import scalp_potentials
+from paperlib.recordings.things_meg import CATCH_NUMBER
 
 SFREQ = 200  # Hz
 TMIN, TMAX = -0.1, 1.3  # s
@@ -64,7 +65,6 @@ _SOA = round(SOA * SFREQ)  # samples
 _EPOCH = round((TMAX - TMIN) * SFREQ) + 1
 _BASELINE = round(-TMIN * SFREQ) + 1
 _MARGIN = 2 * _SOA  # samples after the last onset
-_RESPONSE = 1.6  # s that a response may last
 _FLANKS = ([0.0, 0.1, 40.0, 50.0], [0.0, 1.0, 1.0, 0.0])  # Hz, gain
 _SENSOR_NOISE = 5e-15  # T / sqrt(Hz)
 
@@ -205,7 +205,6 @@ def simulate_session(
         onsets=onsets,
         n_samples=n_samples,
         sfreq=SFREQ,
-        duration=_RESPONSE,
         rng=rng,
     )
     n_fft = next_fast_len(n_samples, real=True)
@@ -254,7 +253,7 @@ def write_epochs(
     trials
         The trial table, which becomes the metadata.
     """
-    codes = trials["things_image_nr"].fillna(CATCH_CODE).astype(int)
+    codes = trials["things_image_nr"].fillna(CATCH_NUMBER).astype(int)
     samples = _BASELINE - 1 + _SOA * np.arange(len(trials))
     n_bytes = 4 * len(trials) * len(meg_info().ch_names) * _EPOCH
     scratch = path.with_name(f".{path.stem}.partial")

@@ -16,7 +16,6 @@ from paperlib.atomic import atomic_path, write_text
 from paperlib.minithings.scenes import CONCEPTS, Scene, render, sample_scene
 
 N_SESSIONS = 12
-CATCH_CODE = 999999  # in place of the number of an image
 SOA = 1.5  # s
 _N_RUNS = 10  # a session
 _DURATION = 0.5  # s that an image is shown

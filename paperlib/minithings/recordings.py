@@ -52,7 +52,6 @@ _SOA = 200  # samples
 _SEQUENCE = 20  # images
 _PAUSE = 1000  # samples between sequences
 _MARGIN = 2000  # samples before the first and after the last image
-_RESPONSE = 0.75  # s that a response may last
 # Shares of the planned presentations, from the published stimulus orders.
 _TARGETS = {"training": 90 / 16540, "test": 24 / 4000}
 _EXTRA = {"training": 170 / 16540, "test": 56 / 4000}
@@ -272,7 +271,6 @@ def simulate_recording(
         onsets=onsets,
         n_samples=n_samples,
         sfreq=SFREQ,
-        duration=_RESPONSE,
         rng=rng,
     )
     data = np.zeros((len(RAW_CHANNELS) + 1, n_samples))

@@ -33,8 +33,8 @@ def sensor_info(ch_names: Sequence[str], sfreq: float) -> mne.Info:
         If a sensor is unknown, or electrodes and MEG sensors are mixed.
     """
     bare = [without_serial(name) for name in ch_names]
-    if not _helmet().keys().isdisjoint(bare):
-        _check_known(bare, list(_helmet()), kind="sensors of the CTF helmet")
+    if not ctf_helmet().keys().isdisjoint(bare):
+        _check_known(bare, list(ctf_helmet()), kind="sensors of the CTF helmet")
         return _gradiometers(ch_names, sfreq)
     montage = mne.channels.make_standard_montage("colin27_1005")
     _check_known(ch_names, montage.ch_names, kind="electrodes of the 10-05 system")
@@ -52,18 +52,24 @@ def _gradiometers(ch_names: Sequence[str], sfreq: float) -> mne.Info:
     """Info of CTF sensors."""
     info = mne.create_info(list(ch_names), sfreq, ch_types="mag")
     for channel, name in zip(info["chs"], ch_names, strict=True):
-        channel["loc"] = _helmet()[without_serial(name)].copy()
+        channel["loc"] = ctf_helmet()[without_serial(name)].copy()
         channel["coil_type"] = FIFF.FIFFV_COIL_CTF_GRAD
         channel["coord_frame"] = FIFF.FIFFV_COORD_DEVICE
     return info
 
 
 @cache
-def _helmet() -> dict[str, np.ndarray]:
-    """Coil positions and axes of the CTF-275 helmet by name, in device coordinates.
+def ctf_helmet() -> dict[str, np.ndarray]:
+    """Return coil positions and axes of the CTF-275 helmet by name.
 
     MNE's canonical helmet lacks MLO42, which THINGS-MEG recorded; it is set at the
     mirror image of MRO42.
+
+    Returns
+    -------
+    dict of str to ndarray of shape (12,)
+        In device coordinates: position in meters and three axes. Names are without
+        the serial number.
     """
     info = mne.channels.read_meg_canonical_info("ctf275", verbose="error")
     places = {
