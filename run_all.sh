@@ -35,9 +35,9 @@ install() {
     say "Setting up .venv with $("$python" --version) (once; a few minutes)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     # torch first: other packages would otherwise choose a version of it
-    .venv/bin/python -m pip install --quiet "$(grep '^torch==' requirements.txt)"
-    .venv/bin/python -m pip install --quiet -r requirements.txt
-    .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+    .venv/bin/python -m pip install --quiet --quiet "$(grep '^torch==' requirements.txt)"
+    .venv/bin/python -m pip install --quiet --quiet -r requirements.txt
+    .venv/bin/python -m pip install --quiet --quiet --no-deps --no-build-isolation -e .
     cp requirements.txt .venv/installed.txt
 }
 
@@ -73,7 +73,7 @@ while [ $# -gt 0 ]; do
         --config=*) config=${1#*=} ;;
         --cores) cores=${2:?--cores needs a number}; shift ;;
         --cores=*) cores=${1#*=} ;;
-        -n | --dry-run) dry_run=yes; passed+=("$1") ;;
+        -n | --dry-run) dry_run=yes; passed+=("$1") ;;  # which also says why
         *) passed+=("$1") ;;
     esac
     shift
@@ -85,6 +85,7 @@ if [ "$task" = test ]; then
     exec python -m pytest ${passed[@]+"${passed[@]}"}
 fi
 
+[ -n "$dry_run" ] || passed+=(--quiet reason)
 say "Configuration $config, cores: $cores"
 python -m snakemake --cores "$cores" --config "config=$config" \
     --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
