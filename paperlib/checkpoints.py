@@ -14,9 +14,11 @@ from torch import nn
 
 from paperlib.atomic import atomic_path, write_text
 from paperlib.models.dit import DiT
+from paperlib.models.synbrain import SynBrain
+from paperlib.models.unet import UNet
 from paperlib.validation import check_option
 
-ARCHITECTURES = {"dit": DiT}
+ARCHITECTURES = {"dit": DiT, "unet": UNet, "synbrain": SynBrain}
 
 
 def build_model(recipe: dict) -> nn.Module:
