@@ -125,8 +125,8 @@ def images(wildcards):
 
 
 def embedded(wildcards):
-    """Name what is turned into tokens: images, or captions."""
-    if wildcards.tokens == "image":
+    """Name what is turned into tokens: images, or images with captions."""
+    if wildcards.tokens == "image" or wildcards.tokens in SETTINGS["embedding"]["networks"]:
         return images(wildcards)
     captions = path("captions", dataset=wildcards.dataset, captioner=wildcards.tokens)
     return [*images(wildcards), captions]
@@ -239,7 +239,7 @@ rule caption:
 
 
 rule embed:
-    """Turn images, or one captioner's captions, into CLIP tokens."""
+    """Turn images, or captions, into CLIP tokens, or images into CNN features."""
     input:
         embedded,
         notebook="notebooks/03_embed.py",
@@ -255,7 +255,7 @@ rule embed:
     resources:
         gpu=1,
     message:
-        "03: CLIP tokens of {wildcards.dataset}, {wildcards.tokens}"
+        "03: tokens of {wildcards.dataset}, {wildcards.tokens}"
     shell:
         EXECUTE
 

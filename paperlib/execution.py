@@ -6,6 +6,7 @@ script asks for sockets in the file system instead; all else is papermill's.
 """
 
 import argparse
+import logging
 from tempfile import TemporaryDirectory
 
 import jupytext
@@ -44,7 +45,8 @@ def execute(notebook: str, executed: str, parameters: dict) -> None:
 
 
 def main() -> None:
-    """Read the command line."""
+    """Read the command line; what the notebook prints goes to standard error."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebook")
     parser.add_argument("executed")

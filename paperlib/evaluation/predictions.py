@@ -46,11 +46,14 @@ def read_predictions(
 
 
 def method_name(label: str, entry: dict, n_samples: int) -> str:
-    """Name a row of a comparison, such as ``Ours (v), mean of 16, cross-subject``."""
-    parts = [
-        label,
-        "one sample" if entry["samples"] == "one" else f"mean of {n_samples}",
-    ]
+    """Name a row of a comparison, such as ``Ours (v), mean of 16, cross-subject``.
+
+    A method that does not sample (``n_samples`` is 1) is named by its label.
+    """
+    parts = [label]
+    if n_samples > 1:
+        one = entry["samples"] == "one"
+        parts.append("one sample" if one else f"mean of {n_samples}")
     parts += ["cross-subject"] * entry.get("cross_subject", False)
     parts += ["other image"] * entry.get("other_image", False)
     return ", ".join(parts)
