@@ -48,7 +48,11 @@ from paperlib.evaluation.predictions import read_predictions
 from paperlib.paths import MAIN_TABLES, locate
 from paperlib.progress import progress_bar
 from paperlib.provenance import start_record
-from paperlib.recordings.signals import average_repetitions, load_signals
+from paperlib.recordings.signals import (
+    average_repetitions,
+    load_signals,
+    mean_response,
+)
 from paperlib.reporting.figures import save_figure, set_theme
 from paperlib.reporting.scores import caption, plot_scores, with_published
 from paperlib.reporting.tables import save_table, wide_table
@@ -76,7 +80,7 @@ scored = []
 for subject in progress_bar(settings["subjects"], label="Scoring", unit="subject"):
     signals = load_signals(where("signals", subject=subject))
     responses = average_repetitions(signals.test)
-    mean = average_repetitions(signals.training).mean(axis=0)  # C T
+    mean = mean_response(signals.training)  # C T
     recorded = Recordings.prepare(responses, mean, **evaluation)
     for method, predicted in control_predictions(mean, len(responses)):
         scored.append((method, subject, score(predicted, recorded)))

@@ -35,7 +35,7 @@ from paperlib.paths import TOPOGRAPHIES, locate
 from paperlib.progress import progress_bar
 from paperlib.provenance import start_record
 from paperlib.recordings.sensors import sensor_info
-from paperlib.recordings.signals import average_repetitions, load_signals
+from paperlib.recordings.signals import load_signals, mean_response
 from paperlib.reporting.figures import save_figure, set_theme
 from paperlib.reporting.topographies import plot_topographies, window_means
 
@@ -58,7 +58,7 @@ maps = {}
 for subject in progress_bar(settings["subjects"], label="Averaging", unit="subject"):
     signals = load_signals(where("signals", subject=subject))
     for partition in ("training", "test"):
-        response = average_repetitions(getattr(signals, partition)).mean(axis=0)  # C T
+        response = mean_response(getattr(signals, partition))  # C T
         means = window_means(response, signals.times, windows)
         maps[f"Subject {subject}\n{partition}"] = means
 look = {
