@@ -89,11 +89,11 @@ def settings(notebook, **fixed):
     return values
 
 
-def trained(alias, dataset):
+def trained(alias, dataset, file=""):
     """List one file of every trained run of a data set."""
     entry = DATASETS[dataset]
     return [
-        path(alias, dataset=dataset, run=run, subject=subject, seed=seed)
+        path(alias, dataset=dataset, run=run, subject=subject, seed=seed) + file
         for run in SETTINGS["runs"]
         for subject in entry["subjects"]
         for seed in entry["seeds"]
@@ -270,6 +270,7 @@ rule train:
     output:
         weights=path("checkpoint") + "/model.safetensors",
         recipe=path("checkpoint") + "/config.json",
+        budget=path("training") + "/budget.json",
         record=record("04_train"),
     log:
         **logs("04_train"),
@@ -318,6 +319,7 @@ for dataset in DATASETS:
         input:
             signals(dataset),
             trained("samples", dataset),
+            trained("training", dataset, "/budget.json"),
             published=path("published_table", name=MAIN_TABLES[dataset]),
             notebook="notebooks/06_evaluate.py",
             library=library("06_evaluate"),

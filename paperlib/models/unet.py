@@ -19,7 +19,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from paperlib.models.layout import patch_layout
@@ -81,6 +80,8 @@ class UNet(nn.Module):
         self.conditioning = conditioning
         self.layout = patch_layout(regions, n_times, patch=patch, padding="global")
         features, deeper = math.prod(self.layout.patch), len(widths) - 1
+        from diffusers import UNet2DConditionModel  # takes seconds to import
+
         self.network = UNet2DConditionModel(
             in_channels=features,
             out_channels=features,
