@@ -90,11 +90,11 @@ def settings(notebook, **fixed):
 
 
 def trained(alias, dataset, file=""):
-    """List one file of every trained run of a data set."""
+    """List one file of every run that the comparison names, for a data set."""
     entry = DATASETS[dataset]
     return [
         path(alias, dataset=dataset, run=run, subject=subject, seed=seed) + file
-        for run in SETTINGS["runs"]
+        for run in dict.fromkeys(row["run"] for row in SETTINGS["comparison"])
         for subject in entry["subjects"]
         for seed in entry["seeds"]
     ]

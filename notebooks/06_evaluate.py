@@ -140,7 +140,8 @@ display(wide)
 # %%
 supplement = summary[summary["metric"].isin(SUPPLEMENT_METRICS)]
 wide_supplement = wide_table(supplement, rows=methods, metrics=SUPPLEMENT_METRICS)
-chance = chance_levels(len(signals.test))
+levels = chance_levels(len(signals.test))
+chance = {name: level for name, level in levels.items() if name in METRICS}
 display(wide_supplement)
 
 # %% [markdown]
@@ -166,8 +167,7 @@ reference = next(m for m in methods if m.startswith(evaluation_reference))
 differences = compare_with(scores, reference, seed=seed, resamples=resamples)
 paired = wide_table(differences, rows=methods, metrics=METRICS).drop(index=reference)
 budgets = read_budgets(settings, where, trial_variance=trial_variance)
-wide_budgets = budget_table(budgets)
-display(paired, wide_budgets)
+display(paired, budget_table(budgets))
 
 # %%
 fig = plot_scores(
@@ -194,28 +194,28 @@ written += save_table(
 
 # %%
 note = "Simulated participants. " if settings["simulated"] else ""
+across_text = (
+    "Correlation over test images, mean over channels and times, with the mean of half "
+    "of the repetitions."
+)
+paired_text = (
+    f"Paired differences from {reference}: mean [95 % bootstrap interval over "
+    "participants and images]."
+)
+budget_text = (
+    "Means over participants and seeds; variance over the samples of an image as a "
+    "share of that over the trials it was trained on."
+)
+
+# %%
+kept = budgets.drop(columns="seconds")  # which differ from run to run
 others = {
-    "across": (
-        tidy_across,
-        wide_across,
-        "Correlation over test images, mean over "
-        "channels and times, with the mean of half of the repetitions.",
-    ),
-    "paired": (
-        differences,
-        paired,
-        f"Paired differences from {reference}: mean "
-        "[95 % bootstrap interval over participants and images].",
-    ),
-    "budgets": (
-        budgets,
-        wide_budgets,
-        "Means over participants and seeds; variance "
-        "over the samples of an image beside that over trials.",
-    ),
+    "across": (tidy_across.reset_index("subject"), wide_across, across_text),
+    "paired": (differences, paired, paired_text),
+    "budgets": (kept.reset_index(), budget_table(kept), budget_text),
 }
 for ending, (tidy, table, text) in others.items():
-    options = {"tidy": tidy.reset_index(), "wide": table, "caption": note + text}
+    options = {"tidy": tidy, "wide": table, "caption": note + text}
     written += save_table(f"{stem}_{ending}", **options)
 
 # %%

@@ -60,6 +60,8 @@ def load_config(config: str, overrides: str = "") -> dict:
     if problems:
         lines = "\n".join(f"  - {_explain(problem)}" for problem in problems)
         raise ValueError(f"{path.name} is not a valid configuration:\n{lines}")
+    for row in settings["comparison"]:
+        check_option("comparison.run", row["run"], tuple(settings["runs"]))
     return settings
 
 

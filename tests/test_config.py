@@ -153,6 +153,12 @@ def test_a_notebook_gets_its_sections_only():
     assert settings["notebook"] == "05_sample"
 
 
+def test_rows_of_the_comparison_must_be_runs(edited):
+    path = edited(lambda s: s["comparison"][0].update(run="our_plus"))
+    with pytest.raises(ValueError, match="comparison.run .*Did you mean 'ours_plus'"):
+        load_config(path)
+
+
 def test_unknown_run():
     with pytest.raises(ValueError, match="run must be one of .*Did you mean 'ours_v'"):
         load_settings("04_train", "mini", dataset="things-eeg2", run="our_v")

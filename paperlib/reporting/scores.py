@@ -65,7 +65,9 @@ def caption(
         f"interval over participants and images, {resamples:,} resamples]. "
     )
     if chance:
-        levels = ", ".join(f"{name} {level:.1%}" for name, level in chance.items())
+        levels = ", ".join(
+            f"{name.replace('_', ' ')} {level:.1%}" for name, level in chance.items()
+        )
         return text + f"Chance of identification: {levels}."
     if simulated:
         return text + (
@@ -111,6 +113,7 @@ def budget_table(budgets: pd.DataFrame) -> pd.DataFrame:
     columns = {
         heading: budgets[name].map(form.format).replace("nan", MISSING)
         for name, (heading, form) in formats.items()
+        if name in budgets
     }
     return pd.DataFrame(columns)
 
