@@ -89,12 +89,12 @@ def settings(notebook, **fixed):
     return values
 
 
-def trained(alias, dataset):
-    """List one file of every trained run of a data set."""
+def trained(alias, dataset, file=""):
+    """List one file of every run that the comparison names, for a data set."""
     entry = DATASETS[dataset]
     return [
-        path(alias, dataset=dataset, run=run, subject=subject, seed=seed)
-        for run in SETTINGS["runs"]
+        path(alias, dataset=dataset, run=run, subject=subject, seed=seed) + file
+        for run in dict.fromkeys(row["run"] for row in SETTINGS["comparison"])
         for subject in entry["subjects"]
         for seed in entry["seeds"]
     ]
@@ -125,8 +125,8 @@ def images(wildcards):
 
 
 def embedded(wildcards):
-    """Name what is turned into tokens: images, or captions."""
-    if wildcards.tokens == "image":
+    """Name what is turned into tokens: images, or images with captions."""
+    if wildcards.tokens == "image" or wildcards.tokens in SETTINGS["embedding"]["networks"]:
         return images(wildcards)
     captions = path("captions", dataset=wildcards.dataset, captioner=wildcards.tokens)
     return [*images(wildcards), captions]
@@ -239,7 +239,7 @@ rule caption:
 
 
 rule embed:
-    """Turn images, or one captioner's captions, into CLIP tokens."""
+    """Turn images, or captions, into CLIP tokens, or images into CNN features."""
     input:
         embedded,
         notebook="notebooks/03_embed.py",
@@ -255,7 +255,7 @@ rule embed:
     resources:
         gpu=1,
     message:
-        "03: CLIP tokens of {wildcards.dataset}, {wildcards.tokens}"
+        "03: tokens of {wildcards.dataset}, {wildcards.tokens}"
     shell:
         EXECUTE
 
@@ -270,6 +270,7 @@ rule train:
     output:
         weights=path("checkpoint") + "/model.safetensors",
         recipe=path("checkpoint") + "/config.json",
+        budget=path("training") + "/budget.json",
         record=record("04_train"),
     log:
         **logs("04_train"),
@@ -318,6 +319,7 @@ for dataset in DATASETS:
         input:
             signals(dataset),
             trained("samples", dataset),
+            trained("training", dataset, "/budget.json"),
             published=path("published_table", name=MAIN_TABLES[dataset]),
             notebook="notebooks/06_evaluate.py",
             library=library("06_evaluate"),

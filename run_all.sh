@@ -82,7 +82,7 @@ done
 set_up
 if [ "$task" = test ]; then
     say "Running the tests"
-    exec python -m pytest ${passed[@]+"${passed[@]}"}
+    exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${passed[@]+"${passed[@]}"}
 fi
 
 [ -n "$dry_run" ] || passed+=(--quiet reason)

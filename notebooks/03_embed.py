@@ -26,7 +26,7 @@
 config: str = "mini"  # name of a file in config/
 overrides: str = ""  # YAML that replaces values, as in "embedding: {batch_size: 8}"
 dataset: str = "things-eeg2"
-tokens: str = "image"  # or the captioner whose captions are embedded
+tokens: str = "image"  # or a captioner, or a network whose layers are written
 
 # %%
 import matplotlib.pyplot as plt
@@ -46,6 +46,7 @@ from paperlib.stimuli.embeddings import (
     write_image_tokens,
     write_text_tokens,
 )
+from paperlib.stimuli.features import load_cnn, write_layer_outputs
 from paperlib.stimuli.images import open_image, read_images
 from paperlib.stimuli.tokens import Tokens
 
@@ -56,12 +57,13 @@ where = locate(settings, **keys)
 record = start_record(settings, config=config, overrides=overrides, **keys)
 set_theme()
 embedding = settings["embedding"]
-of_images = tokens == "image"
+networks = embedding["networks"]
+kind = "network" if tokens in networks else "image" if tokens == "image" else "text"
 
 # %%
 images = read_images(where("images"))
 texts = images["concept"].str.replace("_", " ")
-if not of_images:
+if kind == "text":
     captions = read_captions(where("captions", captioner=tokens), images["image_id"])
     texts = captions["caption"]
 clip = load_clip(
@@ -75,12 +77,13 @@ print(f"{len(images)} images; CLIP is {clip.name} on {clip.device}.")
 # ## Tokens
 #
 # Image tokens are taken after the last norm and CLIP's projection, class token first;
-# text tokens after the last norm, padded to 77. A run that was stopped goes on behind
-# its last batch.
+# text tokens after the last norm, padded to 77. Layers of a convolutional network, for
+# the encoding baselines, stand side by side as one token. A run that was stopped goes
+# on behind its last batch.
 
 # %%
 path = where("tokens")
-if of_images:
+if kind == "image":
     write_image_tokens(
         path,
         images,
@@ -88,7 +91,7 @@ if of_images:
         normalize_by_cls=embedding["normalize_by_cls"],
         batch_size=embedding["batch_size"],
     )
-else:
+elif kind == "text":
     write_text_tokens(
         path,
         captions,
@@ -96,6 +99,9 @@ else:
         project=embedding["project_text"],
         batch_size=embedding["batch_size"],
     )
+else:
+    cnn = load_cnn(tokens, device=clip.device)
+    write_layer_outputs(path, images, cnn=cnn, **networks[tokens])
 
 # %%
 stored = Tokens(path)
@@ -132,7 +138,7 @@ print(
 
 # %%
 first = images.head(1000)
-if of_images:
+if kind != "text":
     summary = stored[first["image_id"]][:, 0]
     summary /= np.linalg.norm(summary, axis=1, keepdims=True)
 else:
@@ -159,8 +165,8 @@ print(
 # %% [markdown]
 # ## Retrieval
 #
-# Each test image looks for its own caption (for image tokens: the name of its concept)
-# among those of all test images, in CLIP's space. Chance is one in their number.
+# Each test image looks for its own caption (for others: the name of its concept) among
+# those of all test images, in CLIP's space. Chance is one in their number.
 
 # %%
 is_test = images["partition"] == "test"
@@ -178,5 +184,5 @@ print(
 
 # %%
 inputs = [where("image_list")]
-inputs += [] if of_images else [where("captions", captioner=tokens)]
+inputs += [where("captions", captioner=tokens)] if kind == "text" else []
 record.finish(where("record"), inputs=inputs, outputs=[path, path.with_suffix(".json")])

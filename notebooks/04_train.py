@@ -14,8 +14,9 @@
 # %% [markdown]
 # # 04 Train
 #
-# *Can a transformer learn to turn noise into the response to an image?* One diffusion
-# transformer is trained for one participant (paper, sections 3.2, 3.3, Algorithm 1).
+# *Can the response to an image be learned from its tokens?* One method is trained for
+# one participant: the diffusion transformer (paper, sections 3.2, 3.3, Algorithm 1) or
+# one that it is compared with.
 #
 # - Reads: signals of the participant, CLIP tokens of images and captions
 # - Writes: a checkpoint (weights and recipe) and the curve of its training
@@ -30,17 +31,18 @@ run: str = "ours_v"  # an entry of the configuration's runs
 seed: int = 0  # of the weights, the batches and their noise
 
 # %%
+import json
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-import torch
 
-from paperlib.checkpoints import build_model, save_checkpoint
+from paperlib.atomic import write_text
+from paperlib.checkpoints import save_checkpoint
 from paperlib.config import load_settings
-from paperlib.diffusion import linear_alpha_bar
+from paperlib.methods import architecture, count_parameters, fit
 from paperlib.paths import locate
 from paperlib.provenance import fingerprint, start_record
-from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.signals import (
     check_counts,
     load_signals,
@@ -51,7 +53,7 @@ from paperlib.recordings.signals import (
 from paperlib.reporting.figures import COLORS, COLUMN, set_theme
 from paperlib.stimuli.conditions import hold_out_concepts, open_condition
 from paperlib.stimuli.images import read_images
-from paperlib.training import Objective, Pairs, TrainingSettings, train
+from paperlib.training import Pairs
 
 # %%
 keys = {"dataset": dataset, "subject": subject, "run": run, "seed": seed}
@@ -96,21 +98,18 @@ print(
 )
 
 # %% [markdown]
-# ## Model
+# ## Method
 #
-# Channels are grouped by brain region and cut, with time, into patches; each patch is a
-# token. The recipe is all that is needed to build the network again.
+# The recipe is all that is needed to build the method again.
 
 # %%
-architecture = dict(settings["model"])
+method_options = dict(settings["model"])
+method = method_options.pop("method")
+sizes = {"ch_names": list(signals.ch_names), "n_times": len(signals.times)}
 recipe = {
-    "method": architecture.pop("method"),
-    "architecture": {
-        "regions": channel_regions(signals.ch_names),
-        "n_times": len(signals.times),
-        "context_width": condition.width,
-        **architecture,
-    },
+    "method": method,
+    "options": method_options,
+    "architecture": architecture(method, method_options, condition=condition, **sizes),
     "diffusion": settings["diffusion"],
     "conditioning": settings["conditioning"],
     "scale": scale,
@@ -121,37 +120,23 @@ recipe = {
     **keys,
 }
 
-# %%
-torch.manual_seed(seed)
-model = build_model(recipe)
-layout = model.layout
-print(
-    f"{sum(p.numel() for p in model.parameters()):,} parameters; {layout.n_rows} rows "
-    f"x {layout.n_columns} columns of patches make {layout.n_patches} tokens."
-)
-
 # %% [markdown]
 # ## Training
 #
 # A run that was stopped continues where its last state was saved and ends with the same
 # weights as an unbroken one. *Look for* a validation loss that falls with the training
-# loss and does not turn up.
+# loss and does not turn up. Linear encoders are fitted at once: a single point.
 
 # %%
-schedule = dict(settings["diffusion"])
-prediction = schedule.pop("prediction")
 inputs = [where("signals"), *(tokens.path for tokens in condition.sources)]
-model, curve = train(
-    model,
+model, curve = fit(
+    recipe,
     *pairs,
-    objective=Objective(
-        linear_alpha_bar(**schedule), prediction, seed, options["batch_size"]
-    ),
-    settings=TrainingSettings(**options),
-    state_file=where("training") / "state.safetensors",
-    identity={"recipe": recipe, "inputs": [fingerprint(path) for path in inputs]},
-    device=settings["device"],
+    settings={"training": options, "device": settings["device"]},
+    folder=where("training"),
+    inputs=[fingerprint(path) for path in inputs],
 )
+print(f"{method} has learned {count_parameters(model):,} parameters.")
 
 # %%
 curve = pd.DataFrame(curve)
@@ -159,8 +144,9 @@ fig, ax = plt.subplots(figsize=(COLUMN, 0.62 * COLUMN))
 names = {"training_loss": "training", "validation_loss": "held-out concepts"}
 palette = [COLORS["generated"], COLORS["baseline"]]
 long = curve.rename(columns=names).melt("step", names.values(), "pairs", "loss")
-sns.lineplot(long, x="step", y="loss", hue="pairs", style="pairs", palette=palette)
-ax.set(xlabel="Optimizer step", ylabel=f"Denoising loss ({prediction})")
+look = {"hue": "pairs", "style": "pairs", "palette": palette, "markers": True}
+sns.lineplot(long, x="step", y="loss", **look)
+ax.set(xlabel="Optimizer step", ylabel=f"Loss of {method}")
 plt.show()
 
 # %% [markdown]
@@ -168,8 +154,14 @@ plt.show()
 
 # %%
 save_checkpoint(where("checkpoint"), model, recipe)
-curve.to_csv(where("training") / "curve.csv", index=False)
 last = curve.iloc[-1]
+budget = {
+    "parameters": count_parameters(model),
+    "steps": int(last["step"]),
+    "seconds": round(last["seconds"], 1),
+}
+write_text(where("training") / "budget.json", json.dumps(budget) + "\n")
+curve.to_csv(where("training") / "curve.csv", index=False)
 print(
     f"After {last['step']:.0f} steps and {last['seconds']:.0f} s the loss is "
     f"{last['training_loss']:.3f} in training and {last['validation_loss']:.3f} on "
@@ -177,4 +169,6 @@ print(
 )
 
 # %%
-record.finish(where("record"), inputs=inputs, outputs=[where("checkpoint")])
+record.finish(
+    where("record"), inputs=inputs, outputs=[where("checkpoint"), where("training")]
+)

@@ -36,8 +36,7 @@ import numpy as np
 from paperlib.atomic import atomic_path
 from paperlib.checkpoints import load_checkpoint
 from paperlib.config import load_settings
-from paperlib.diffusion import timestep_pairs
-from paperlib.generation import generate
+from paperlib.methods import respond
 from paperlib.paths import locate
 from paperlib.provenance import start_record
 from paperlib.reporting.figures import COLORS, PAGE, set_theme
@@ -59,27 +58,23 @@ model, recipe = load_checkpoint(where("checkpoint"), device=settings["device"])
 images = read_images(where("images"))
 images = images[images["partition"] == "test"].reset_index(drop=True)
 condition = open_condition(recipe["conditioning"], where, images["image_id"])
-pairs = timestep_pairs(recipe["diffusion"]["timesteps"], settings["sampling"]["steps"])
-print(
-    f"{len(images)} test images, {condition.n_tokens} condition tokens; the sampler "
-    f"visits {len(pairs)} timesteps from {pairs[0][0]} to {pairs[-1][1]}."
-)
+print(f"{recipe['method']}: {len(images)} test images, {condition.n_tokens} tokens.")
 
 # %% [markdown]
 # ## Sampling
 #
 # The noise of a sample depends on the seed, the image and the sample's number only:
 # neither the batch size nor the other images change it. Keys and values of the
-# condition are computed once, not once a step.
+# condition are computed once, not once a step. Methods that do not sample give one
+# signal for each image.
 
 # %%
-samples = generate(
+samples = respond(
     model,
     recipe,
     condition,
-    np.arange(len(images)),
+    sampling=settings["sampling"],
     seed=settings["seed"],
-    **settings["sampling"],
 )  # N K C T
 spread = samples.std(axis=1).mean() if samples.shape[1] > 1 else np.nan
 print(

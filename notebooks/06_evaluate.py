@@ -34,9 +34,13 @@ from IPython.display import Markdown, display
 
 from paperlib.config import load_settings
 from paperlib.evaluation.comparison import (
+    CEILING,
     MAIN_METRICS,
+    METRICS,
     SUPPLEMENT_METRICS,
     Recordings,
+    across_images,
+    compare_with,
     control_predictions,
     score,
     split_half_scores,
@@ -44,7 +48,7 @@ from paperlib.evaluation.comparison import (
     tidy_scores,
 )
 from paperlib.evaluation.identification import chance_levels
-from paperlib.evaluation.predictions import read_predictions
+from paperlib.evaluation.predictions import read_budgets, read_predictions
 from paperlib.paths import MAIN_TABLES, locate
 from paperlib.progress import progress_bar
 from paperlib.provenance import start_record
@@ -54,7 +58,13 @@ from paperlib.recordings.signals import (
     mean_response,
 )
 from paperlib.reporting.figures import save_figure, set_theme
-from paperlib.reporting.scores import caption, plot_scores, with_published
+from paperlib.reporting.scores import (
+    across_table,
+    budget_table,
+    caption,
+    plot_scores,
+    with_published,
+)
 from paperlib.reporting.tables import save_table, wide_table
 
 # %%
@@ -64,7 +74,8 @@ where = locate(settings, **keys)
 record = start_record(settings, config=config, overrides=overrides, **keys)
 set_theme()
 evaluation = dict(settings["evaluation"])
-resamples, halvings = (evaluation.pop(key) for key in ("resamples", "halvings"))
+apart = ("resamples", "halvings", "reference")
+resamples, halvings, evaluation_reference = (evaluation.pop(key) for key in apart)
 seed = settings["seed"]
 
 # %% [markdown]
@@ -76,26 +87,28 @@ seed = settings["seed"]
 # one participant answers for the others.
 
 # %%
-scored = []
+scored, across, trial_variance = [], [], {}
 for subject in progress_bar(settings["subjects"], label="Scoring", unit="subject"):
     signals = load_signals(where("signals", subject=subject))
-    responses = average_repetitions(signals.test)
+    options = {"sfreq": signals.sfreq, **evaluation}
     mean = mean_response(signals.training)  # C T
-    recorded = Recordings.prepare(responses, mean, **evaluation)
-    for method, predicted in control_predictions(mean, len(responses)):
-        scored.append((method, subject, score(predicted, recorded)))
-    for method, predicted in read_predictions(settings, where, subject):
-        scored.append((method, subject, score(predicted, recorded)))
-    rng = np.random.default_rng((seed, subject))
-    options = {"halvings": halvings, "rng": rng, **evaluation}
-    halves = split_half_scores(signals.test, mean, **options)
-    scored.append(("Split half of the repetitions", subject, halves))
-print(
-    f"{len(settings['subjects'])} participants, {len(responses)} test images, "
-    f"{signals.test.shape[1]} repetitions; recorded responses have a variance of "
-    f"{responses.var():.3f} {signals.unit} squared."
-)
+    recorded = Recordings.prepare(average_repetitions(signals.test), mean, **options)
+    predictions = list(control_predictions(mean, len(signals.test)))
+    predictions += read_predictions(settings, where, subject)
+    scored += [(name, subject, score(p, recorded)) for name, p in predictions]
+    halves = {"halvings": halvings, "rng": np.random.default_rng((seed, subject))}
+    ceiling = split_half_scores(signals.test, mean, **halves, **options)
+    scored.append((CEILING, subject, ceiling))
+    across.append(across_images(dict(predictions), signals.test, **halves))
+    noise = signals.test.var(axis=1, ddof=1).mean()
+    trial_variance[subject] = noise / signals.training.shape[1]
 
+# %%
+print(
+    f"{len(settings['subjects'])} participants, {len(signals.test)} test images, "
+    f"{signals.test.shape[1]} repetitions; recorded responses have a variance of "
+    f"{recorded.responses.var():.3f} {signals.unit} squared."
+)
 # %%
 scores = tidy_scores(scored)
 summary = summarize(scores, seed=seed, resamples=resamples)
@@ -127,8 +140,34 @@ display(wide)
 # %%
 supplement = summary[summary["metric"].isin(SUPPLEMENT_METRICS)]
 wide_supplement = wide_table(supplement, rows=methods, metrics=SUPPLEMENT_METRICS)
-chance = chance_levels(len(responses))
+levels = chance_levels(len(signals.test))
+chance = {name: level for name, level in levels.items() if name in METRICS}
 display(wide_supplement)
+
+# %% [markdown]
+# ## Correlation over images
+#
+# For each channel and time, over the test images, with the mean of half of the
+# repetitions: the response that all images share cannot help. Ceilings: the other half
+# (lower) and all repetitions (upper, too high because it contains the target).
+
+# %%
+tidy_across = pd.concat(across, keys=settings["subjects"], names=["subject"])
+wide_across = across_table(tidy_across)
+display(wide_across)
+
+# %% [markdown]
+# ## Differences and budgets
+#
+# Each method less the reference on the same images; and what each run cost. A sample of
+# a calibrated model varies as much as what it was trained on (a share of 1).
+
+# %%
+reference = next(m for m in methods if m.startswith(evaluation_reference))
+differences = compare_with(scores, reference, seed=seed, resamples=resamples)
+paired = wide_table(differences, rows=methods, metrics=METRICS).drop(index=reference)
+budgets = read_budgets(settings, where, trial_variance=trial_variance)
+display(paired, budget_table(budgets))
 
 # %%
 fig = plot_scores(
@@ -152,6 +191,34 @@ written += save_table(
     wide=wide_supplement,
     caption=caption(summary, **about, chance=chance),
 )
+
+# %%
+note = "Simulated participants. " if settings["simulated"] else ""
+across_text = (
+    "Correlation over test images, mean over channels and times, with the mean of half "
+    "of the repetitions."
+)
+paired_text = (
+    f"Paired differences from {reference}: mean [95 % bootstrap interval over "
+    "participants and images]."
+)
+budget_text = (
+    "Means over participants and seeds; variance over the samples of an image as a "
+    "share of that over the trials it was trained on."
+)
+
+# %%
+kept = budgets.drop(columns="seconds")  # which differ from run to run
+others = {
+    "across": (tidy_across.reset_index("subject"), wide_across, across_text),
+    "paired": (differences, paired, paired_text),
+    "budgets": (kept.reset_index(), budget_table(kept), budget_text),
+}
+for ending, (tidy, table, text) in others.items():
+    options = {"tidy": tidy, "wide": table, "caption": note + text}
+    written += save_table(f"{stem}_{ending}", **options)
+
+# %%
 figure = where("figure", name=f"{MAIN_TABLES[dataset]}_scores")
 written += save_figure(fig, figure, simulated=settings["simulated"])
 

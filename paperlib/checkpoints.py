@@ -14,9 +14,17 @@ from torch import nn
 
 from paperlib.atomic import atomic_path, write_text
 from paperlib.models.dit import DiT
+from paperlib.models.linear import (
+    FITS,
+    LayerwiseEncoder,
+    LinearEncoder,
+    encoder_from_tensors,
+)
+from paperlib.models.synbrain import SynBrain
+from paperlib.models.unet import UNet
 from paperlib.validation import check_option
 
-ARCHITECTURES = {"dit": DiT}
+ARCHITECTURES = {"dit": DiT, "unet": UNet, "synbrain": SynBrain}
 
 
 def build_model(recipe: dict) -> nn.Module:
@@ -32,27 +40,34 @@ def build_model(recipe: dict) -> nn.Module:
     return ARCHITECTURES[recipe["method"]](**recipe["architecture"])
 
 
-def save_checkpoint(folder: Path, model: nn.Module, recipe: dict) -> None:
+def save_checkpoint(
+    folder: Path, model: nn.Module | LinearEncoder | LayerwiseEncoder, recipe: dict
+) -> None:
     """Write weights and recipe; the recipe last, so that a folder with one is whole."""
-    weights = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
+    if isinstance(model, nn.Module):
+        weights = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
+    else:
+        weights = {k: torch.from_numpy(v) for k, v in model.to_tensors().items()}
     with atomic_path(folder / "model.safetensors") as partial:
         save_file(weights, partial)
     write_text(folder / "config.json", json.dumps(recipe, indent=2) + "\n")
 
 
-def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[nn.Module, dict]:
-    """Read a trained network and its recipe.
+def load_checkpoint(
+    folder: Path, *, device: str = "auto"
+) -> tuple[nn.Module | LinearEncoder | LayerwiseEncoder, dict]:
+    """Read a trained network or a fitted encoder, and its recipe.
 
     Parameters
     ----------
     folder
         Written by :func:`save_checkpoint`.
     device
-        ``"auto"`` takes a GPU if there is one.
+        ``"auto"`` takes a GPU if there is one; encoders stay where they are.
 
     Returns
     -------
-    model : Module
+    model : Module or encoder
         In evaluation mode.
     recipe : dict
 
@@ -67,8 +82,11 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[nn.Module, d
             "for this run, subject and seed first."
         )
     recipe = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = load_file(folder / "model.safetensors")
+    if recipe["method"] in FITS:
+        return encoder_from_tensors({k: v.numpy() for k, v in weights.items()}), recipe
     model = build_model(recipe)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model.load_state_dict(weights)
     return model.to(pick_device(device)).eval(), recipe
 
 

@@ -60,6 +60,8 @@ def load_config(config: str, overrides: str = "") -> dict:
     if problems:
         lines = "\n".join(f"  - {_explain(problem)}" for problem in problems)
         raise ValueError(f"{path.name} is not a valid configuration:\n{lines}")
+    for row in settings["comparison"]:
+        check_option("comparison.run", row["run"], tuple(settings["runs"]))
     return settings
 
 
@@ -94,6 +96,8 @@ def load_settings(
         if entry is not None:
             check_option(kind.removesuffix("s"), entry, tuple(settings[kind]))
             settings = merge(settings, settings[kind][entry])
+    if run is not None:
+        settings["model"] = _model(settings)
     wanted = ("name", "data_root", "device", *SECTIONS[notebook])
     return {"notebook": notebook} | {key: settings[key] for key in wanted}
 
@@ -113,10 +117,18 @@ def token_sources(conditioning: dict) -> list[str]:
     Parameters
     ----------
     conditioning
-        With ``image`` (bool) and ``captioner`` (name or None).
+        With ``image`` (bool), ``captioner`` and ``network`` (names or None).
     """
     sources = ["image"] if conditioning["image"] else []
-    return sources + [conditioning["captioner"]] * bool(conditioning["captioner"])
+    named = (conditioning["captioner"], conditioning["network"])
+    return sources + [name for name in named if name]
+
+
+def _model(settings: dict) -> dict:
+    """Return a run's method with its options, those of the run replaced."""
+    method = settings["method"]
+    options = merge(settings["methods"][method], settings.get("model", {}))
+    return {"method": method, **options}
 
 
 def _config_path(config: str) -> Path:

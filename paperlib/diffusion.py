@@ -159,7 +159,9 @@ def ddim(
     prediction
         What the network was trained to predict.
     eta
-        0 is deterministic; 1 with ``steps`` = T is ancestral DDPM sampling.
+        0 is deterministic. 1 is ancestral DDPM sampling (Ho et al., 2020) with the
+        variance of the posterior q(y_t_prev | y_t, y_0), not the larger beta: the
+        first version's sampler, on all T timesteps or on fewer.
     bound
         Limit of the estimated clean signal, in units of the training signal's
         standard deviation; None leaves it free.

@@ -83,6 +83,38 @@ def generate(
     return generated
 
 
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    recipe: dict,
+    context: Callable[[np.ndarray], np.ndarray],
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+) -> np.ndarray:
+    """Return the one signal that a deterministic network gives for each image.
+
+    Parameters
+    ----------
+    model, recipe, context, rows
+        As for :func:`generate`; the network takes tokens and nothing else.
+    batch_size
+        Images at a time.
+
+    Returns
+    -------
+    ndarray of shape (N, 1, C, T), float32
+        In the unit of the training signals.
+    """
+    device = next(model.parameters()).device
+    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    predicted = [
+        model(torch.from_numpy(context(batch)).to(device)).cpu().numpy()
+        for batch in progress_bar(batches, label="Predicting", unit="batch")
+    ]  # B C T each
+    return np.concatenate(predicted)[:, None] * np.float32(recipe["scale"])
+
+
 def noise_source(
     seed: int,
     rows: np.ndarray,
@@ -141,9 +173,13 @@ def as_epochs(signals: np.ndarray, recipe: dict, image_ids: list[str]) -> mne.Ep
 def _conditioned(
     model: nn.Module, tokens: Tensor, samples: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Bind the condition: its keys and values are computed here, once."""
-    context = [
-        tuple(part.repeat_interleave(samples, dim=0) for part in keys_values)
-        for keys_values in model.encode_context(tokens)
-    ]
+    """Bind the condition, encoded once if the network can do so beforehand."""
+
+    def repeat(tensor: Tensor) -> Tensor:
+        return tensor.repeat_interleave(samples, dim=0)
+
+    if hasattr(model, "encode_context"):
+        context = [tuple(map(repeat, pair)) for pair in model.encode_context(tokens)]
+    else:
+        context = repeat(tokens)
     return lambda y, t: model(y, t, context)

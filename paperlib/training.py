@@ -1,4 +1,4 @@
-"""Train a diffusion model: one readable loop on accelerate (paper, Algorithm 1).
+"""Train a network: one readable loop on accelerate (paper, Algorithm 1).
 
 Every random number is a function of seed and step: batches, timesteps and noise are
 drawn for the whole effective batch and each process takes its share. A run that was
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -131,6 +132,22 @@ class Batches:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(self.size)
+
+
+class Loss(Protocol):
+    """What :func:`train` asks of an objective; see :class:`Objective`."""
+
+    @property
+    def seed(self) -> int:
+        """Decides the batches."""
+
+    def loss(
+        self, model: nn.Module, y0: Tensor, context: Tensor, step: int, share: slice
+    ) -> Tensor:
+        """Return the loss of a training step."""
+
+    def validation_loss(self, model: nn.Module, pairs: Pairs, device) -> float:
+        """Return the loss over all pairs."""
 
 
 @dataclass(frozen=True)
@@ -272,22 +289,24 @@ def train(
     training: Pairs,
     validation: Pairs,
     *,
-    objective: Objective,
+    objective: Loss,
     settings: TrainingSettings,
     state_file: Path,
     identity: dict,
     device: str = "auto",
 ) -> tuple[nn.Module, list[dict]]:
-    """Train ``model`` to predict the noise (or velocity) of noisy signals.
+    """Train a network to minimize an objective on pairs of signals and tokens.
 
     Parameters
     ----------
     model
-        Network with ``model(y, t, context)``.
+        Network that the objective calls: ``model(y, t, context)`` for
+        :class:`Objective`.
     training, validation
         Pairs of signals and tokens; the validation concepts are never trained on.
     objective
-        The loss.
+        The loss: :class:`Objective` for diffusion models, one of
+        :mod:`paperlib.models.synbrain` for a stage of SynBrain.
     settings
         How to optimize.
     state_file
@@ -382,7 +401,7 @@ def _batches(
 def _report(
     state: State,
     training_loss: float,
-    objective: Objective,
+    objective: Loss,
     validation: Pairs,
     accelerator: Accelerator,
 ) -> None:

@@ -1,3 +1,6 @@
-"""Import paperlib first: it makes vision libraries importable beside a CPU torch."""
+import paperlib  # noqa: F401  makes torchvision work before any test imports it
 
-import paperlib  # noqa: F401
+
+def pytest_collection_modifyitems(items):
+    """Start with the longest: the pipeline runs beside the other tests."""
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)

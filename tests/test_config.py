@@ -34,7 +34,7 @@ def test_mini_and_paper_have_the_same_keys():
     def keys(settings, place=()):
         for key, value in settings.items():
             yield (*place, key)
-            if isinstance(value, dict) and key not in ("runs", "datasets"):
+            if isinstance(value, dict) and key not in ("runs", "datasets", "networks"):
                 yield from keys(value, (*place, key))
 
     mini, paper = (set(keys(load_config(name))) for name in ("mini", "paper"))
@@ -132,16 +132,31 @@ def test_overrides_are_validated():
 
 
 def test_a_run_replaces_part_of_the_sections():
-    plain = load_settings("04_train", "mini", dataset="things-eeg2")
+    plain = load_settings("04_train", "mini", dataset="things-eeg2", run="ours_v")
     ours = load_settings("04_train", "mini", dataset="things-eeg2", run="ours")
+    plus = load_settings("04_train", "mini", dataset="things-eeg2", run="ours_plus")
     assert plain["diffusion"]["prediction"] == "v"
     assert ours["diffusion"] == plain["diffusion"] | {"prediction": "epsilon"}
+    assert plus["model"] == plain["model"] | {"row_embedding": True}
+    assert plain["model"]["method"] == "dit"
+
+
+def test_options_of_a_run_must_be_those_of_its_method(edited):
+    path = edited(lambda s: s["runs"]["ours_plus"].update(model={"layer": "top"}))
+    with pytest.raises(ValueError, match="runs.ours_plus.model: unknown key 'layer'"):
+        load_config(path)
 
 
 def test_a_notebook_gets_its_sections_only():
     settings = load_settings("05_sample", "mini", dataset="things-eeg2", run="ours")
     assert "training" not in settings
     assert settings["notebook"] == "05_sample"
+
+
+def test_rows_of_the_comparison_must_be_runs(edited):
+    path = edited(lambda s: s["comparison"][0].update(run="our_plus"))
+    with pytest.raises(ValueError, match="comparison.run .*Did you mean 'ours_plus'"):
+        load_config(path)
 
 
 def test_unknown_run():
@@ -162,6 +177,11 @@ def test_every_notebook_has_sections_and_identity():
 
 
 def test_token_sources():
-    assert token_sources({"image": True, "captioner": None}) == ["image"]
-    assert token_sources({"image": False, "captioner": "a"}) == ["a"]
-    assert token_sources({"image": True, "captioner": "a"}) == ["image", "a"]
+    def sources(image, captioner, network):
+        return token_sources(
+            {"image": image, "captioner": captioner, "network": network}
+        )
+
+    assert sources(True, None, None) == ["image"]
+    assert sources(False, "a", None) == ["a"]
+    assert sources(True, "a", "b") == ["image", "a", "b"]

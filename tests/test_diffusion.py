@@ -116,6 +116,60 @@ def test_samples_follow_the_distribution_of_the_signals(eta):
     assert y.std().item() == pytest.approx(0.5, abs=0.012)
 
 
+@pytest.mark.parametrize(("t", "t_prev"), [(1000, 999), (300, 299), (1000, 750)])
+def test_eta_one_draws_from_the_posterior_of_ddpm(t, t_prev):
+    """Mean and variance are equations 6 and 7 of Ho et al. (2020), for any stride."""
+    y0, y, draw = torch.randn(3, 2, 3, 4, dtype=torch.float64)
+    alpha_bar = ALPHA_BAR.double()
+    now, then = alpha_bar[t], alpha_bar[t_prev]
+    alpha = now / then
+    mean = then.sqrt() * (1 - alpha) / (1 - now) * y0
+    mean = mean + alpha.sqrt() * (1 - then) / (1 - now) * y
+    variance = (1 - then) / (1 - now) * (1 - alpha)
+    step = ddim(
+        perfect_network(y0, "epsilon"),
+        y,
+        pairs=[(t, t_prev)],
+        alpha_bar=alpha_bar,
+        prediction="epsilon",
+        eta=1.0,
+        draw_noise=lambda: draw,
+    )
+    torch.testing.assert_close(step, mean + variance.sqrt() * draw)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("steps", [10, 100])
+def test_moments_of_samples_follow_the_recursion_of_a_gaussian(steps, eta):
+    """The best network is affine: gain and offset of each step give both moments."""
+    alpha_bar, mean, deviation = ALPHA_BAR.double(), 0.7, 0.5
+    expected_mean, expected_variance = 0.0, 1.0
+    for t, t_prev in timestep_pairs(1000, steps):
+        now, then = alpha_bar[t].item(), alpha_bar[t_prev].item()
+        total = now * deviation**2 + 1 - now  # variance of y_t
+        sigma = eta * np.sqrt((1 - then) / (1 - now) * (1 - now / then))
+        covariance = then**0.5 * now**0.5 * deviation**2
+        covariance += np.sqrt(1 - then - sigma**2) * np.sqrt(1 - now)
+        gain = covariance / total
+        offset = mean * (then**0.5 - gain * now**0.5)
+        expected_mean = gain * expected_mean + offset
+        expected_variance = gain**2 * expected_variance + sigma**2
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(1, 100, 200, generator=generator)
+    y = ddim(
+        gaussian_network(mean, deviation),
+        start,
+        pairs=timestep_pairs(1000, steps),
+        alpha_bar=ALPHA_BAR,
+        prediction="epsilon",
+        eta=eta,
+        draw_noise=lambda: torch.randn(start.shape, generator=generator),
+    )
+    # Four standard errors over 20 000 values.
+    assert y.mean().item() == pytest.approx(expected_mean, abs=0.014)
+    assert y.std().item() == pytest.approx(expected_variance**0.5, abs=0.01)
+
+
 def test_without_eta_sampling_is_deterministic():
     start = torch.randn(2, 3, 4)
     options = dict(pairs=timestep_pairs(1000, 20), alpha_bar=ALPHA_BAR)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from paperlib.evaluation.ceilings import (
-    correlation_with_halves,
+    correlations_with_halves,
     noise_ceiling,
     spearman_brown,
     split_halves,
@@ -76,9 +76,12 @@ def test_ceilings_have_their_expected_values():
     assert ceiling.lower.shape == (2, 3)
     np.testing.assert_allclose(ceiling.lower, lower, atol=0.04)
     np.testing.assert_allclose(ceiling.upper, upper, atol=0.02)
-    perfect = correlation_with_halves(signal, repetitions, n_splits=4, rng=seeded())
+    predictions = {"signal": signal, "mean": np.zeros_like(signal)}
+    found = correlations_with_halves(predictions, repetitions, n_splits=4, rng=seeded())
+    perfect = found["signal"]
     np.testing.assert_allclose(perfect, np.sqrt(lower), atol=0.03)
     assert (ceiling.lower < perfect).all() and (perfect < ceiling.upper).all()
+    assert np.isnan(found["mean"]).all()
 
 
 def test_spearman_brown_bounds_the_perfect_model():

@@ -4,6 +4,8 @@ import pytest
 from paperlib.evaluation.comparison import (
     METRICS,
     Recordings,
+    across_images,
+    compare_with,
     control_predictions,
     derangement,
     score,
@@ -14,7 +16,8 @@ from paperlib.evaluation.comparison import (
 from paperlib.evaluation.predictions import read_predictions
 from paperlib.evaluation.synchronization import synchronization_likelihood
 
-EMBEDDING = {"dim": 3, "delay": 2, "neighbors": 5}
+VECTORS = {"dim": 3, "delay": 2, "neighbors": 5}
+EMBEDDING = {"sfreq": 100.0, **VECTORS}
 COMMON = np.zeros((4, 60), np.float32)  # mean training response
 
 
@@ -27,7 +30,11 @@ def test_the_recording_itself_scores_perfectly(responses):
     scores = score(responses, Recordings.prepare(responses, COMMON, **EMBEDDING))
     assert set(scores) == set(METRICS)
     for metric, values in scores.items():
-        np.testing.assert_allclose(values, 0 if metric == "mse" else 1, atol=1e-6)
+        if metric == "sl_chance":
+            assert 0 < values.mean() < 0.5
+        else:
+            best = 0 if metric in ("mse", "log_psd") else 1
+            np.testing.assert_allclose(values, best, atol=1e-6)
 
 
 def test_what_all_images_share_is_not_specific(responses):
@@ -49,7 +56,7 @@ def test_synchronization_equals_the_direct_computation(responses):
     scores = score(generated, Recordings.prepare(responses, COMMON, **EMBEDDING))
     for metric, theiler in (("sl", 0), ("sl_theiler", 4)):
         direct = synchronization_likelihood(
-            generated, responses, **EMBEDDING, theiler=theiler
+            generated, responses, **VECTORS, theiler=theiler
         )
         np.testing.assert_allclose(scores[metric], direct.mean(axis=1))
 
@@ -94,6 +101,33 @@ def test_seeds_are_averaged_and_intervals_hold_the_mean():
     assert row["mean"] == pytest.approx(values.mean())
     assert row["low"] < row["mean"] < row["high"]
     assert (row["n_subjects"], row["n_images"], row["n_undefined"]) == (2, 30, 0)
+
+
+def test_paired_differences_are_those_of_the_same_images():
+    rng = np.random.default_rng(4)
+    base = rng.standard_normal((2, 40))
+    scored = [
+        (name, subject, {"mse": base[subject] + shift})
+        for name, shift in (("a", 0.0), ("b", 0.5))
+        for subject in range(2)
+    ]
+    row = compare_with(tidy_scores(scored), "a", seed=0, resamples=200).iloc[0]
+    assert row["method"] == "b"
+    np.testing.assert_allclose(row[["mean", "low", "high"]].astype(float), 0.5)
+
+
+def test_correlation_over_images_beside_its_ceilings():
+    rng = np.random.default_rng(5)
+    signal = rng.standard_normal((300, 1, 2, 3))
+    trials = signal + 2 * rng.standard_normal((300, 8, 2, 3))
+    predictions = {"signal": signal[:, 0], "mean": np.zeros((300, 2, 3))}
+    table = across_images(predictions, trials, halvings=4, rng=rng)
+    found = table.set_index("method")["correlation"]
+    # halves of four trials of noise variance 4: signal and noise have variance 1
+    assert found["Ceiling, lower"] == pytest.approx(1 / 2, abs=0.06)
+    assert found["signal"] == pytest.approx(np.sqrt(1 / 2), abs=0.05)
+    assert found["Ceiling, lower"] < found["signal"] < found["Ceiling, upper"]
+    assert np.isnan(found["mean"])
 
 
 def test_methods_keep_their_order_where_a_subject_lacks_one():

@@ -4,6 +4,7 @@ from scipy.stats import pearsonr
 
 from paperlib.evaluation.metrics import (
     cosine_similarity,
+    log_psd_distance,
     mean_squared_error,
     pearson,
     pearson_across_images,
@@ -133,3 +134,12 @@ def test_one_image_has_no_correlation_over_images(responses):
     generated, recorded = responses
     with pytest.raises(ValueError, match="needs 2 or more; got 1"):
         pearson_across_images(generated[:1], recorded[:1])
+
+
+def test_doubled_amplitude_is_six_decibels_away():
+    rng = np.random.default_rng(0)
+    recorded = rng.standard_normal((5, 3, 200))
+    distance = log_psd_distance(2 * recorded, recorded, sfreq=200)
+    np.testing.assert_allclose(distance, 20 * np.log10(2))
+    np.testing.assert_allclose(log_psd_distance(recorded, recorded, sfreq=200), 0)
+    assert np.isnan(log_psd_distance(0 * recorded, recorded, sfreq=200)).all()

@@ -82,7 +82,7 @@ def test_every_table_and_figure_comes_out(repository):
     stems = [
         f"{stem}{ending}"
         for stem in ("tab01_things_eeg2", "tab02_things_meg")
-        for ending in ("", "_supplement")
+        for ending in ("", "_supplement", "_across", "_paired", "_budgets")
     ]
     assert tables == {f"{s}.{e}" for s in stems for e in ("csv", "md", "tex")}
     figures = {path.name for path in (repository / "figures/small").iterdir()}

@@ -224,5 +224,5 @@ def test_missing_checkpoint(tmp_path):
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match="method must be one of 'dit'"):
+    with pytest.raises(ValueError, match="Did you mean 'dit'"):
         build_model({"method": "dti", "architecture": {}})

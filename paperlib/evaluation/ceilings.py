@@ -4,7 +4,7 @@ Half of the repetitions of each test image predicts the other half. Any metric o
 sets of responses has such a ceiling: apply it to what `split_halves` yields.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,7 @@ def noise_ceiling(
 
     Follows Gifford et al. (NeuroImage 264, 2022): the target is the mean of one half;
     the other half gives the lower, all repetitions the upper ceiling. A model must be
-    compared with the same targets: see `correlation_with_halves`.
+    compared with the same targets: see `correlations_with_halves`.
 
     Parameters
     ----------
@@ -103,37 +103,38 @@ def noise_ceiling(
     return NoiseCeiling(lower / n_splits, upper / n_splits)
 
 
-def correlation_with_halves(
-    generated: np.ndarray,
+def correlations_with_halves(
+    predictions: Mapping[str, np.ndarray],
     repetitions: np.ndarray,
     *,
     n_splits: int,
     rng: np.random.Generator,
-) -> np.ndarray:
-    """Return a model's correlation over images with the targets of `noise_ceiling`.
+) -> dict[str, np.ndarray]:
+    """Return methods' correlations over images with the targets of `noise_ceiling`.
 
     Parameters
     ----------
-    generated : ndarray of shape (n_images, n_channels, n_times)
-        Predictions.
+    predictions : mapping of str to ndarray of shape (n_images, n_channels, n_times)
+        By method.
     repetitions, n_splits, rng
         As in `split_halves`; a generator seeded as for `noise_ceiling` gives the same
         targets.
 
     Returns
     -------
-    ndarray of shape (n_channels, n_times)
-        Mean over the splits.
+    dict of str to ndarray of shape (n_channels, n_times)
+        Means over the splits; NaN for a prediction that is the same for all images.
 
     Raises
     ------
     ValueError
         As in `split_halves` and `pearson_across_images`.
     """
-    total = np.zeros(repetitions.shape[2:])
+    totals = {name: np.zeros(repetitions.shape[2:]) for name in predictions}
     for target, _ in split_halves(repetitions, n_splits=n_splits, rng=rng):
-        total += pearson_across_images(generated, target)
-    return total / n_splits
+        for name, generated in predictions.items():
+            totals[name] += pearson_across_images(generated, target)
+    return {name: total / n_splits for name, total in totals.items()}
 
 
 def spearman_brown(correlation: np.ndarray) -> np.ndarray:

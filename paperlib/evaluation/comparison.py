@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from paperlib.evaluation.ceilings import split_halves
+from paperlib.evaluation.ceilings import (
+    correlations_with_halves,
+    noise_ceiling,
+    split_halves,
+)
 from paperlib.evaluation.identification import (
     response_correlations,
     top_hits,
@@ -14,12 +18,17 @@ from paperlib.evaluation.identification import (
 )
 from paperlib.evaluation.metrics import (
     cosine_similarity,
+    log_psd_distance,
     mean_squared_error,
     pearson,
     pearson_flattened,
 )
-from paperlib.evaluation.statistics import bootstrap_interval
-from paperlib.evaluation.synchronization import recurrence_agreement, recurrences
+from paperlib.evaluation.statistics import bootstrap_interval, paired_difference
+from paperlib.evaluation.synchronization import (
+    matched_chance,
+    recurrence_agreement,
+    recurrences,
+)
 
 # Columns of the main table (the paper's four) and of the supplement.
 MAIN_METRICS = {
@@ -30,6 +39,8 @@ MAIN_METRICS = {
 }
 SUPPLEMENT_METRICS = {
     "sl_theiler": "SL, Theiler window ↑",
+    "sl_chance": "SL with other images",
+    "log_psd": "Log-PSD distance (dB) ↓",
     "pearson_flattened": "Pearson, flattened ↑",
     "pearson_specific": "Pearson, training mean removed ↑",
     "top1": "Identified, top 1 ↑",
@@ -37,6 +48,7 @@ SUPPLEMENT_METRICS = {
     "two_versus_two": "2 versus 2 ↑",
 }
 METRICS = MAIN_METRICS | SUPPLEMENT_METRICS
+CEILING = "Split half of the repetitions"
 
 Scores = dict[str, np.ndarray]
 
@@ -51,6 +63,8 @@ class Recordings:
         Mean over repetitions.
     common : ndarray of shape (C, T)
         Mean response to all training images: what can be known without the image.
+    sfreq : float
+        Sampling rate in Hz.
     embeddings : dict
         Metric (sl, sl_theiler) -> arguments of the synchronization likelihood.
     recurrences : dict
@@ -59,6 +73,7 @@ class Recordings:
 
     responses: np.ndarray
     common: np.ndarray
+    sfreq: float
     embeddings: dict[str, dict[str, int]]
     recurrences: Scores
 
@@ -68,6 +83,7 @@ class Recordings:
         responses: np.ndarray,
         common: np.ndarray,
         *,
+        sfreq: float,
         dim: int,
         delay: int,
         neighbors: int,
@@ -78,6 +94,8 @@ class Recordings:
         ----------
         responses : ndarray of shape (N, C, T)
         common : ndarray of shape (C, T)
+        sfreq
+            In Hz.
         dim, delay, neighbors
             Of the synchronization likelihood. The window is (dim - 1) * delay, the
             span of a delay vector.
@@ -86,7 +104,7 @@ class Recordings:
         windows = {"sl": 0, "sl_theiler": (dim - 1) * delay}
         embeddings = {k: vector | {"theiler": w} for k, w in windows.items()}
         found = {k: recurrences(responses, **e) for k, e in embeddings.items()}
-        return cls(responses, common, embeddings, found)
+        return cls(responses, common, sfreq, embeddings, found)
 
 
 def score(generated: np.ndarray, recorded: Recordings) -> Scores:
@@ -112,6 +130,7 @@ def score(generated: np.ndarray, recorded: Recordings) -> Scores:
         "pearson": pearson(generated, responses),
         "cosine": cosine_similarity(generated, responses),
         **_synchronization(generated, recorded),
+        "log_psd": log_psd_distance(generated, responses, sfreq=recorded.sfreq),
         "pearson_flattened": pearson_flattened(generated, responses),
         "pearson_specific": pearson_flattened(
             generated - recorded.common, responses - recorded.common
@@ -149,6 +168,7 @@ def split_half_scores(
     *,
     halvings: int,
     rng: np.random.Generator,
+    sfreq: float,
     dim: int,
     delay: int,
     neighbors: int,
@@ -168,12 +188,14 @@ def split_half_scores(
         Random halvings that are averaged.
     rng
         Draws them.
+    sfreq
+        In Hz.
     dim, delay, neighbors
         Of the synchronization likelihood.
     """
-    embedding = {"dim": dim, "delay": delay, "neighbors": neighbors}
+    options = {"sfreq": sfreq, "dim": dim, "delay": delay, "neighbors": neighbors}
     scores = [
-        score(first, Recordings.prepare(second, common, **embedding))
+        score(first, Recordings.prepare(second, common, **options))
         for first, second in split_halves(repetitions, n_splits=halvings, rng=rng)
     ]
     return {metric: np.mean([s[metric] for s in scores], axis=0) for metric in METRICS}
@@ -245,14 +267,95 @@ def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+def across_images(
+    predictions: dict[str, np.ndarray],
+    repetitions: np.ndarray,
+    *,
+    halvings: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Correlate over images, for each channel and time, with half of the repetitions.
+
+    Parameters
+    ----------
+    predictions
+        Method -> ndarray of shape (N, C, T).
+    repetitions : ndarray of shape (N, R, C, T)
+        Single test responses.
+    halvings
+        Random halvings that are averaged.
+    rng
+        Draws one seed, so that methods and ceilings meet the same halvings.
+
+    Returns
+    -------
+    DataFrame
+        Columns method and correlation (the mean over channels and times): methods,
+        then the lower and the upper ceiling.
+    """
+    seed = rng.integers(2**32)
+    split = {"n_splits": halvings}
+    found = correlations_with_halves(
+        predictions, repetitions, rng=np.random.default_rng(seed), **split
+    )
+    ceiling = noise_ceiling(repetitions, rng=np.random.default_rng(seed), **split)
+    found |= {"Ceiling, lower": ceiling.lower, "Ceiling, upper": ceiling.upper}
+    rows = [{"method": name, "correlation": r.mean()} for name, r in found.items()]
+    return pd.DataFrame(rows)
+
+
+def compare_with(
+    scores: pd.DataFrame, reference: str, *, seed: int, resamples: int
+) -> pd.DataFrame:
+    """Return paired differences of every method from one, with 95 % intervals.
+
+    Parameters
+    ----------
+    scores
+        From :func:`tidy_scores`.
+    reference
+        The method that is subtracted, on the same subjects and images.
+    seed, resamples
+        Of the bootstrap, see :func:`summarize`.
+
+    Returns
+    -------
+    DataFrame
+        Columns as those of :func:`summarize`.
+    """
+    rows = []
+    for metric, group in scores.groupby("metric", sort=False):
+        tables = {
+            method: part.pivot(index="subject", columns="image", values="value")
+            for method, part in group.groupby("method", sort=False)
+        }
+        for method, table in tables.items():
+            if method == reference:
+                continue
+            interval = paired_difference(
+                table.to_numpy(),
+                tables[reference].loc[table.index].to_numpy(),
+                rng=np.random.default_rng(seed),
+                n_resamples=resamples,
+            )
+            rows.append({"method": method, "metric": metric, **vars(interval)})
+    return pd.DataFrame(rows)
+
+
 def _synchronization(generated: np.ndarray, recorded: Recordings) -> Scores:
-    """Return both synchronization likelihoods, means over channels."""
+    """Return synchronization likelihoods, and that with other images: its chance."""
     if (np.ptp(generated, axis=-1) == 0).any():
         undefined = np.full(len(generated), np.nan)
-        return dict.fromkeys(recorded.embeddings, undefined)
-    return {
-        metric: recurrence_agreement(
-            recurrences(generated, **embedding), recorded.recurrences[metric]
-        ).mean(axis=-1)  # over channels
-        for metric, embedding in recorded.embeddings.items()
+        return dict.fromkeys((*recorded.embeddings, "sl_chance"), undefined)
+    found = {k: recurrences(generated, **e) for k, e in recorded.embeddings.items()}
+    scores = {
+        metric: recurrence_agreement(found[metric], recorded.recurrences[metric])
+        for metric in recorded.embeddings
     }
+    scores["sl_chance"] = matched_chance(
+        recorded.recurrences["sl"],
+        found["sl"],
+        n_derangements=1,
+        rng=np.random.default_rng(len(generated)),  # the same for every prediction
+    )
+    return {metric: values.mean(axis=-1) for metric, values in scores.items()}

@@ -12,6 +12,7 @@ images and reports how many there were.
 from collections.abc import Callable
 
 import numpy as np
+from scipy.signal import periodogram
 
 from paperlib.validation import check_finite, check_shape
 
@@ -107,6 +108,40 @@ def cosine_similarity(generated: np.ndarray, recorded: np.ndarray) -> np.ndarray
     return _per_image(_cosine, generated, recorded)
 
 
+def log_psd_distance(
+    generated: np.ndarray, recorded: np.ndarray, *, sfreq: float
+) -> np.ndarray:
+    """Return how far apart the power spectra are, per image.
+
+    The root mean square, over frequencies from 1 to 40 Hz, of the difference of the
+    log power (log-spectral distance), averaged over channels. A prediction that is
+    smoother than the recording, which the squared error rewards, is punished.
+
+    Parameters
+    ----------
+    generated, recorded : ndarray of shape (n_images, n_channels, n_times)
+        Signals in the same unit.
+    sfreq
+        Sampling rate in Hz.
+
+    Returns
+    -------
+    ndarray of shape (n_images,)
+        In decibels; NaN where a channel has no power at a frequency.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or a value is NaN or infinite.
+    """
+
+    def distance(g: np.ndarray, r: np.ndarray) -> float:
+        difference = _log_power(g, sfreq) - _log_power(r, sfreq)
+        return np.sqrt((difference**2).mean(axis=-1)).mean()
+
+    return _per_image(distance, generated, recorded)
+
+
 def pearson_across_images(generated: np.ndarray, recorded: np.ndarray) -> np.ndarray:
     """Return the correlation over images, per channel and time.
 
@@ -137,6 +172,13 @@ def pearson_across_images(generated: np.ndarray, recorded: np.ndarray) -> np.nda
             *_in_float64(generated[:, channel].T, recorded[:, channel].T)  # T N
         )
     return result
+
+
+def _log_power(signals: np.ndarray, sfreq: float) -> np.ndarray:
+    """Return the log power of signals (C, T) from 1 to 40 Hz, in decibels."""
+    frequencies, power = periodogram(signals, sfreq, window="hann")
+    inside = (frequencies >= 1) & (frequencies <= 40)
+    return 10 * np.log10(np.where(power > 0, power, np.nan)[:, inside])
 
 
 def _per_image(

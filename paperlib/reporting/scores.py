@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from paperlib.reporting.figures import COLORS, PAGE
+from paperlib.reporting.tables import MISSING
 
 _KINDS = (  # what a method's name contains -> its color
     ("Zero", "control"),
@@ -64,7 +65,9 @@ def caption(
         f"interval over participants and images, {resamples:,} resamples]. "
     )
     if chance:
-        levels = ", ".join(f"{name} {level:.1%}" for name, level in chance.items())
+        levels = ", ".join(
+            f"{name.replace('_', ' ')} {level:.1%}" for name, level in chance.items()
+        )
         return text + f"Chance of identification: {levels}."
     if simulated:
         return text + (
@@ -72,6 +75,47 @@ def caption(
             "they are beside, not comparable with, values from simulated participants."
         )
     return text + "Rows marked Published are the paper's."
+
+
+def across_table(tidy: pd.DataFrame) -> pd.DataFrame:
+    """Lay correlations over images out: a row a method, a column a subject.
+
+    Parameters
+    ----------
+    tidy
+        Columns method and correlation, subjects in the index.
+    """
+    wide = tidy.reset_index("subject").pivot(
+        index="method", columns="subject", values="correlation"
+    )
+    last = tidy.xs(tidy.index.get_level_values("subject")[-1], level="subject")
+    wide = wide.reindex(last["method"]).rename(columns="Subject {}".format)
+    text = (
+        wide.assign(Mean=wide.mean(axis=1)).map("{:.3f}".format).replace("nan", MISSING)
+    )
+    return text.rename_axis(index="Method", columns=None)
+
+
+def budget_table(budgets: pd.DataFrame) -> pd.DataFrame:
+    """Lay the cost of each run out as text.
+
+    Parameters
+    ----------
+    budgets
+        From :func:`paperlib.evaluation.predictions.read_budgets`.
+    """
+    formats = {
+        "parameters": ("Learned numbers", "{:,.0f}"),
+        "steps": ("Steps", "{:,.0f}"),
+        "seconds": ("Training (s)", "{:.1f}"),
+        "sample_variance": ("Variance of samples / of trials", "{:.2f}"),
+    }
+    columns = {
+        heading: budgets[name].map(form.format).replace("nan", MISSING)
+        for name, (heading, form) in formats.items()
+        if name in budgets
+    }
+    return pd.DataFrame(columns)
 
 
 def plot_scores(

@@ -55,7 +55,7 @@ def open_condition(
     Parameters
     ----------
     conditioning
-        With ``image`` (bool) and ``captioner`` (name or None).
+        With ``image`` (bool), ``captioner`` and ``network`` (names or None).
     where
         From :func:`paperlib.paths.locate`.
     image_ids

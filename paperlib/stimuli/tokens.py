@@ -60,7 +60,7 @@ def write_tokens(
     todo = list(items.values())
     starts = range(unfinished.n_done, len(todo), batch_size)
     with progress_bar(
-        total=len(todo), done=unfinished.n_done, label="CLIP tokens", unit="item"
+        total=len(todo), done=unfinished.n_done, label=unfinished.path.stem, unit="item"
     ) as bar:
         for start in starts:
             batch = todo[start : start + batch_size]
@@ -113,6 +113,16 @@ class Tokens:
         ValueError
             If the array has no tokens for one of the images.
         """
+        return self.read(image_ids, columns=slice(None))
+
+    def read(self, image_ids: Sequence[str], *, columns: slice) -> np.ndarray:
+        """Return a part of the width of the tokens, float32 of shape (B, L, columns).
+
+        Raises
+        ------
+        ValueError
+            If the array has no tokens for one of the images.
+        """
         missing = [name for name in image_ids if name not in self._rows]
         if missing:
             raise ValueError(
@@ -121,7 +131,7 @@ class Tokens:
                 f"{did_you_mean(missing[0], self._rows)} Run notebook 03 again."
             )
         rows = [self._rows[name] for name in image_ids]
-        return self._array[rows].astype(np.float32)
+        return self._array[rows, :, columns].astype(np.float32)
 
 
 class _Unfinished:

@@ -1,0 +1,448 @@
+"""SynBrain (Mai et al., 2025), the closest competitor, carried over from fMRI to M/EEG.
+
+Two networks are trained one after the other:
+
+1. **BrainVAE** encodes a signal as a Gaussian over latents in the shape of the image's
+   CLIP tokens, and decodes latents to a signal. Its loss is the reconstruction error,
+   the divergence from a standard Gaussian, and SoftCLIP, which makes latents as similar
+   to each other's tokens as the tokens are among themselves.
+2. **Mapper** regresses the mean of the latents on the CLIP tokens.
+
+A signal is predicted from an image by decoding what the mapper makes of its tokens.
+The variance of the latents depends on a recorded signal and is of no use then: the
+prediction is the decoded mean, one for each image, as in the released implementation.
+
+What differs from the published model, and why:
+
+- Convolutions run along time with sensors as input features; voxels have no such order
+  and are one long row in the original. Pooling to a fixed length is thus not needed.
+- Losses are means over entries, so that their weights do not depend on the sizes.
+- The mapper's blocks are plain pre-norm transformer blocks. The original modulates its
+  norms by a timestep that is always 0: a constant, which the affine norms here can
+  learn. A third of the weights go without loss of generality.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from paperlib.models.dit import Attention
+
+
+class SynBrain(nn.Module):
+    """Predict signals from CLIP tokens: BrainVAE and mapper together.
+
+    In the published size (widths 128, 256, 512, 512, 2 blocks a level, hidden 2048,
+    depth 8; here 12 heads) on 257 tokens of width 768 it has 99,811,761 parameters for
+    63 x 250 signals and 100,030,980 for 271 x 200; the mapper has 57,492,480 of them.
+
+    Parameters
+    ----------
+    n_channels, n_times : int
+        Size of a signal.
+    n_tokens, context_width : int
+        Size of the condition (257 and 768 for CLIP ViT-L/14), and of the latents.
+    widths, blocks, hidden
+        Of :class:`BrainVAE`.
+    depth, heads
+        Of :class:`Mapper`.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        n_times: int,
+        *,
+        n_tokens: int,
+        context_width: int,
+        widths: Sequence[int],
+        blocks: int,
+        hidden: int,
+        depth: int,
+        heads: int,
+    ):
+        super().__init__()
+        self.vae = BrainVAE(
+            n_channels,
+            n_times,
+            n_tokens=n_tokens,
+            context_width=context_width,
+            widths=widths,
+            blocks=blocks,
+            hidden=hidden,
+        )
+        self.mapper = Mapper(n_tokens, context_width, depth=depth, heads=heads)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Return the signals (B, C, T) expected after tokens (B, L, D)."""
+        return self.vae.decode(self.mapper(context))
+
+
+class BrainVAE(nn.Module):
+    """Variational autoencoder whose latents have the shape of CLIP tokens.
+
+    Parameters
+    ----------
+    n_channels, n_times : int
+        Size of a signal.
+    n_tokens, context_width : int
+        Size of the latents.
+    widths : sequence of int
+        Features of the first convolution and of each level. Resolution is halved once,
+        after the first level.
+    blocks : int
+        Residual blocks of an encoder level; a decoder level has one more.
+    hidden : int
+        Width of the MLPs between time and latent axis.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        n_times: int,
+        *,
+        n_tokens: int,
+        context_width: int,
+        widths: Sequence[int],
+        blocks: int,
+        hidden: int,
+    ):
+        super().__init__()
+        if len(widths) < 2:
+            raise ValueError(
+                "widths must name the features of the first convolution and of one "
+                f"level or more; got {list(widths)}."
+            )
+        self.n_times = n_times
+        length = -(-n_times // 2)
+        self.encoder = nn.Sequential(
+            nn.Conv1d(n_channels, widths[0], kernel_size=7, padding=3),
+            *_level(widths[0], widths[1], blocks),
+            nn.Conv1d(widths[1], widths[1], kernel_size=3, stride=2, padding=1),
+            *_levels(widths[1:], blocks),
+            *_middle(widths[-1]),
+            *_readout(widths[-1], n_tokens),
+        )
+        self.mean = _axis_mlp(length, hidden, context_width)
+        self.logvar = _axis_mlp(length, hidden, context_width)
+        self.decoder = nn.Sequential(
+            _axis_mlp(context_width, hidden, length),
+            nn.Conv1d(n_tokens, widths[-1], kernel_size=7, padding=3),
+            *_middle(widths[-1]),
+            *_levels(widths[:0:-1], blocks + 1),
+            nn.ConvTranspose1d(
+                widths[1], widths[1], kernel_size=4, stride=2, padding=1
+            ),
+            *_level(widths[1], widths[0], blocks + 1),
+            *_readout(widths[0], n_channels),
+        )
+
+    def forward(self, y: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """Encode, sample and decode.
+
+        Parameters
+        ----------
+        y : Tensor of shape (B, C, T)
+            Signals.
+        noise : Tensor of shape (B, L, D)
+            Standard Gaussian; zeros give the mean.
+
+        Returns
+        -------
+        reconstruction : Tensor of shape (B, C, T)
+        latent, mean, logvar : Tensor of shape (B, L, D)
+        """
+        mean, logvar = self.encode(y)
+        latent = mean + noise * torch.exp(0.5 * logvar)
+        return self.decode(latent), latent, mean, logvar
+
+    def encode(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance (B, L, D) of the latents of ``y`` (B, C, T)."""
+        y = F.pad(y, (0, self.n_times % 2))  # B C T'
+        h = self.encoder(y)  # B L T'/2
+        return self.mean(h), self.logvar(h)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return the signals (B, C, T) of latents (B, L, D)."""
+        return self.decoder(latent)[..., : self.n_times]
+
+
+class Mapper(nn.Module):
+    """Transformer from CLIP tokens to latents (the semantic-to-neural mapper).
+
+    Parameters
+    ----------
+    n_tokens, width : int
+        Size of the condition, and of the latents.
+    depth, heads : int
+        Blocks, and heads of attention.
+    """
+
+    def __init__(self, n_tokens: int, width: int, *, depth: int, heads: int):
+        super().__init__()
+        self.position = nn.Parameter(0.02 * torch.randn(n_tokens, width))
+        blocks = [_transformer_block(width, heads) for _ in range(depth)]
+        self.blocks = nn.Sequential(*blocks, nn.LayerNorm(width))
+        self.output = nn.Linear(width, width)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Return latents (B, L, D) of tokens (B, L, D)."""
+        return self.output(self.blocks(context + self.position))
+
+
+class Residual(nn.Module):
+    """Two convolutions along time, beside a shortcut."""
+
+    def __init__(self, width_in: int, width_out: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            _norm(width_in),
+            nn.SiLU(),
+            nn.Conv1d(width_in, width_out, kernel_size=3, padding=1),
+            _norm(width_out),
+            nn.SiLU(),
+            nn.Conv1d(width_out, width_out, kernel_size=3, padding=1),
+        )
+        is_same = width_in == width_out
+        self.shortcut = nn.Identity() if is_same else nn.Conv1d(width_in, width_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform features (B, F, T)."""
+        return self.shortcut(x) + self.layers(x)
+
+
+class TimeAttention(nn.Module):
+    """Single-head self-attention over all time points, beside a shortcut."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = _norm(width)
+        self.attention = Attention(width, 1, context_width=width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform features (B, F, T)."""
+        h = self.norm(x).transpose(1, 2)  # B T F
+        h = self.attention(h, self.attention.keys_values(h))
+        return x + h.transpose(1, 2)
+
+
+def softclip_loss(latent: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
+    """Return how far latents are from being as alike as the tokens are.
+
+    Latents and tokens are flattened and normalized. The target of each image is the
+    softmax of its tokens' cosine similarities to the batch; the loss is the cross
+    entropy of the similarities between latents and tokens, averaged over both
+    directions.
+
+    Parameters
+    ----------
+    latent, tokens : Tensor of shape (B, L, D)
+    temperature
+        Similarities are divided by it; the published value is 0.125.
+
+    Returns
+    -------
+    Tensor of shape ()
+    """
+    latent = F.normalize(latent.flatten(1), dim=1)  # B L*D
+    tokens = F.normalize(tokens.flatten(1), dim=1)
+    target = (tokens @ tokens.T / temperature).softmax(dim=1)  # B B
+    logits = latent @ tokens.T / temperature
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Return the divergence of N(mean, exp(logvar)) from N(0, 1), mean over entries.
+
+    The published loss sums over the entries of a signal's latents: multiply by their
+    number for its scale.
+    """
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+@dataclass(frozen=True)
+class BrainVAEObjective:
+    """Loss of the first stage.
+
+    Attributes
+    ----------
+    kl_weight, clip_weight, temperature : float
+        Weights of :func:`kl_divergence` and :func:`softclip_loss`, and the latter's
+        temperature, beside a mean squared error of reconstruction.
+    seed : int
+        Decides the latents' noise, with the step.
+    batch_size : int
+        Pairs per step over all processes. SoftCLIP compares within a process's share.
+    """
+
+    kl_weight: float
+    clip_weight: float
+    temperature: float
+    seed: int
+    batch_size: int
+
+    def loss(
+        self, model: nn.Module, y0: Tensor, context: Tensor, step: int, share: slice
+    ) -> Tensor:
+        """Return the loss of a training step.
+
+        Parameters
+        ----------
+        model
+            :class:`BrainVAE`.
+        y0 : Tensor of shape (B, C, T)
+        context : Tensor of shape (B, L, D)
+        step
+            From 1; decides the noise.
+        share
+            This process's part of the effective batch.
+        """
+        generator = torch.Generator(y0.device).manual_seed(self.seed * 2**32 + step)
+        shape = (self.batch_size, *context.shape[1:])
+        noise = torch.randn(shape, generator=generator, device=y0.device)
+        return self._loss(model, y0, context, noise[share])
+
+    @torch.inference_mode()
+    def validation_loss(self, model: nn.Module, pairs: Dataset, device) -> float:
+        """Return the mean loss over batches of all pairs, with noiseless latents."""
+        return _mean_over_batches(
+            lambda y0, context: self._loss(
+                model, y0, context, torch.zeros_like(context)
+            ),
+            pairs,
+            self.batch_size,
+            device,
+        )
+
+    def _loss(
+        self, model: nn.Module, y0: Tensor, context: Tensor, noise: Tensor
+    ) -> Tensor:
+        reconstruction, latent, mean, logvar = model(y0, noise)
+        return (
+            F.mse_loss(reconstruction.float(), y0)
+            + self.kl_weight * kl_divergence(mean.float(), logvar.float())
+            + self.clip_weight
+            * softclip_loss(latent.float(), context, temperature=self.temperature)
+        )
+
+
+@dataclass(frozen=True)
+class MapperObjective:
+    """Loss of the second stage: squared error of the latents' mean.
+
+    Attributes
+    ----------
+    vae : BrainVAE
+        Trained, in evaluation mode; not trained any further.
+    seed : int
+        Decides the batches.
+    batch_size : int
+        Pairs per step over all processes.
+    """
+
+    vae: BrainVAE
+    seed: int
+    batch_size: int
+
+    def loss(
+        self, model: nn.Module, y0: Tensor, context: Tensor, step: int, share: slice
+    ) -> Tensor:
+        """Return the loss of a training step; nothing in it is random.
+
+        Parameters
+        ----------
+        model
+            :class:`Mapper`.
+        y0 : Tensor of shape (B, C, T)
+        context : Tensor of shape (B, L, D)
+        step, share
+            As for :meth:`BrainVAEObjective.loss`.
+        """
+        with torch.no_grad():
+            mean, _ = self.vae.to(y0.device).encode(y0)
+        return F.mse_loss(model(context).float(), mean.float())
+
+    @torch.inference_mode()
+    def validation_loss(self, model: nn.Module, pairs: Dataset, device) -> float:
+        """Return the mean loss over all pairs."""
+        return _mean_over_batches(
+            lambda y0, context: self.loss(model, y0, context, 0, slice(None)),
+            pairs,
+            self.batch_size,
+            device,
+        )
+
+
+def _mean_over_batches(
+    loss: Callable[[Tensor, Tensor], Tensor], pairs: Dataset, batch_size: int, device
+) -> float:
+    """Return the mean of ``loss(y0, context)``, batches weighted by their size."""
+    total = 0.0
+    for start in range(0, len(pairs), batch_size):
+        chosen = range(start, min(start + batch_size, len(pairs)))
+        y0, context = (part.to(device) for part in pairs.__getitems__(chosen))
+        total += loss(y0, context).item() * len(chosen)
+    return total / len(pairs)
+
+
+def _levels(widths: Sequence[int], blocks: int) -> list[nn.Module]:
+    """Return the blocks of several levels, one for each step from width to width."""
+    return [
+        block
+        for width_in, width_out in pairwise(widths)
+        for block in _level(width_in, width_out, blocks)
+    ]
+
+
+def _level(width_in: int, width_out: int, blocks: int) -> list[nn.Module]:
+    """Return residual blocks, the first of which changes the width."""
+    rest = [Residual(width_out, width_out) for _ in range(blocks - 1)]
+    return [Residual(width_in, width_out), *rest]
+
+
+def _middle(width: int) -> list[nn.Module]:
+    """Return the innermost blocks of encoder and decoder."""
+    return [Residual(width, width), TimeAttention(width), Residual(width, width)]
+
+
+def _readout(width: int, features: int) -> list[nn.Module]:
+    """Return the last layers of encoder and decoder."""
+    convolution = nn.Conv1d(width, features, kernel_size=7, padding=3)
+    return [_norm(width), nn.SiLU(), convolution]
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    """Return the normalization of 32 groups of features, of fewer if they are few."""
+    return nn.GroupNorm(min(32, width // 4), width)
+
+
+def _axis_mlp(size_in: int, hidden: int, size_out: int) -> nn.Sequential:
+    """Return an MLP over the last axis: three times norm, GELU, linear."""
+    layers = [
+        layer
+        for width_in, width_out in pairwise((size_in, hidden, hidden, size_out))
+        for layer in (
+            nn.LayerNorm(width_in),
+            nn.GELU(),
+            nn.Linear(width_in, width_out),
+        )
+    ]
+    return nn.Sequential(*layers)
+
+
+def _transformer_block(width: int, heads: int) -> nn.TransformerEncoderLayer:
+    """Return a pre-norm block of self-attention and MLP."""
+    return nn.TransformerEncoderLayer(
+        width,
+        heads,
+        dim_feedforward=4 * width,
+        dropout=0.0,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
+    )
