@@ -151,9 +151,9 @@ same = (concept[:, None] == concept)[pairs]
 # %%
 fig, ax = plt.subplots(figsize=(COLUMN, 0.62 * COLUMN))
 palette = {"same": COLORS["generated"], "different": COLORS["control"]}
-kind = np.where(same, "same", "different")
+relation = np.where(same, "same", "different")
 bins = {"stat": "density", "common_norm": False, "bins": 60, "element": "step"}
-sns.histplot(x=cosine, hue=kind, palette=palette, **bins)
+sns.histplot(x=cosine, hue=relation, palette=palette, **bins)
 ax.set(xlabel="Cosine of two images' embeddings", ylabel="Density")
 ax.get_legend().set_title("concept")
 plt.show()

@@ -1,4 +1,8 @@
-import paperlib  # noqa: F401  makes torchvision work before any test imports it
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
+
+import paperlib  # noqa: E402, F401  makes torchvision work before any test imports it
 
 
 def pytest_collection_modifyitems(items):
