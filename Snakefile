@@ -28,12 +28,13 @@ SETTINGS = load_config(CONFIG)
 NAME = SETTINGS["name"]
 DATASETS = SETTINGS["datasets"]
 SIMULATED = "minithings" in SETTINGS
+TABLES = ("", "_supplement", "_across", "_paired", "_budgets")  # of a data set
 MANIFEST = f"{SETTINGS['data_root']}/manifest.json"
 
 wildcard_constraints:
     dataset="|".join(DATASETS),
     run="|".join(SETTINGS["runs"]),
-    subject=r"\d\d",
+    subject=r"\d\d+",
     seed=r"\d+",
     captioner="[a-z0-9-]+",
     tokens="[a-z0-9-]+",
@@ -324,7 +325,8 @@ for dataset in DATASETS:
             notebook="notebooks/06_evaluate.py",
             library=library("06_evaluate"),
         output:
-            table(MAIN_TABLES[dataset]),
+            [table(MAIN_TABLES[dataset] + ending) for ending in TABLES],
+            figure(MAIN_TABLES[dataset] + "_scores"),
             record=record("06_evaluate", dataset=dataset),
         log:
             **logs("06_evaluate", dataset=dataset),
@@ -347,6 +349,7 @@ for dataset in DATASETS:
             library=library("09_topographies"),
         output:
             figure(TOPOGRAPHIES[dataset]),
+            figure(TOPOGRAPHIES[dataset] + "_all_subjects"),
             record=record("09_topographies", dataset=dataset),
         log:
             **logs("09_topographies", dataset=dataset),

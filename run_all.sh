@@ -33,7 +33,7 @@ install() {
     local python
     python=$(find_python)
     say "Setting up .venv with $("$python" --version) (once; a few minutes)"
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv
     # torch first: other packages would otherwise choose a version of it
     .venv/bin/python -m pip install --quiet --quiet "$(grep '^torch==' requirements.txt)"
     .venv/bin/python -m pip install --quiet --quiet -r requirements.txt
@@ -57,7 +57,7 @@ set_up() {
 # Show what there is to look at.
 list_results() {
     say "Tables and figures of the configuration $1"
-    find "tables/$1" "figures/$1" -type f ! -name '.*' 2>/dev/null | sort
+    { find "tables/$1" "figures/$1" -type f ! -name '.*' 2>/dev/null || true; } | sort
 }
 
 config=mini
@@ -86,6 +86,8 @@ if [ "$task" = test ]; then
 fi
 
 [ -n "$dry_run" ] || passed+=(--quiet reason)
+gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
+[ "$gpus" -eq 0 ] || passed+=(--resources "gpu=$((gpus))")  # one run on each at a time
 say "Configuration $config, cores: $cores"
 python -m snakemake --cores "$cores" --config "config=$config" \
     --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}

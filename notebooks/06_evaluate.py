@@ -82,9 +82,10 @@ seed = settings["seed"]
 # ## Scores
 #
 # For each participant the mean recorded response to every test image is compared with
-# each prediction: the controls, every run of the comparison, and one half of the
-# repetitions against the other as a ceiling. In the cross-subject row the model of
-# one participant answers for the others.
+# each prediction: the controls and every run of the comparison. One half of the
+# repetitions against the other shows what repeats; its target is noisier than that of
+# the other rows, which may exceed it. In the cross-subject row the model of one
+# participant answers for the others.
 
 # %%
 scored, across, trial_variance = [], [], {}
@@ -99,7 +100,7 @@ for subject in progress_bar(settings["subjects"], label="Scoring", unit="subject
     halves = {"halvings": halvings, "rng": np.random.default_rng((seed, subject))}
     ceiling = split_half_scores(signals.test, mean, **halves, **options)
     scored.append((CEILING, subject, ceiling))
-    across.append(across_images(dict(predictions), signals.test, **halves))
+    across.append(across_images(predictions, signals.test, **halves))
     noise = signals.test.var(axis=1, ddof=1).mean()
     trial_variance[subject] = noise / signals.training.shape[1]
 

@@ -81,7 +81,7 @@ print(
 
 # %%
 first = settings["training_subject"]
-second = next(subject for subject in settings["subjects"] if subject != first)
+second = next((s for s in settings["subjects"] if s != first), first)
 pair = {
     label: maps[label]
     for label in (f"Subject {first}\ntraining", f"Subject {second}\ntest")

@@ -60,8 +60,7 @@ def load_config(config: str, overrides: str = "") -> dict:
     if problems:
         lines = "\n".join(f"  - {_explain(problem)}" for problem in problems)
         raise ValueError(f"{path.name} is not a valid configuration:\n{lines}")
-    for row in settings["comparison"]:
-        check_option("comparison.run", row["run"], tuple(settings["runs"]))
+    _check_names(settings)
     return settings
 
 
@@ -122,6 +121,21 @@ def token_sources(conditioning: dict) -> list[str]:
     sources = ["image"] if conditioning["image"] else []
     named = (conditioning["captioner"], conditioning["network"])
     return sources + [name for name in named if name]
+
+
+def _check_names(settings: dict) -> None:
+    """Stop at names that nothing has, and at labels that two runs have."""
+    for row in settings["comparison"]:
+        check_option("comparison.run", row["run"], tuple(settings["runs"]))
+    for name, entry in settings["datasets"].items():
+        place = f"datasets.{name}.training_subject"
+        check_option(place, entry["training_subject"], tuple(entry["subjects"]))
+    labels = [run["label"] for run in settings["runs"].values()]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ValueError(f"Runs need labels of their own; two are called {twice[0]!r}.")
+    plain = [row for row in settings["comparison"] if not row.get("cross_subject")]
+    shown = tuple(settings["runs"][row["run"]]["label"] for row in plain)
+    check_option("evaluation.reference", settings["evaluation"]["reference"], shown)
 
 
 def _model(settings: dict) -> dict:

@@ -2,16 +2,12 @@
 
 from collections.abc import Callable
 
-import mne
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from paperlib.diffusion import ddim, linear_alpha_bar, timestep_pairs
 from paperlib.progress import progress_bar
-from paperlib.recordings.sensors import sensor_info
-from paperlib.validation import check_shape
 
 
 @torch.inference_mode()
@@ -137,37 +133,6 @@ def noise_source(
         return torch.stack(noise).to(device)
 
     return draw_noise
-
-
-def as_epochs(signals: np.ndarray, recipe: dict, image_ids: list[str]) -> mne.Epochs:
-    """Return generated signals as MNE epochs, one for each image.
-
-    Parameters
-    ----------
-    signals : ndarray of shape (N, C, T)
-        In the unit of the training signals (``recipe["unit"]``). Whitened signals have
-        no physical unit; MNE will label them as volts all the same.
-    recipe
-        From :func:`paperlib.checkpoints.load_checkpoint`.
-    image_ids
-        Kept in the column ``image_id`` of the epochs' metadata.
-
-    Returns
-    -------
-    EpochsArray
-        With sensor positions.
-    """
-    times = recipe["times"]
-    check_shape(
-        "signals", signals, (len(image_ids), len(recipe["ch_names"]), len(times))
-    )
-    return mne.EpochsArray(
-        signals,
-        sensor_info(recipe["ch_names"], recipe["sfreq"]),
-        tmin=times[0],
-        metadata=pd.DataFrame({"image_id": image_ids}),
-        verbose="error",
-    )
 
 
 def _conditioned(

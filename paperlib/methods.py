@@ -112,7 +112,7 @@ def fit(
         (training, validation),
         settings=TrainingSettings(**settings["training"]),
         folder=folder,
-        identity={"recipe": recipe, "inputs": inputs},
+        identity={"recipe": recipe, "training": settings["training"], "inputs": inputs},
         device=settings["device"],
     )
 
@@ -193,7 +193,7 @@ def _fit_stages(
     weights = dict(recipe["options"]["autoencoder"])
     first = replace(settings, steps=weights.pop("steps"))
     common = {"seed": recipe["seed"], "batch_size": settings.batch_size}
-    model.vae, _ = train(
+    model.vae, first_curve = train(
         model.vae,
         *pairs,
         objective=BrainVAEObjective(**weights, **common),
@@ -211,7 +211,11 @@ def _fit_stages(
         identity=identity,
         device=device,
     )
-    return model.eval(), curve
+    before = first_curve[-1]  # what the first stage cost
+    return model.eval(), [
+        row | {name: row[name] + before[name] for name in ("step", "seconds")}
+        for row in curve
+    ]
 
 
 def _fit_linear(

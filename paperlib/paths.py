@@ -35,7 +35,7 @@ TEMPLATES = {
     # what a reader looks at
     "figure": "figures/{config}/{name}",
     "table": "tables/{config}/{name}",
-    "published_table": "tables/paper/{name}.csv",
+    "published_table": "tables/published/{name}.csv",
     # what happened
     "record": "results/{config}/records/{job}.json",
     "notebook": "results/{config}/notebooks/{job}.ipynb",

@@ -159,6 +159,22 @@ def test_rows_of_the_comparison_must_be_runs(edited):
         load_config(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"runs": {"ours": {"label": "Ours+"}}}, "two are called 'Ours\\+'"),
+        ({"evaluation": {"reference": "Our+"}}, "Did you mean 'Ours\\+'"),
+        (
+            {"datasets": {"things-meg": {"training_subject": 3}}},
+            "things-meg.training_subject must be one of 1, 2; got 3",
+        ),
+    ],
+)
+def test_names_must_be_those_of_something(change, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("mini", yaml.safe_dump(change))
+
+
 def test_unknown_run():
     with pytest.raises(ValueError, match="run must be one of .*Did you mean 'ours_v'"):
         load_settings("04_train", "mini", dataset="things-eeg2", run="our_v")

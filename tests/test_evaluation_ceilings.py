@@ -76,8 +76,10 @@ def test_ceilings_have_their_expected_values():
     assert ceiling.lower.shape == (2, 3)
     np.testing.assert_allclose(ceiling.lower, lower, atol=0.04)
     np.testing.assert_allclose(ceiling.upper, upper, atol=0.02)
-    predictions = {"signal": signal, "mean": np.zeros_like(signal)}
-    found = correlations_with_halves(predictions, repetitions, n_splits=4, rng=seeded())
+    predictions = [("signal", signal), ("mean", np.zeros_like(signal))]
+    found = dict(
+        correlations_with_halves(predictions, repetitions, n_splits=4, rng=seeded())
+    )
     perfect = found["signal"]
     np.testing.assert_allclose(perfect, np.sqrt(lower), atol=0.03)
     assert (ceiling.lower < perfect).all() and (perfect < ceiling.upper).all()

@@ -120,7 +120,7 @@ def test_correlation_over_images_beside_its_ceilings():
     rng = np.random.default_rng(5)
     signal = rng.standard_normal((300, 1, 2, 3))
     trials = signal + 2 * rng.standard_normal((300, 8, 2, 3))
-    predictions = {"signal": signal[:, 0], "mean": np.zeros((300, 2, 3))}
+    predictions = [("signal", signal[:, 0]), ("mean", np.zeros((300, 2, 3)))]
     table = across_images(predictions, trials, halvings=4, rng=rng)
     found = table.set_index("method")["correlation"]
     # halves of four trials of noise variance 4: signal and noise have variance 1

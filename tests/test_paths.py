@@ -1,6 +1,6 @@
 import pytest
 
-from paperlib.paths import ROOT, job_name, locate, template
+from paperlib.paths import MAIN_TABLES, ROOT, job_name, locate, template
 
 SETTINGS = {"notebook": "04_train", "name": "mini", "data_root": "data/mini"}
 KEYS = {"dataset": "things-eeg2", "run": "ours", "subject": 3, "seed": 0}
@@ -54,3 +54,11 @@ def test_open_keys_stay_wildcards():
     wildcards = {key: "{" + key + "}" for key in KEYS}
     name = "04_train_{dataset}_{run}_sub-{subject}_seed-{seed}"
     assert job_name("04_train", **wildcards) == name
+
+
+@pytest.mark.parametrize("name", MAIN_TABLES.values())
+def test_no_configuration_writes_over_the_published_values(name):
+    published = template("published_table", name=name)
+    made = template("table", config="paper", name=f"{name}.csv")
+    assert published != made
+    assert (ROOT / published).is_file()

@@ -4,7 +4,7 @@ Half of the repetitions of each test image predicts the other half. Any metric o
 sets of responses has such a ceiling: apply it to what `split_halves` yields.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,25 +104,25 @@ def noise_ceiling(
 
 
 def correlations_with_halves(
-    predictions: Mapping[str, np.ndarray],
+    predictions: Sequence[tuple[str, np.ndarray]],
     repetitions: np.ndarray,
     *,
     n_splits: int,
     rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
+) -> list[tuple[str, np.ndarray]]:
     """Return methods' correlations over images with the targets of `noise_ceiling`.
 
     Parameters
     ----------
-    predictions : mapping of str to ndarray of shape (n_images, n_channels, n_times)
-        By method.
+    predictions : sequence of (str, ndarray of shape (n_images, n_channels, n_times))
+        Methods and what they predict.
     repetitions, n_splits, rng
         As in `split_halves`; a generator seeded as for `noise_ceiling` gives the same
         targets.
 
     Returns
     -------
-    dict of str to ndarray of shape (n_channels, n_times)
+    list of (str, ndarray of shape (n_channels, n_times))
         Means over the splits; NaN for a prediction that is the same for all images.
 
     Raises
@@ -130,11 +130,12 @@ def correlations_with_halves(
     ValueError
         As in `split_halves` and `pearson_across_images`.
     """
-    totals = {name: np.zeros(repetitions.shape[2:]) for name in predictions}
+    totals = [np.zeros(repetitions.shape[2:]) for _ in predictions]
     for target, _ in split_halves(repetitions, n_splits=n_splits, rng=rng):
-        for name, generated in predictions.items():
-            totals[name] += pearson_across_images(generated, target)
-    return {name: total / n_splits for name, total in totals.items()}
+        for total, (_, generated) in zip(totals, predictions, strict=True):
+            total += pearson_across_images(generated, target)
+    names = [name for name, _ in predictions]
+    return [(n, total / n_splits) for n, total in zip(names, totals, strict=True)]
 
 
 def spearman_brown(correlation: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Score every method on the same recordings, image by image."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -268,7 +268,7 @@ def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFram
 
 
 def across_images(
-    predictions: dict[str, np.ndarray],
+    predictions: Sequence[tuple[str, np.ndarray]],
     repetitions: np.ndarray,
     *,
     halvings: int,
@@ -279,7 +279,8 @@ def across_images(
     Parameters
     ----------
     predictions
-        Method -> ndarray of shape (N, C, T).
+        Method, ndarray of shape (N, C, T). Equal methods (other training seeds) are
+        averaged.
     repetitions : ndarray of shape (N, R, C, T)
         Single test responses.
     halvings
@@ -299,9 +300,9 @@ def across_images(
         predictions, repetitions, rng=np.random.default_rng(seed), **split
     )
     ceiling = noise_ceiling(repetitions, rng=np.random.default_rng(seed), **split)
-    found |= {"Ceiling, lower": ceiling.lower, "Ceiling, upper": ceiling.upper}
-    rows = [{"method": name, "correlation": r.mean()} for name, r in found.items()]
-    return pd.DataFrame(rows)
+    found += [("Ceiling, lower", ceiling.lower), ("Ceiling, upper", ceiling.upper)]
+    rows = [{"method": name, "correlation": r.mean()} for name, r in found]
+    return pd.DataFrame(rows).groupby("method", sort=False).mean().reset_index()
 
 
 def compare_with(

@@ -28,7 +28,7 @@ def with_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFra
     summary
         Measured scores.
     published
-        Columns method, metric, mean, from ``tables/paper/``.
+        Columns method, metric, mean, from ``tables/published/``.
     """
     marked = published.assign(method="Published: " + published["method"])
     rows = [*summary.to_dict("records"), *marked.to_dict("records")]
