@@ -167,7 +167,7 @@ def main() -> None:
             "torch": torch.__version__,
         },
         "parameters": {"dim": DIM, "neighbors": NEIGHBORS, "sizes": SIZES},
-        "note": f"minima of {RUNS} runs while other programs ran on the same cores: "
+        "note": f"minima of {RUNS} runs; where other programs run (see the load), "
         "compare processor seconds (all threads together), not seconds",
         "load_average_before": round(load, 2),
         "results": {
