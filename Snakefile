@@ -17,7 +17,15 @@ from snakemake.utils import min_version
 
 sys.path.insert(0, workflow.basedir)
 from paperlib.config import load_config, load_settings, token_sources
-from paperlib.paths import IDENTITY, MAIN_TABLES, TOPOGRAPHIES, job_name, template
+from paperlib.paths import (
+    CLIP_SCORE_FIGURES,
+    CLIP_SCORE_TABLES,
+    IDENTITY,
+    MAIN_TABLES,
+    TOPOGRAPHIES,
+    job_name,
+    template,
+)
 from paperlib.provenance import library_modules
 from paperlib.recordings.sources import source_files
 
@@ -28,6 +36,7 @@ SETTINGS = load_config(CONFIG)
 NAME = SETTINGS["name"]
 DATASETS = SETTINGS["datasets"]
 SIMULATED = "minithings" in SETTINGS
+CAPTIONERS = dict(zip(SETTINGS["clip_score"]["captioners"], CLIP_SCORE_TABLES))
 TABLES = ("", "_supplement", "_across", "_paired", "_budgets")  # of a data set
 MANIFEST = f"{SETTINGS['data_root']}/manifest.json"
 
@@ -118,11 +127,14 @@ def raw_recordings(wildcards):
     return source_files(entry["preprocessing"], where, subject=int(wildcards.subject))
 
 
+def image_list(dataset):
+    """Name what tells the images of a data set."""
+    return MANIFEST if SIMULATED else path("image_list", dataset=dataset)
+
+
 def images(wildcards):
     """Name what notebooks 02 and 03 read."""
-    if SIMULATED:
-        return [MANIFEST]
-    return [path("image_list", dataset=wildcards.dataset)]
+    return [image_list(wildcards.dataset)]
 
 
 def embedded(wildcards):
@@ -165,9 +177,12 @@ rule all:
     """Every table and figure of the configuration."""
     input:
         [record("06_evaluate", dataset=d) for d in DATASETS],
+        record("08_clip_score"),
         [record("09_topographies", dataset=d) for d in DATASETS],
         [table(MAIN_TABLES[d]) for d in DATASETS],
         [figure(TOPOGRAPHIES[d]) for d in DATASETS],
+        [table(name) for name in CAPTIONERS.values()],
+        [figure(name) for name in CLIP_SCORE_FIGURES],
 
 
 if SIMULATED:
@@ -307,6 +322,33 @@ rule sample:
     message:
         "05: sampling {wildcards.run} for {wildcards.dataset}, "
         "participant {wildcards.subject}, seed {wildcards.seed}"
+    shell:
+        EXECUTE
+
+
+rule clip_score:
+    """Compare images with their captions: Figures 4, 5 and 8, Tables 7 and 8."""
+    input:
+        [image_list(d) for d in DATASETS],
+        [path("captions", dataset=d, captioner=c) for d in DATASETS for c in CAPTIONERS],
+        [path("published_table", name=name) for name in CAPTIONERS.values()],
+        notebook="notebooks/08_clip_score.py",
+        library=library("08_clip_score"),
+    output:
+        [path("clip_scores", dataset=d, captioner=c) for d in DATASETS for c in CAPTIONERS],
+        [table(name) for name in CAPTIONERS.values()],
+        [figure(name) for name in CLIP_SCORE_FIGURES],
+        record=record("08_clip_score"),
+    log:
+        notebook=path("notebook", job="08_clip_score"),
+        text=path("log", job="08_clip_score"),
+    params:
+        identity=identity(),
+        settings=settings("08_clip_score"),
+    resources:
+        gpu=1,
+    message:
+        "08: CLIP Scores of all captions"
     shell:
         EXECUTE
 

@@ -25,6 +25,7 @@ SECTIONS = {
         *("seed", "simulated", "subjects", "training_subject", "seeds"),
         *("runs", "comparison", "evaluation"),
     ),
+    "08_clip_score": ("simulated", "dataset_names", "clip_score"),
     "09_topographies": ("simulated", "subjects", "training_subject", "topographies"),
 }
 
@@ -87,10 +88,12 @@ def load_settings(
     Returns
     -------
     dict
-        The sections, beside ``notebook``, ``name``, ``data_root`` and ``device``.
+        The sections, beside ``notebook``, ``name``, ``data_root`` and ``device``;
+        ``dataset_names`` are the names of ``datasets``.
     """
     check_option("notebook", notebook, tuple(SECTIONS))
     settings = load_config(config, overrides)
+    settings["dataset_names"] = list(settings["datasets"])
     for kind, entry in (("datasets", dataset), ("runs", run)):
         if entry is not None:
             check_option(kind.removesuffix("s"), entry, tuple(settings[kind]))
@@ -130,6 +133,9 @@ def _check_names(settings: dict) -> None:
     for name, entry in settings["datasets"].items():
         place = f"datasets.{name}.training_subject"
         check_option(place, entry["training_subject"], tuple(entry["subjects"]))
+    captioners = tuple(settings["captioning"]["captioners"])
+    for name in settings["clip_score"]["captioners"]:
+        check_option("clip_score.captioners", name, captioners)
     labels = [run["label"] for run in settings["runs"].values()]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(f"Runs need labels of their own; two are called {twice[0]!r}.")

@@ -23,6 +23,7 @@ TEMPLATES = {
     "signals": "results/{config}/{dataset}/signals/sub-{subject}",
     "captions": "results/{config}/{dataset}/captions/{captioner}.jsonl",
     "tokens": "results/{config}/{dataset}/tokens/{tokens}.npy",
+    "clip_scores": "results/{config}/{dataset}/clip_scores/{captioner}.csv",
     "checkpoint": (
         "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/checkpoint"
     ),
@@ -59,12 +60,17 @@ IDENTITY = {
     "04_train": ("dataset", "run", "subject", "seed"),
     "05_sample": ("dataset", "run", "subject", "seed"),
     "06_evaluate": ("dataset",),
+    "08_clip_score": (),
     "09_topographies": ("dataset",),
 }
 
 # Numbers under which the paper shows a data set.
 MAIN_TABLES = {"things-eeg2": "tab01_things_eeg2", "things-meg": "tab02_things_meg"}
 TOPOGRAPHIES = {"things-eeg2": "fig03_things_eeg2", "things-meg": "fig07_things_meg"}
+
+# ... and the captioners of the CLIP Score, in the order of the configuration.
+CLIP_SCORE_TABLES = ("fig05_clip_score", "tab07_clip_score", "tab08_clip_score")
+CLIP_SCORE_FIGURES = ("fig04_caption", "fig05_clip_score", "fig08_captioners")
 
 
 def job_name(notebook: str, **keys: str | int) -> str:

@@ -153,6 +153,12 @@ def test_a_notebook_gets_its_sections_only():
     assert settings["notebook"] == "05_sample"
 
 
+def test_a_notebook_about_all_data_sets_gets_their_names():
+    settings = load_settings("08_clip_score", "mini")
+    assert settings["dataset_names"] == ["things-eeg2", "things-meg"]
+    assert "datasets" not in settings
+
+
 def test_rows_of_the_comparison_must_be_runs(edited):
     path = edited(lambda s: s["comparison"][0].update(run="our_plus"))
     with pytest.raises(ValueError, match="comparison.run .*Did you mean 'ours_plus'"):
@@ -167,6 +173,10 @@ def test_rows_of_the_comparison_must_be_runs(edited):
         (
             {"datasets": {"things-meg": {"training_subject": 3}}},
             "things-meg.training_subject must be one of 1, 2; got 3",
+        ),
+        (
+            {"clip_score": {"captioners": ["qwen2-v"]}},
+            "clip_score.captioners must be one of .*Did you mean 'qwen2-vl'",
         ),
     ],
 )

@@ -16,7 +16,14 @@ import pandas as pd
 import psutil
 import pytest
 
-from paperlib.paths import MAIN_TABLES, ROOT, TOPOGRAPHIES
+from paperlib.config import load_config
+from paperlib.paths import (
+    CLIP_SCORE_FIGURES,
+    CLIP_SCORE_TABLES,
+    MAIN_TABLES,
+    ROOT,
+    TOPOGRAPHIES,
+)
 
 pytestmark = pytest.mark.pipeline
 CONFIG = "tests/small.yaml"
@@ -84,10 +91,13 @@ def test_every_table_and_figure_comes_out(repository):
         for stem in ("tab01_things_eeg2", "tab02_things_meg")
         for ending in ("", "_supplement", "_across", "_paired", "_budgets")
     ]
+    captioners = load_config(CONFIG)["clip_score"]["captioners"]
+    stems += CLIP_SCORE_TABLES[: len(captioners)]
     assert tables == {f"{s}.{e}" for s in stems for e in ("csv", "md", "tex")}
     figures = {path.name for path in (repository / "figures/small").iterdir()}
     for stem in ("fig03_things_eeg2", "fig07_things_meg"):
         assert {f"{stem}.png", f"{stem}_all_subjects.pdf"} <= figures
+    assert {f"{stem}.pdf" for stem in CLIP_SCORE_FIGURES} <= figures
     assert all(path.stat().st_size for path in (repository / "figures/small").iterdir())
 
 
@@ -114,7 +124,7 @@ def test_the_main_table_is_complete_and_says_what_it_is(repository):
 def test_records_say_what_happened(repository):
     records = list((repository / "results/small/records").glob("*.json"))
     names = {path.name[:2] for path in records}
-    assert names == {"00", "01", "02", "03", "04", "05", "06", "09"}
+    assert names == {"00", "01", "02", "03", "04", "05", "06", "08", "09"}
     for path in records:
         content = json.loads(path.read_text())
         assert content["seconds"] > 0 and content["settings"]["name"] == "small"

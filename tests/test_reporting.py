@@ -50,6 +50,12 @@ def test_the_three_files_of_a_table_agree(tmp_path):
     assert r"\label{tab:tab01}" in latex
 
 
+def test_the_first_column_of_a_table_needs_a_heading(tmp_path):
+    wide = pd.DataFrame({"MSE": ["0.1"]}, index=["Ours"])
+    with pytest.raises(ValueError, match="index of `wide` needs a name"):
+        save_table(tmp_path / "tab01", tidy=SUMMARY, wide=wide, caption="Means.")
+
+
 def test_published_rows_are_marked_and_have_no_interval():
     published = pd.DataFrame({"method": ["Ours"], "metric": ["mse"], "mean": [0.109]})
     row = with_published(SUMMARY, published).iloc[-1]

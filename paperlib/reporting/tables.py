@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from paperlib.atomic import write_text
-from paperlib.validation import check_option
 
 MISSING = "–"
 
@@ -63,7 +62,7 @@ def save_table(
     tidy
         One value per cell, full precision.
     wide
-        What a reader sees.
+        What a reader sees; the name of its index heads the first column.
     caption
         Says what the numbers are, their intervals, n, and whether data are simulated.
 
@@ -71,8 +70,14 @@ def save_table(
     -------
     list of Path
         The files written.
+
+    Raises
+    ------
+    ValueError
+        If the index of ``wide`` has no name.
     """
-    check_option("index name", wide.index.name, ("Method",))
+    if not wide.index.name:
+        raise ValueError("The index of `wide` needs a name: it heads the first column.")
     stem = Path(stem)
     # Ten digits: more than any reader needs, fewer than differ between runs.
     texts = {

@@ -1,0 +1,265 @@
+import json
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from safetensors.torch import save_file
+
+from paperlib.evaluation import clip_score
+from paperlib.evaluation.clip_score import (
+    EDGES,
+    SCORES,
+    count_ranges,
+    describe_scores,
+    hessel_score,
+    implied_spread,
+    load_encoders,
+    measure_cosines,
+    pair_cosines,
+    score_cosines,
+    shifted_score,
+)
+from paperlib.paths import CLIP_SCORE_TABLES, ROOT
+from paperlib.stimuli.embeddings import embed_images, embed_texts
+
+ARCHITECTURE = {
+    "embed_dim": 12,
+    "quick_gelu": True,
+    "vision_cfg": {
+        **{"image_size": 32, "patch_size": 16, "width": 16},
+        **{"layers": 1, "head_width": 8},
+    },
+    "text_cfg": {
+        **{"context_length": 77, "vocab_size": 49408, "width": 8},
+        **{"heads": 2, "layers": 1},
+    },
+}
+CAPTIONS = ["a cat", "two dogs in the sun", "a cat", "an egg", "the sea at night"]
+unit_cosines = arrays(
+    float, st.integers(1, 50), elements=st.floats(-1, 1, allow_nan=False)
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**ARCHITECTURE)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    config = {"model_cfg": ARCHITECTURE, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def entries(folder):
+    source = {"model": f"local-dir:{folder}", "pretrained": None}
+    return [
+        {"name": "plain", "prefix": "", **source},
+        {"name": "prefix", "prefix": "A photo depicts ", **source},
+    ]
+
+
+@pytest.fixture(scope="module")
+def encoders(entries):
+    return load_encoders(entries, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    paths = [folder / f"image_{i}.png" for i in range(len(CAPTIONS))]
+    for path in paths:
+        pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return pd.DataFrame({"image_id": [path.stem for path in paths], "path": paths})
+
+
+def described(**columns):
+    keys = {"captioner": "a", "dataset": "d", "encoder": "e"}
+    cosines = pd.DataFrame(columns).assign(**keys)
+    return describe_scores(score_cosines(cosines)).set_index("score")
+
+
+def published(name):
+    return pd.read_csv(ROOT / f"tables/published/{name}.csv")
+
+
+def test_cosines_of_known_embeddings():
+    pictures = np.array([[1, 0], [1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    texts = np.array([[1, 0], [0, 1], [0, -1], [0.8, 0.6]], np.float32)
+    np.testing.assert_allclose(pair_cosines(pictures, texts), [1, 0, -1, 0.96])
+
+
+def test_embeddings_must_pair():
+    with pytest.raises(ValueError, match=r"texts must have shape \(3, 2\); got \(2, 2"):
+        pair_cosines(np.ones((3, 2)), np.ones((2, 2)))
+    with pytest.raises(ValueError, match="cosines .* holds 3 values that are NaN"):
+        pair_cosines(np.full((3, 2), np.nan), np.ones((3, 2)))
+
+
+def test_scores_of_known_cosines():
+    cosines = np.array([-1, -0.2, 0, 0.25676, 1])
+    np.testing.assert_allclose(hessel_score(cosines), [0, 0, 0, 0.6419, 2.5])
+    np.testing.assert_allclose(shifted_score(cosines), [0, 0.4, 0.5, 0.62838, 1])
+
+
+@given(unit_cosines)
+def test_every_score_has_a_range(cosines):
+    for function in SCORES.values():
+        counts = count_ranges(function(cosines))
+        assert counts.shape == (len(EDGES) - 1,)
+        assert counts.sum() == len(cosines)
+
+
+@given(unit_cosines, st.floats(0, 0.5))
+def test_better_captions_never_lower_a_range(cosines, gain):
+    """Shares of at least an edge can only grow when every cosine does."""
+    for function in SCORES.values():
+        before, after = (count_ranges(function(c)) for c in (cosines, cosines + gain))
+        assert (np.cumsum(after) <= np.cumsum(before)).all()
+
+
+def test_ranges_are_half_open_and_the_last_is_closed():
+    np.testing.assert_array_equal(count_ranges(EDGES), [1, 1, 1, 1, 2])
+    just_below = np.nextafter(EDGES[1:], 0)
+    np.testing.assert_array_equal(count_ranges(just_below), [1, 1, 1, 1, 1])
+    np.testing.assert_array_equal(count_ranges(np.array([2.5, 1.1])), [0, 0, 0, 0, 2])
+
+
+def test_scores_must_be_positive_numbers():
+    with pytest.raises(ValueError, match="at least 0; the least is -0.1"):
+        count_ranges(np.array([0.5, -0.1]))
+    with pytest.raises(ValueError, match="scores holds 1 values that are NaN"):
+        count_ranges(np.array([0.5, np.nan]))
+
+
+def test_summary_of_known_cosines():
+    rows = described(cosine=[0.1, 0.3], other_cosine=[-0.5, 0.1])
+    hessel, shifted = rows.loc["2.5 max(cos, 0)"], rows.loc["(1 + cos) / 2"]
+    assert hessel["mean"] == pytest.approx(0.5)
+    assert shifted["mean"] == pytest.approx(0.6)
+    assert hessel["sd"] == pytest.approx(0.5 / np.sqrt(2))
+    assert hessel["other_mean"] == pytest.approx(0.125)
+    assert hessel["high"] - hessel["mean"] == pytest.approx(1.96 * 0.25, rel=1e-4)
+    assert (hessel["count_0.2"], hessel["count_0.6"]) == (1, 1)
+    assert shifted["share_0.4"] + shifted["share_0.6"] == 1
+    assert (rows["n_images"] == 2).all()
+
+
+def test_interval_covers_the_mean():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        cosine = rng.normal(0.3, 0.04, 100)
+        row = described(cosine=cosine, other_cosine=cosine).loc["(1 + cos) / 2"]
+        covered += row["low"] <= 0.65 <= row["high"]
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_implied_spread_is_that_of_such_cosines():
+    spread = implied_spread(0.6419, 0.013, 0.6)
+    rng = np.random.default_rng(0)
+    for formula, function in SCORES.items():
+        mean = 0.6419 / 2.5 if "max" in formula else 2 * 0.6419 - 1
+        scores = function(rng.normal(mean, spread[formula], 200_000))
+        assert scores.mean() == pytest.approx(0.6419, abs=1e-3)
+        assert (scores < 0.6).mean() == pytest.approx(0.013, abs=2e-3)
+
+
+def test_one_model_for_encoders_with_the_same_weights(entries, monkeypatch):
+    loaded = []
+
+    def load(*source, device):
+        loaded.append(source)
+        return object()
+
+    monkeypatch.setattr(clip_score, "load_clip", load)
+    plain, prefix = load_encoders(entries, device="cpu")
+    assert plain.clip is prefix.clip and len(loaded) == 1
+    other = {"name": "other", "prefix": "", "model": "RN50", "pretrained": "openai"}
+    assert len({e.clip for e in load_encoders([*entries, other], device="cpu")}) == 2
+
+
+def test_encoders_have_names_of_their_own(entries):
+    with pytest.raises(ValueError, match="two are called 'plain'"):
+        load_encoders([entries[0], entries[0]], device="cpu")
+
+
+def test_cosines_are_those_of_single_pairs(images, encoders):
+    table = measure_cosines(images, {"a": CAPTIONS}, encoders=encoders, batch_size=2)
+    assert list(table["encoder"].unique()) == ["plain", "prefix"]
+    for encoder, rows in zip(encoders, table.groupby("encoder"), strict=True):
+        for i, row in enumerate(rows[1].itertuples()):
+            seen = embed_images(encoder.clip, [Image.open(images["path"][i])])
+            own, other = CAPTIONS[i], CAPTIONS[i - len(CAPTIONS) // 2]
+            texts = [encoder.prefix + own, encoder.prefix + other]
+            want = embed_texts(encoder.clip, texts) @ seen[0]
+            got = [row.cosine, row.other_cosine]
+            np.testing.assert_allclose(got, want, atol=1e-6)
+            assert row.image_id == f"image_{i}"
+
+
+def test_every_image_is_read_once(images, encoders, monkeypatch):
+    opened = []
+
+    def open_image(path):
+        opened.append(path)
+        return Image.open(path)
+
+    monkeypatch.setattr(clip_score, "open_image", open_image)
+    captions = {"a": CAPTIONS, "b": CAPTIONS[::-1]}
+    table = measure_cosines(images, captions, encoders=encoders, batch_size=2)
+    assert opened == images["path"].tolist()
+    assert len(table) == 2 * len(encoders) * len(images)
+
+
+def test_captions_must_be_as_many_as_images(images, encoders):
+    with pytest.raises(ValueError, match=r"texts must have shape \(5, 12\); got \(4"):
+        measure_cosines(images, {"a": CAPTIONS[:4]}, encoders=encoders, batch_size=2)
+
+
+@pytest.mark.parametrize("name", ["tab07_clip_score", "tab08_clip_score"])
+def test_published_counts_add_up(name):
+    table = published(name)
+    assert table["n_images"].tolist() == [16740, *[22448] * 4]
+    counts = table.filter(like="count_").to_numpy()
+    np.testing.assert_array_equal(counts.sum(axis=1), table["n_images"])
+    shares = table.filter(like="share_").to_numpy()
+    np.testing.assert_allclose(
+        shares, counts / table[["n_images"]].to_numpy(), atol=5e-4
+    )
+
+
+@pytest.mark.parametrize("name", CLIP_SCORE_TABLES)
+def test_published_columns_are_those_of_the_summary(name):
+    rows = described(cosine=[0.1, 0.3], other_cosine=[0.0, 0.0])
+    table = published(name)
+    assert set(table) <= {*rows, "participants"}
+    shares = table.filter(like="share_").dropna().sum(axis=1)
+    np.testing.assert_allclose(shares, 1, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["fig06", "tab03", "tab04", "tab05", "tab06"])
+def test_published_scores_repeat_our_work_of_the_main_tables(kind):
+    for path in (ROOT / "tables/published").glob(f"{kind}_*.csv"):
+        table = pd.read_csv(path).pivot(index="method", columns="metric", values="mean")
+        dataset = path.stem.removeprefix(f"{kind}_")
+        number = {"things_eeg2": "01", "things_meg": "02"}[dataset]
+        main = published(f"tab{number}_{dataset}")
+        ours = main[main["method"] == "Our work"].set_index("metric")["mean"]
+        best = table.loc[[name for name in table.index if "Our" in name]]
+        assert len(best) == 1
+        for metric, value in best.iloc[0].items():
+            assert value == ours[metric]
+            rest = table[metric].drop(best.index)
+            worse = rest > value if metric == "mse" else rest < value
+            assert worse.all()
