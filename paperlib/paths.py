@@ -60,11 +60,13 @@ IDENTITY = {
     "05_sample": ("dataset", "run", "subject", "seed"),
     "06_evaluate": ("dataset",),
     "09_topographies": ("dataset",),
+    "10_schematics": (),
 }
 
 # Numbers under which the paper shows a data set.
 MAIN_TABLES = {"things-eeg2": "tab01_things_eeg2", "things-meg": "tab02_things_meg"}
 TOPOGRAPHIES = {"things-eeg2": "fig03_things_eeg2", "things-meg": "fig07_things_meg"}
+SCHEMATICS = ("fig01_framework", "fig02_architecture")
 
 
 def job_name(notebook: str, **keys: str | int) -> str:
