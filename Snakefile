@@ -11,17 +11,19 @@ Snakemake keeps logs of failed jobs.
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 from snakemake.utils import min_version
 
 sys.path.insert(0, workflow.basedir)
-from paperlib.config import load_config, load_settings, token_sources
+from paperlib.config import first_run, load_config, load_settings, token_sources
 from paperlib.paths import (
     CLIP_SCORE_FIGURES,
     CLIP_SCORE_TABLES,
     IDENTITY,
     MAIN_TABLES,
+    SCHEMATICS,
     TOPOGRAPHIES,
     job_name,
     template,
@@ -155,6 +157,17 @@ def condition_tokens(wildcards):
     ]
 
 
+def drawn(wildcards):
+    """List what the schematics show: images, tokens and signals of every data set."""
+    files = []
+    for dataset, entry in DATASETS.items():
+        keys = SimpleNamespace(dataset=dataset, run=first_run(SETTINGS, "dit"))
+        files += [*images(keys), *condition_tokens(keys)]
+        recorded = path("signals", dataset=dataset, subject=entry["training_subject"])
+        files.append(recorded + "/info.json")
+    return files
+
+
 def figure(name):
     """Name both files of a figure."""
     return [path("figure", name=f"{name}.{ending}") for ending in ("png", "pdf")]
@@ -183,6 +196,8 @@ rule all:
         [figure(TOPOGRAPHIES[d]) for d in DATASETS],
         [table(name) for name in CAPTIONERS.values()],
         [figure(name) for name in CLIP_SCORE_FIGURES],
+        record("10_schematics"),
+        [figure(name) for name in SCHEMATICS],
 
 
 if SIMULATED:
@@ -402,3 +417,23 @@ for dataset in DATASETS:
             f"09: scalp maps of {dataset}"
         shell:
             EXECUTE
+
+
+rule schematics:
+    """Draw the framework and the network: Figures 1 and 2."""
+    input:
+        drawn,
+        notebook="notebooks/10_schematics.py",
+        library=library("10_schematics"),
+    output:
+        [figure(name) for name in SCHEMATICS],
+        record=record("10_schematics"),
+    log:
+        **logs("10_schematics"),
+    params:
+        identity=identity(),
+        settings=settings("10_schematics"),
+    message:
+        "10: schematics of framework and network"
+    shell:
+        EXECUTE

@@ -27,6 +27,10 @@ SECTIONS = {
     ),
     "08_clip_score": ("simulated", "dataset_names", "clip_score"),
     "09_topographies": ("simulated", "subjects", "training_subject", "topographies"),
+    "10_schematics": (
+        *("seed", "simulated", "datasets", "captioning", "embedding", "conditioning"),
+        *("methods", "diffusion", "sampling", "runs"),
+    ),
 }
 
 
@@ -99,7 +103,7 @@ def load_settings(
             check_option(kind.removesuffix("s"), entry, tuple(settings[kind]))
             settings = merge(settings, settings[kind][entry])
     if run is not None:
-        settings["model"] = _model(settings)
+        settings["model"] = model_options(settings, run)
     wanted = ("name", "data_root", "device", *SECTIONS[notebook])
     return {"notebook": notebook} | {key: settings[key] for key in wanted}
 
@@ -111,6 +115,29 @@ def merge(base: dict, changes: dict) -> dict:
         both_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge(merged[key], value) if both_sections else deepcopy(value)
     return merged
+
+
+def model_options(settings: dict, run: str) -> dict:
+    """Return a run's method with its options, those of the run replaced."""
+    entry = settings["runs"][run]
+    options = merge(settings["methods"][entry["method"]], entry.get("model", {}))
+    return {"method": entry["method"], **options}
+
+
+def first_run(settings: dict, method: str) -> str:
+    """Name the first run of a method.
+
+    Raises
+    ------
+    ValueError
+        If the configuration has none.
+    """
+    for name, run in settings["runs"].items():
+        if run["method"] == method:
+            return name
+    raise ValueError(
+        f"No run has the method {method!r}; add one to the configuration's runs."
+    )
 
 
 def token_sources(conditioning: dict) -> list[str]:
@@ -142,13 +169,6 @@ def _check_names(settings: dict) -> None:
     plain = [row for row in settings["comparison"] if not row.get("cross_subject")]
     shown = tuple(settings["runs"][row["run"]]["label"] for row in plain)
     check_option("evaluation.reference", settings["evaluation"]["reference"], shown)
-
-
-def _model(settings: dict) -> dict:
-    """Return a run's method with its options, those of the run replaced."""
-    method = settings["method"]
-    options = merge(settings["methods"][method], settings.get("model", {}))
-    return {"method": method, **options}
 
 
 def _config_path(config: str) -> Path:

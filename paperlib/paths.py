@@ -62,11 +62,13 @@ IDENTITY = {
     "06_evaluate": ("dataset",),
     "08_clip_score": (),
     "09_topographies": ("dataset",),
+    "10_schematics": (),
 }
 
 # Numbers under which the paper shows a data set.
 MAIN_TABLES = {"things-eeg2": "tab01_things_eeg2", "things-meg": "tab02_things_meg"}
 TOPOGRAPHIES = {"things-eeg2": "fig03_things_eeg2", "things-meg": "fig07_things_meg"}
+SCHEMATICS = ("fig01_framework", "fig02_architecture")
 
 # ... and the captioners of the CLIP Score, in the order of the configuration.
 CLIP_SCORE_TABLES = ("fig05_clip_score", "tab07_clip_score", "tab08_clip_score")

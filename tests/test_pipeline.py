@@ -22,6 +22,7 @@ from paperlib.paths import (
     CLIP_SCORE_TABLES,
     MAIN_TABLES,
     ROOT,
+    SCHEMATICS,
     TOPOGRAPHIES,
 )
 
@@ -98,6 +99,7 @@ def test_every_table_and_figure_comes_out(repository):
     for stem in ("fig03_things_eeg2", "fig07_things_meg"):
         assert {f"{stem}.png", f"{stem}_all_subjects.pdf"} <= figures
     assert {f"{stem}.pdf" for stem in CLIP_SCORE_FIGURES} <= figures
+    assert {f"{stem}.pdf" for stem in SCHEMATICS} <= figures
     assert all(path.stat().st_size for path in (repository / "figures/small").iterdir())
 
 
@@ -124,7 +126,7 @@ def test_the_main_table_is_complete_and_says_what_it_is(repository):
 def test_records_say_what_happened(repository):
     records = list((repository / "results/small/records").glob("*.json"))
     names = {path.name[:2] for path in records}
-    assert names == {"00", "01", "02", "03", "04", "05", "06", "08", "09"}
+    assert names == {"00", "01", "02", "03", "04", "05", "06", "08", "09", "10"}
     for path in records:
         content = json.loads(path.read_text())
         assert content["seconds"] > 0 and content["settings"]["name"] == "small"
