@@ -15,7 +15,8 @@
 # # 02 Caption
 #
 # *What does each image show, in words?* A vision-language model describes every image
-# once (paper, section 3.2.2, Appendix F).
+# once (paper, section 3.2.2, Appendix F). Which model is behind a captioner's name is
+# said in the configuration.
 #
 # - Reads: images, or a file of captions that another program wrote
 # - Writes: captions, one JSON object a line
@@ -37,10 +38,10 @@ from paperlib.config import load_settings
 from paperlib.paths import ROOT, locate
 from paperlib.provenance import start_record
 from paperlib.reporting.figures import COLORS, COLUMN, PAGE, set_theme
+from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.captions import (
     CLIP_CONTEXT,
     import_captions,
-    load_captioner,
     read_captions,
     save_imported_captions,
     write_captions,
@@ -70,10 +71,10 @@ print(
 #
 # Decoding is greedy: one caption an image, the same for every participant. A run that
 # was stopped goes on behind its last batch. Captions of a model that needs another
-# environment are imported from a file instead.
+# environment (VisualGLM: `paperlib/stimuli/visualglm.py`) are imported from a file.
 
 # %%
-if "file" in source:
+if source["kind"] == "file":
     captions = import_captions(ROOT / source["file"], images["image_id"])
     save_imported_captions(where("captions"), captions, source=source["file"])
 else:
@@ -82,9 +83,7 @@ else:
     write_captions(
         where("captions"),
         images,
-        captioner=load_captioner(
-            **source, pixels=captioning["pixels"], device=device, dtype=dtype
-        ),
+        captioner=load_captioner(source, device=device, dtype=dtype),
         prompt=captioning["prompt"],
         max_new_tokens=captioning["max_new_tokens"],
         batch_size=captioning["batch_size"],
@@ -138,7 +137,6 @@ print(
 # ## Save
 
 # %%
-inputs = [where("image_list")]
-if "file" in source:
-    inputs.append(ROOT / source["file"])
+local = [ROOT / source[key] for key in ("file", "projection") if key in source]
+inputs = [where("image_list"), *local]
 record.finish(where("record"), inputs=inputs, outputs=[where("captions")])

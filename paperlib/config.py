@@ -195,8 +195,11 @@ def _parse_overrides(overrides: str) -> dict:
 
 
 def _explain(problem) -> str:
-    """Say where a schema error is, with the nearest known key for an unknown one."""
+    """Say where a schema error is, with the nearest known key or option."""
     place = ".".join(str(part) for part in problem.absolute_path) or "the top level"
+    if problem.validator == "enum":
+        hint = did_you_mean(problem.instance, problem.validator_value)
+        return f"{place}: {problem.message}.{hint}"
     if problem.validator != "additionalProperties":
         return f"{place}: {problem.message}"
     known = problem.schema["properties"]

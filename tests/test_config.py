@@ -34,9 +34,10 @@ def test_mini_and_paper_have_the_same_keys():
     def keys(settings, place=()):
         for key, value in settings.items():
             yield (*place, key)
-            if isinstance(value, dict) and key not in ("runs", "datasets", "networks"):
+            if isinstance(value, dict) and key not in named:
                 yield from keys(value, (*place, key))
 
+    named = ("runs", "datasets", "networks", "captioners")  # entries of their own
     mini, paper = (set(keys(load_config(name))) for name in ("mini", "paper"))
     assert {k for k in mini ^ paper if k[0] != "minithings"} == set()
 
@@ -81,12 +82,28 @@ def test_numbers_must_be_numbers(edited):
             r"things-meg.preprocessing.source: 'raw' is not one of \['epochs', 'raw_c",
         ),
         (
-            "captioning: {captioners: {blip: {modl: x, revision: null}}}",
+            "captioning: {captioners: {blip: {kind: qwen2-vl, modl: x}}}",
             "captioning.captioners.blip: unknown key 'modl'. Did you mean 'model'",
         ),
         (
-            "captioning: {captioners: {blip: {model: x}}}",
-            "captioners.blip: .*not valid",
+            "captioning: {captioners: {blip: {model: x, revision: null}}}",
+            "captioners.blip: 'kind' is a required property$",
+        ),
+        (
+            "captioning: {captioners: {blip: {kind: qwen-vl}}}",
+            "captioners.blip.kind: 'qwen-vl' .*Did you mean 'qwen2-vl'",
+        ),
+        (
+            "captioning: {captioners: {blip: {kind: file, file: a.json, pixels: 4}}}",
+            "captioners.blip: unknown key 'pixels'",
+        ),
+        (
+            "captioning: {captioners: {blip: {kind: minigpt4, vison: a/b}}}",
+            "captioners.blip: unknown key 'vison'. Did you mean 'vision'",
+        ),
+        (
+            "captioning: {captioners: {blip: {kind: minigpt4, vision: a/b}}}",
+            "captioners.blip: 'projection' is a required property",
         ),
         ("embedding: {normalise_by_cls: true}", "Did you mean 'normalize_by_cls'"),
     ],
@@ -100,6 +117,9 @@ def test_encoders_need_steps_enough_for_a_warm_up(edited):
     path = edited(lambda s: s["minithings"]["clip"].update(steps=19))
     with pytest.raises(ValueError, match="clip.steps: 19 is less than the minimum of"):
         load_config(path)
+    weak = "minithings: {captioner: {snapshots: {weak: 19}}}"
+    with pytest.raises(ValueError, match="snapshots.weak: 19 is less than the minimum"):
+        load_config("mini", weak)
 
 
 def test_unknown_keys_of_the_embedded_world_are_errors(edited):

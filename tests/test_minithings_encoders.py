@@ -1,6 +1,7 @@
 import pytest
 import torch
 from open_clip import SimpleTokenizer
+from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from paperlib.minithings.encoders import (
@@ -12,12 +13,19 @@ from paperlib.minithings.encoders import (
     train_clip,
 )
 from paperlib.minithings.scenes import describe
-from paperlib.stimuli.captions import load_captioner
+from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.embeddings import load_clip, text_tokens
 
 PROMPT = "What is in the picture?"
 CLIP = {"n_scenes": 24, "steps": 3, "batch_size": 8, "learning_rate": 1e-3}
-CAPTIONER = {**CLIP, "vision_steps": 2, "prompt": PROMPT}
+CAPTIONER = {
+    "n_scenes": 24,
+    "vision_steps": 2,
+    "snapshots": {"whole": 3, "third": 1},
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "prompt": PROMPT,
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,7 @@ def clip_folder(tmp_path_factory):
 def captioner_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("captioner")
     train_captioner(folder, seed=0, **CAPTIONER)
-    return folder
+    return folder / "whole"
 
 
 def test_examples_agree_with_their_scenes():
@@ -56,12 +64,9 @@ def test_clip_is_loaded_as_any_other(clip_folder):
 
 
 def test_captioner_is_loaded_as_any_other(captioner_folder):
+    entry = {"kind": "qwen2-vl", "model": str(captioner_folder), "revision": None}
     captioner = load_captioner(
-        str(captioner_folder),
-        revision=None,
-        pixels=IMAGE_SIZE**2,
-        device="cpu",
-        dtype=torch.float32,
+        entry | {"pixels": IMAGE_SIZE**2}, device="cpu", dtype=torch.float32
     )
     assert sum(p.numel() for p in captioner.model.parameters()) < 1e6
     reloaded = Qwen2VLForConditionalGeneration.from_pretrained(captioner_folder)
@@ -88,13 +93,29 @@ def test_question_of_the_captioner(captioner_folder):
 def test_same_seed_gives_the_same_bytes(tmp_path, clip_folder, captioner_folder):
     train_clip(tmp_path / "clip", seed=0, **CLIP)
     train_captioner(tmp_path / "captioner", seed=0, **CAPTIONER)
-    for first, again in ((clip_folder, "clip"), (captioner_folder, "captioner")):
+    pairs = ((clip_folder, "clip"), (captioner_folder, "captioner/whole"))
+    for first, again in pairs:
         for path in first.iterdir():
             assert path.read_bytes() == (tmp_path / again / path.name).read_bytes()
 
 
 def test_captioner_learns_the_form_of_a_caption(tmp_path):
-    options = {**CAPTIONER, "n_scenes": 64, "steps": 60, "learning_rate": 1e-2}
+    options = {**CAPTIONER, "n_scenes": 64, "learning_rate": 1e-2}
+    options["snapshots"] = {"whole": 60, "tenth": 6}
     named = train_captioner(tmp_path, seed=0, **options)
-    assert set(named) == set(ATTRIBUTES)
-    assert named["size"] > 0.15  # every caption names one of three sizes
+    assert {name: set(scores) for name, scores in named.items()} == {
+        "whole": set(ATTRIBUTES),
+        "tenth": set(ATTRIBUTES),
+    }
+    assert named["whole"]["size"] > 0.15  # every caption names one of three sizes
+    assert sum(named["tenth"].values()) < sum(named["whole"].values())
+
+
+def test_snapshots_are_of_one_training(tmp_path, captioner_folder):
+    train_captioner(tmp_path, seed=0, **CAPTIONER | {"snapshots": {"only": 3}})
+    weights = "model.safetensors"
+    whole = (captioner_folder / weights).read_bytes()
+    assert (tmp_path / "only" / weights).read_bytes() == whole
+    third = load_file(captioner_folder.parent / "third" / weights)
+    for name, value in load_file(captioner_folder / weights).items():
+        assert torch.equal(value, third[name]) == name.startswith("visual")

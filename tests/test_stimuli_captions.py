@@ -7,18 +7,17 @@ import torch
 from PIL import Image
 
 from paperlib.minithings.encoders import build_captioner, build_processor
-from paperlib.stimuli import captions as module
+from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.captions import (
-    caption_images,
     count_clip_tokens,
     import_captions,
-    load_captioner,
     read_captions,
     save_imported_captions,
     write_captions,
 )
 
 PROMPT = "What is in the picture?"
+ENTRY = {"kind": "qwen2-vl", "revision": None, "pixels": 1024}
 IDS = [f"image_{i:02d}" for i in range(7)]
 
 
@@ -34,7 +33,7 @@ def captioner(tmp_path_factory):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return load_captioner(
-        str(folder), revision=None, pixels=1024, device="cpu", dtype=torch.float32
+        ENTRY | {"model": str(folder)}, device="cpu", dtype=torch.float32
     )
 
 
@@ -57,6 +56,19 @@ def images(tmp_path_factory, pictures):
     return pd.DataFrame({"image_id": IDS, "path": paths})
 
 
+def killed_after(n_batches, captioner):
+    left = iter(range(n_batches))
+
+    def describe(images, **options):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return captioner(images, **options)
+
+    for key in ("name", "revision", "decoding"):
+        setattr(describe, key, getattr(captioner, key))
+    return describe
+
+
 def write(path, images, captioner, *, prompt=PROMPT):
     write_captions(
         path,
@@ -70,8 +82,8 @@ def write(path, images, captioner, *, prompt=PROMPT):
 
 def test_batch_gives_the_captions_of_single_images(captioner, pictures):
     options = {"prompt": PROMPT, "max_new_tokens": 12}
-    together = caption_images(captioner, pictures, **options)
-    alone = [caption_images(captioner, [p], **options)[0] for p in pictures]
+    together = captioner(pictures, **options)
+    alone = [captioner([picture], **options)[0] for picture in pictures]
     assert together == alone
     assert len(set(alone)) > 1
     assert not any("What is" in caption for caption in alone)  # new tokens only
@@ -105,21 +117,12 @@ def test_caption_file(tmp_path, images, captioner):
 
 @pytest.mark.parametrize("n_batches", [0, 1, 2])
 def test_killed_run_ends_with_the_file_of_an_unbroken_one(
-    tmp_path, images, captioner, monkeypatch, n_batches
+    tmp_path, images, captioner, n_batches
 ):
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
     write(whole, images, captioner)
-    seen = []
-
-    def dying(captioner, pictures, **options):
-        if len(seen) == n_batches:
-            raise KeyboardInterrupt
-        seen.append(len(pictures))
-        return caption_images(captioner, pictures, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "caption_images", dying)
-        write(broken, images, captioner)
+    with pytest.raises(KeyboardInterrupt):
+        write(broken, images, killed_after(n_batches, captioner))
     partial = tmp_path / "broken.partial.jsonl"
     with partial.open("a") as file:  # a line and a half of the batch under way
         file.write('{"image_id": "image_09", "caption": "a"}\n{"image_id": "im')
@@ -244,6 +247,13 @@ def test_missing_files(tmp_path):
 @pytest.mark.parametrize("model", ["data/mini/weights/none", "qwen2-vl", "./none"])
 def test_captioner_that_is_nowhere(model):
     with pytest.raises(FileNotFoundError, match="There is no folder .*none|qwen2-vl"):
-        load_captioner(
-            model, revision=None, pixels=1024, device="cpu", dtype=torch.float32
-        )
+        load_captioner(ENTRY | {"model": model}, device="cpu", dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("file", "'qwen2-vl', 'minigpt4'; got 'file'"), ("minigpt", "mean 'minigpt4'")],
+)
+def test_only_models_are_loaded(kind, message):
+    with pytest.raises(ValueError, match=message):
+        load_captioner({"kind": kind}, device="cpu", dtype=torch.float32)

@@ -7,7 +7,7 @@ embeddings and is thrown away in the end.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ from paperlib.minithings.scenes import (
     sample_scene,
 )
 from paperlib.progress import progress_bar
-from paperlib.stimuli.captions import caption_images, load_captioner
+from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.embeddings import load_clip
 
 ATTRIBUTES = {
@@ -228,28 +228,31 @@ def train_captioner(
     prompt: str,
     n_scenes: int,
     vision_steps: int,
-    steps: int,
+    snapshots: Mapping[str, int],
     batch_size: int,
     learning_rate: float,
-) -> dict[str, float]:
-    """Train a small Qwen2-VL model and save it as a Hugging Face folder.
+) -> dict[str, dict[str, float]]:
+    """Train a small Qwen2-VL model and save it, at several stages, for transformers.
 
     The vision tower first learns to predict the attributes; then it is fixed and the
     language model learns to answer the prompt with the caption (loss on the answer
-    only).
+    only). Snapshots of this one training are captioners of graded quality.
 
     Parameters
     ----------
     folder
-        Loaded by ``from_pretrained`` afterwards.
+        Gets a folder for each snapshot, which ``from_pretrained`` loads.
     seed
         Of scenes, weights and batches.
     prompt
         What will be asked.
     n_scenes
         Scenes to learn from.
-    vision_steps, steps
-        Optimizer steps of the two stages.
+    vision_steps
+        Optimizer steps of the vision tower.
+    snapshots
+        Name of each snapshot, and after how many optimizer steps of the language model
+        it is taken; the most ends the training.
     batch_size
         Scenes in a step.
     learning_rate
@@ -258,7 +261,8 @@ def train_captioner(
     Returns
     -------
     dict
-        Share of ``HELD_OUT`` scenes whose caption names each attribute rightly.
+        For each snapshot, the share of ``HELD_OUT`` scenes whose caption names each
+        attribute rightly.
     """
     scenes, held_out = draw_scenes(seed, n_scenes)
     examples = render_examples(scenes)
@@ -267,6 +271,12 @@ def train_captioner(
         model = build_captioner(processor)
     pixels = processor.image_processor(list(examples.images), return_tensors="pt")
     patches = pixels["pixel_values"].reshape(n_scenes, N_PATCHES, -1)
+
+    def save(step: int) -> None:
+        for name in (name for name, last in snapshots.items() if last == step):
+            model.save_pretrained(folder / name)
+            processor.save_pretrained(folder / name)
+
     _train_vision(
         model,
         patches,
@@ -279,12 +289,13 @@ def train_captioner(
         model,
         patches,
         _chats(processor, examples.captions, prompt),
-        batches=_batches(n_scenes, batch_size, steps, seed + 1),
+        batches=_batches(n_scenes, batch_size, max(snapshots.values()), seed + 1),
         learning_rate=learning_rate,
+        after_step=save,
     )
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return _score_captioner(folder, held_out, prompt)
+    return {
+        name: _score_captioner(folder / name, held_out, prompt) for name in snapshots
+    }
 
 
 @contextmanager
@@ -312,18 +323,20 @@ def _optimize(
     batches: list[Tensor],
     learning_rate: float,
     label: str,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Minimize ``loss(batch)`` by AdamW with a one-cycle schedule."""
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=len(batches), pct_start=0.1
     )
-    for batch in progress_bar(batches, label=label, unit="step"):
+    for step, batch in enumerate(progress_bar(batches, label=label, unit="step"), 1):
         optimizer.zero_grad()
         loss(batch).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
+        after_step(step)
 
 
 def _small_vocabulary_clip(n_words: int, n_tokens: int) -> open_clip.CLIP:
@@ -518,6 +531,7 @@ def _train_answers(
     *,
     batches: list[Tensor],
     learning_rate: float,
+    after_step: Callable[[int], None],
 ) -> None:
     """Let the language model answer with the caption; the vision tower is fixed."""
     ids, labels = chats
@@ -544,6 +558,7 @@ def _train_answers(
         batches=batches,
         learning_rate=learning_rate,
         label="Captioner, answers",
+        after_step=after_step,
     )
     model.eval()
 
@@ -594,16 +609,10 @@ def _chats(
 def _score_captioner(
     folder: Path, scenes: list[Scene], prompt: str
 ) -> dict[str, float]:
-    captioner = load_captioner(
-        str(folder),
-        revision=None,
-        pixels=IMAGE_SIZE**2,
-        device="cpu",
-        dtype=torch.float32,
-    )
-    captions = caption_images(
-        captioner, _pictures(scenes), prompt=prompt, max_new_tokens=40
-    )
+    entry = {"kind": "qwen2-vl", "model": str(folder), "revision": None}
+    entry |= {"pixels": IMAGE_SIZE**2}
+    captioner = load_captioner(entry, device="cpu", dtype=torch.float32)
+    captions = captioner(_pictures(scenes), prompt=prompt, max_new_tokens=40)
     right = [_rightly_named(*pair) for pair in zip(scenes, captions, strict=True)]
     return dict(zip(ATTRIBUTES, np.mean(right, axis=0).tolist(), strict=True))
 

@@ -1,4 +1,4 @@
-"""Captions of images: Qwen2-VL as the captioner, or a file that another one wrote.
+"""Files of captions: written with a captioner, or imported from another program.
 
 The product is one JSON object a line: image_id, caption, model, revision, prompt,
 decoding, n_clip_tokens and truncated. Later notebooks read only this file, so any
@@ -10,22 +10,15 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
-import torch
 from open_clip import SimpleTokenizer
 from PIL import Image
-from transformers import (
-    AutoProcessor,
-    Qwen2VLForConditionalGeneration,
-    Qwen2VLProcessor,
-)
 
 from paperlib.atomic import write_text
-from paperlib.paths import ROOT
 from paperlib.progress import progress_bar
 from paperlib.stimuli.images import open_image
 from paperlib.validation import check_option, did_you_mean
@@ -33,126 +26,43 @@ from paperlib.validation import check_option, did_you_mean
 CLIP_CONTEXT = 77  # tokens of CLIP's text encoder, start and end token included
 
 
-@dataclass(frozen=True)
-class Captioner:
-    """A Qwen2-VL model in evaluation mode with its processor.
+class Captioner(Protocol):
+    """A model that describes images in words.
 
     Attributes
     ----------
-    model : Qwen2VLForConditionalGeneration
-    processor : Qwen2VLProcessor
     name : str
-        Of the model on the hub, or its folder.
+        Of the model or its parts, on the hub or as folders.
     revision : str or None
-        Commit of the weights; None for a folder.
-    pixels : int
-        Area, in pixels, to which images are resized.
+        Commit of the weights; None for folders.
     """
 
-    model: Qwen2VLForConditionalGeneration
-    processor: Qwen2VLProcessor
     name: str
     revision: str | None
-    pixels: int
 
+    @property
+    def decoding(self) -> dict:
+        """How words are chosen, and at which size images are seen."""
 
-def load_captioner(
-    model: str,
-    *,
-    revision: str | None,
-    pixels: int,
-    device: str | torch.device,
-    dtype: torch.dtype,
-) -> Captioner:
-    """Load Qwen2-VL through transformers.
+    def __call__(
+        self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
+    ) -> list[str]:
+        """Describe images by greedy decoding.
 
-    Parameters
-    ----------
-    model
-        Name on the Hugging Face hub, or a folder; relative folders are relative to the
-        repository.
-    revision
-        Commit or branch on the hub; None for the newest, or with a folder.
-    pixels
-        Area to which every image is resized, so that all cost the same: 448 x 448 is
-        256 tokens of Qwen2-VL-2B.
-    device
-        Where the model shall run.
-    dtype
-        Of the weights; float16 on GPUs that lack bfloat16.
+        Parameters
+        ----------
+        images
+            B pictures of any size.
+        prompt
+            What to ask for.
+        max_new_tokens
+            Longest answer, in tokens of the captioner.
 
-    Raises
-    ------
-    FileNotFoundError
-        If ``model`` is neither a folder nor of the form owner/name.
-    """
-    source = _resolve(model)
-    processor = AutoProcessor.from_pretrained(
-        source,
-        revision=revision,
-        size={"shortest_edge": pixels, "longest_edge": pixels},
-    )
-    processor.tokenizer.padding_side = "left"  # generation goes on at the right
-    loaded = Qwen2VLForConditionalGeneration.from_pretrained(
-        source, revision=revision, dtype=dtype, attn_implementation="sdpa"
-    )
-    commit = getattr(loaded.config, "_commit_hash", None)
-    return Captioner(loaded.to(device).eval(), processor, model, commit, pixels)
-
-
-@torch.inference_mode()
-def caption_images(
-    captioner: Captioner,
-    images: Sequence[Image.Image],
-    *,
-    prompt: str,
-    max_new_tokens: int,
-) -> list[str]:
-    """Describe images in words, by greedy decoding.
-
-    Parameters
-    ----------
-    captioner
-        From :func:`load_captioner`.
-    images
-        B pictures of any size.
-    prompt
-        What to ask for.
-    max_new_tokens
-        Longest answer, in tokens of the captioner.
-
-    Returns
-    -------
-    list of str
-        A caption for each image; the same as if it had been captioned alone.
-    """
-    conversations = [
-        [
-            {
-                "role": "user",
-                "content": [
-                    {"type": "image", "image": image},
-                    {"type": "text", "text": prompt},
-                ],
-            }
-        ]
-        for image in images
-    ]
-    inputs = captioner.processor.apply_chat_template(
-        conversations,
-        tokenize=True,
-        add_generation_prompt=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True},
-    ).to(captioner.model.device)
-    # all of `inputs`: without mm_token_type_ids the text changes and nothing warns
-    ids = captioner.model.generate(
-        **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-    )
-    answers = ids[:, inputs["input_ids"].shape[1] :]
-    texts = captioner.processor.batch_decode(answers, skip_special_tokens=True)
-    return [text.strip() for text in texts]
+        Returns
+        -------
+        list of str
+            A caption for each image; the same as if it had been captioned alone.
+        """
 
 
 def write_captions(
@@ -176,7 +86,7 @@ def write_captions(
     images
         Table of :func:`paperlib.stimuli.images.read_images`.
     captioner, prompt, max_new_tokens
-        See :func:`caption_images`.
+        See :class:`Captioner`.
     batch_size
         Images captioned together.
 
@@ -189,7 +99,7 @@ def write_captions(
         "model": captioner.name,
         "revision": captioner.revision,
         "prompt": prompt,
-        "decoding": _describe_decoding(captioner, max_new_tokens),
+        "decoding": captioner.decoding | {"max_new_tokens": max_new_tokens},
     }
     partial = path.with_suffix(".partial.jsonl")
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -203,8 +113,7 @@ def write_captions(
     ):
         for start in range(n_done, len(ids), batch_size):
             batch = slice(start, start + batch_size)
-            captions = caption_images(
-                captioner,
+            captions = captioner(
                 [open_image(path) for path in paths[batch]],
                 prompt=prompt,
                 max_new_tokens=max_new_tokens,
@@ -316,29 +225,6 @@ def count_clip_tokens(caption: str) -> int:
 @cache
 def _clip_tokenizer() -> SimpleTokenizer:
     return SimpleTokenizer()
-
-
-def _resolve(model: str) -> str:
-    """Return the absolute folder of a local model, or the name of one on the hub."""
-    folder = ROOT / model
-    if folder.is_dir():
-        return str(folder)
-    if model.startswith((".", "/")) or model.count("/") != 1:
-        raise FileNotFoundError(
-            f"There is no folder {folder}; expected a folder with a Qwen2-VL model, or "
-            "a name on the hub such as 'Qwen/Qwen2-VL-2B-Instruct'."
-        )
-    return model
-
-
-def _describe_decoding(captioner: Captioner, max_new_tokens: int) -> dict:
-    return {
-        "do_sample": False,
-        "num_beams": 1,
-        "max_new_tokens": max_new_tokens,
-        "pixels": captioner.pixels,
-        "dtype": str(captioner.model.dtype).removeprefix("torch."),
-    }
 
 
 def _lines(image_ids: Sequence[str], captions: Sequence[str], source: dict) -> list:

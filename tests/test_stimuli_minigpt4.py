@@ -1,0 +1,319 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaTokenizer,
+)
+
+from paperlib.stimuli.captioners import load_captioner
+from paperlib.stimuli.minigpt4 import BEFORE_IMAGE, image_transform
+from paperlib.stimuli.weights import read_tensors
+
+PROMPT = "Describe this image in detail."
+SIZE, N_QUERIES, WIDTH = 28, 4, 16
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # as sentencepiece writes it
+LETTERS = [SPACE, *(chr(code) for code in range(33, 127)), "##"]
+VOCABULARY = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *LETTERS])}
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """Write tiny random weights in the layout of the released files."""
+    folder = tmp_path_factory.mktemp("released")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        blip2, llama = tiny_blip2(), tiny_llama()
+        projection = torch.nn.Linear(WIDTH, llama.config.hidden_size)
+    for parameter in projection.parameters():
+        parameter.data *= 8  # so that captions differ from image to image
+    write_blip2(folder / "blip2", blip2)
+    llama.save_pretrained(folder / "vicuna")
+    tokenizer = LlamaTokenizer(vocab=VOCABULARY, merges=[("#", "#")])
+    tokenizer.save_pretrained(folder / "vicuna")
+    named = {f"llama_proj.{k}": v for k, v in projection.state_dict().items()}
+    torch.save({"model": named, "epoch": 3}, folder / "projection.pth")
+    return folder
+
+
+def tiny_blip2():
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": WIDTH}
+    config = Blip2Config(
+        vision_config=layers
+        | {"hidden_size": 24, "image_size": SIZE, "patch_size": 14}
+        | {"intermediate_size": 32, "initializer_range": 0.5},
+        qformer_config=layers
+        | {"encoder_hidden_size": 24, "intermediate_size": 32, "vocab_size": 8}
+        | {"initializer_range": 0.5},
+        text_config={"model_type": "t5", "d_model": 8, "d_kv": 4, "d_ff": 8}
+        | {"num_layers": 1, "num_heads": 2, "vocab_size": 16},
+        num_query_tokens=N_QUERIES,
+    )
+    model = Blip2ForConditionalGeneration(config).eval()
+    model.query_tokens.data.normal_()
+    return model
+
+
+def tiny_llama():
+    config = LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.4,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def write_blip2(folder, model, *, ending="safetensors"):
+    """Write two shards with their index; the second holds nothing but T5."""
+    folder.mkdir()
+    model.config.save_pretrained(folder)
+    stem = "model" if ending == "safetensors" else "pytorch_model"
+    shards = [f"{stem}-0000{number}-of-00002.{ending}" for number in (1, 2)]
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    late = {k for k in tensors if k.startswith("language_model.decoder")}
+    places = {name: shards[name in late] for name in tensors}
+    save = save_file if ending == "safetensors" else torch.save
+    save({k: v for k, v in tensors.items() if k not in late}, folder / shards[0])
+    (folder / shards[1]).write_bytes(b"not to be read")
+    index = {"metadata": {}, "weight_map": places}
+    (folder / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
+    assert late and any(k.startswith("language_model.") for k in tensors.keys() - late)
+
+
+def entry(released, **changes):
+    return {
+        "kind": "minigpt4",
+        "vision": str(released / "blip2"),
+        "vision_revision": None,
+        "projection": str(released / "projection.pth"),
+        "language": str(released / "vicuna"),
+        "language_revision": None,
+    } | changes
+
+
+def load(released, **changes):
+    return load_captioner(entry(released, **changes), device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def captioner(released):
+    return load(released)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    shapes = [(40, 40), (60, 30), (30, 90), (28, 28), (5, 7)]
+    return [
+        Image.fromarray(rng.integers(0, 255, (*shape, 3), dtype=np.uint8))
+        for shape in shapes
+    ]
+
+
+def test_batch_gives_the_captions_of_single_images(captioner, pictures):
+    options = {"prompt": PROMPT, "max_new_tokens": 12}
+    together = captioner(pictures, **options)
+    alone = [captioner([picture], **options)[0] for picture in pictures]
+    assert together == alone
+    assert len(set(alone)) > 2
+
+
+def test_image_tokens_are_those_of_blip2_projected(released, captioner, pictures):
+    """Independent of the assembly: transformers' own model, all of it."""
+    config = Blip2Config.from_pretrained(released / "blip2")
+    whole = Blip2ForConditionalGeneration(config).eval()
+    names = ("vision_model.", "qformer.", "query_tokens")
+    tensors = read_tensors(str(released / "blip2"), names, revision=None)
+    missing, unexpected = whole.load_state_dict(tensors, strict=False)
+    assert not unexpected
+    assert all(k.startswith("language_") for k in missing)
+    transform = image_transform(SIZE)
+    pixels = torch.stack([transform(picture) for picture in pictures])
+    weights = torch.load(released / "projection.pth", weights_only=True)["model"]
+    with torch.inference_mode():
+        patches = whole.vision_model(pixels).last_hidden_state
+        queries = whole.query_tokens.expand(len(pictures), -1, -1)
+        tokens = whole.qformer(queries, encoder_hidden_states=patches)[0]
+        expected = tokens @ weights["llama_proj.weight"].T + weights["llama_proj.bias"]
+        torch.testing.assert_close(captioner.image_tokens(pictures), expected)
+
+
+def test_language_model_reads_one_start_token_and_the_released_words(
+    captioner, pictures, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(
+        captioner.language,
+        "generate",
+        lambda **options: seen.append(options) or torch.zeros(1, 0, dtype=torch.long),
+    )
+    captioner(pictures[:1], prompt=PROMPT, max_new_tokens=5)
+    words = captioner.language.get_input_embeddings().weight.detach().numpy()
+    embedded = seen[0]["inputs_embeds"][0].numpy()
+    exact = (embedded[:, None] == words[None]).all(axis=2)
+    read = [int(row.argmax()) if row.any() else "image" for row in exact]
+    begin, end = read.index("image"), read.index("image") + N_QUERIES
+    assert read[0] == captioner.tokenizer.bos_token_id not in read[1:]
+    assert read[begin:end] == ["image"] * N_QUERIES
+    assert text_of(read[1:begin]) == BEFORE_IMAGE
+    assert text_of(read[end:]) == "</Img> Describe this image in detail.###Assistant: "
+    assert not seen[0]["do_sample"]
+
+
+def text_of(ids):
+    tokens = list(VOCABULARY)
+    text = "".join(tokens[i] for i in ids).replace(SPACE, " ")
+    return text.removeprefix(" ")  # sentencepiece puts one before every text
+
+
+def forced(captioner, texts, monkeypatch):
+    """Let the language model write these tokens, whatever it reads."""
+    language, step = captioner.language, []
+    forward = type(language).forward
+
+    def writing(self, **inputs):
+        output = forward(self, **inputs)
+        column = len(step)
+        step.append(column)
+        output.logits[:, -1] = 0.0
+        for row, tokens in enumerate(texts[: len(output.logits)]):
+            token = tokens[column] if column < len(tokens) else "x"
+            output.logits[row, -1, VOCABULARY[token]] = 9.0
+        return output
+
+    monkeypatch.setattr(type(language), "forward", writing)
+    return step
+
+
+def test_captions_stop_at_the_end_of_the_turn(captioner, pictures, monkeypatch):
+    cat = [*"A▁cat.", "##", "#", *"Human:"]
+    dog = [*"▁A▁#▁dog.", "#", "##"]
+    emu = [*"An▁emu.", "##", "</s>"]
+    with monkeypatch.context() as patch:
+        steps = forced(captioner, [cat, dog, emu[:-1]], patch)
+        captions = captioner(pictures[:3], prompt=PROMPT, max_new_tokens=24)
+    assert captions == ["A cat.", "A # dog.", "An emu.##" + 16 * "x"]
+    assert len(steps) == 24
+    with monkeypatch.context() as patch:
+        steps = forced(captioner, [cat, dog, emu], patch)
+        captions = captioner(pictures[:3], prompt=PROMPT, max_new_tokens=24)
+    assert captions == ["A cat.", "A # dog.", "An emu.##"]
+    assert len(steps) == len(dog)  # nobody writes on behind the last stop
+
+
+def test_squashed_as_blip_does():
+    wide = Image.new("RGB", (90, 30), (255, 0, 0))
+    wide.paste((0, 0, 255), (45, 0, 90, 30))
+    pixels = image_transform(SIZE)(wide)
+    assert pixels.shape == (3, SIZE, SIZE)
+    assert pixels[0, 0, 0].item() == pytest.approx((1 - 0.48145466) / 0.26862954)
+    assert pixels[2, -1, -1].item() == pytest.approx((1 - 0.40821073) / 0.27577711)
+
+
+def test_record_names_every_part(released, captioner):
+    assert captioner.revision is None
+    for part in ("blip2", "projection.pth", "vicuna"):
+        assert str(released / part) in captioner.name
+    assert captioner.decoding == {
+        **{"do_sample": False, "num_beams": 1},
+        **{"pixels": SIZE**2, "dtype": "float32"},
+    }
+
+
+def test_shards_of_either_kind(released, captioner, tmp_path, pictures):
+    config = Blip2Config.from_pretrained(released / "blip2")
+    whole = Blip2ForConditionalGeneration(config).eval()
+    names = ("vision_model.", "qformer.", "query_tokens")
+    tensors = read_tensors(str(released / "blip2"), names, revision=None)
+    whole.load_state_dict(tensors, strict=False)
+    write_blip2(tmp_path / "bin", whole, ending="bin")
+    again = load(released, vision=str(tmp_path / "bin"))
+    assert torch.equal(again.image_tokens(pictures), captioner.image_tokens(pictures))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("llama_proj.bias"), "a tensor llama_proj.bias; there is none"),
+        (
+            lambda w: w.update({"llama_prj.weight": w.pop("llama_proj.weight")}),
+            "llama_proj.weight; there is none. Did you mean 'llama_prj.weight'",
+        ),
+        (
+            lambda w: w.update({"llama_proj.weight": torch.zeros(WIDTH, 32)}),
+            r"llama_proj.weight must have shape \(32, 16\); got \(16, 32\)",
+        ),
+    ],
+)
+def test_projection_that_does_not_fit(released, tmp_path, change, message):
+    content = torch.load(released / "projection.pth", weights_only=True)
+    change(content["model"])
+    torch.save(content, tmp_path / "projection.pth")
+    with pytest.raises(ValueError, match=message):
+        load(released, projection=str(tmp_path / "projection.pth"))
+
+
+def test_projection_without_its_key(released, tmp_path):
+    torch.save({"llama_proj.weight": torch.zeros(2)}, tmp_path / "projection.pth")
+    with pytest.raises(ValueError, match="must hold tensors under the key 'model'"):
+        load(released, projection=str(tmp_path / "projection.pth"))
+
+
+class Hostile:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_hostile_projection_is_refused(released, tmp_path):
+    path, target = tmp_path / "projection.pth", tmp_path / "attacked"
+    torch.save({"model": {"llama_proj.weight": Hostile(target)}}, path)
+    with pytest.raises(ValueError, match="was refused: expected tensors"):
+        load(released, projection=str(path))
+    assert not target.exists()
+
+
+def test_weights_of_blip2_must_be_whole(released, tmp_path):
+    folder = tmp_path / "blip2"
+    folder.mkdir()
+    for path in (released / "blip2").iterdir():
+        (folder / path.name).symlink_to(path)
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    index.unlink()
+    with pytest.raises(FileNotFoundError, match="has no index of its weights"):
+        load(released, vision=str(folder))
+    del content["weight_map"]["vision_model.post_layernorm.bias"]
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="vision_model.post_layernorm.bias; there is"):
+        load(released, vision=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("vision", "There is no folder .*nowhere; expected a folder with a model"),
+        ("language", "There is no folder .*nowhere; expected a folder with a model"),
+        ("projection", "There are no weights at .*nowhere"),
+    ],
+)
+def test_missing_parts(released, part, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        load(released, **{part: str(Path(released) / "nowhere")})
