@@ -4,10 +4,10 @@ import pytest
 from paperlib.evaluation.ceilings import (
     correlations_with_halves,
     noise_ceiling,
-    spearman_brown,
     split_halves,
 )
 from paperlib.evaluation.metrics import pearson_across_images
+from paperlib.recordings.signals import spearman_brown
 
 
 def seeded():

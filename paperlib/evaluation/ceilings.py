@@ -138,23 +138,6 @@ def correlations_with_halves(
     return [(n, total / n_splits) for n, total in zip(names, totals, strict=True)]
 
 
-def spearman_brown(correlation: np.ndarray) -> np.ndarray:
-    """Return the reliability of all repetitions from the correlation of two halves.
-
-    Parameters
-    ----------
-    correlation : ndarray
-        Correlation of the means of two halves, above -1.
-
-    Returns
-    -------
-    ndarray
-        2 r / (1 + r). The mean of all repetitions cannot correlate with any
-        prediction by more than its square root.
-    """
-    return 2 * correlation / (1 + correlation)
-
-
 def _mean_of(repetitions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Return the mean response (N, C, T) over the chosen repetitions."""
     n_images, _, n_channels, n_times = repetitions.shape

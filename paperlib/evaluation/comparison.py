@@ -201,14 +201,6 @@ def split_half_scores(
     return {metric: np.mean([s[metric] for s in scores], axis=0) for metric in METRICS}
 
 
-def derangement(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a permutation of n that leaves nothing in its place."""
-    cycle = rng.permutation(n)
-    order = np.empty(n, dtype=int)
-    order[cycle] = np.roll(cycle, 1)
-    return order
-
-
 def tidy_scores(scored: Iterable[tuple[str, int, Scores]]) -> pd.DataFrame:
     """Put scores into one table.
 
