@@ -213,8 +213,7 @@ def tidy_scores(scored: Iterable[tuple[str, int, Scores]]) -> pd.DataFrame:
     -------
     DataFrame
         Columns method, subject, image, metric, value. Equal method and subject (other
-        training seeds) are averaged. Methods are in the order of the subject that has
-        most of them: cross-subject scores lack the subject trained on.
+        training seeds) are averaged, methods in order.
     """
     parts = [
         pd.DataFrame(scores)
@@ -226,8 +225,22 @@ def tidy_scores(scored: Iterable[tuple[str, int, Scores]]) -> pd.DataFrame:
     ]
     keys = ["method", "subject", "image", "metric"]
     scores = pd.concat(parts).groupby(keys, sort=False)["value"].mean().reset_index()
-    order = list(max(scores.groupby("subject")["method"].unique(), key=len))
+    order = methods_in_order(scores)
     return scores.sort_values("method", key=lambda m: m.map(order.index), kind="stable")
+
+
+def methods_in_order(scores: pd.DataFrame) -> list[str]:
+    """List the methods as the subject has them who has most.
+
+    Cross-subject scores lack the subject trained on: no list of another subject but
+    the longest one holds every method.
+
+    Parameters
+    ----------
+    scores
+        With columns method and subject, each subject's methods in order.
+    """
+    return list(max(scores.groupby("subject")["method"].unique(), key=len))
 
 
 def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFrame:
