@@ -106,6 +106,16 @@ class LinearEncoder:
     weights: np.ndarray
     intercept: np.ndarray
 
+    @property
+    def n_coefficients(self) -> int:
+        """Entries of components, weights and intercept.
+
+        Not among them: means and scales, which standardize features, and the examples
+        of a kernel, which are the training images' features themselves.
+        """
+        learned = (self.projection.components, self.weights, self.intercept)
+        return sum(array.size for array in learned)
+
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the responses to images.
 
@@ -161,6 +171,11 @@ class LayerwiseEncoder:
 
     encoders: dict[str, LinearEncoder]
     targets: dict[str, np.ndarray]
+
+    @property
+    def n_coefficients(self) -> int:
+        """Those of all layers together."""
+        return sum(encoder.n_coefficients for encoder in self.encoders.values())
 
     def predict(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the responses to images.
