@@ -39,6 +39,7 @@ from paperlib.paths import locate
 from paperlib.provenance import start_record
 from paperlib.reporting.figures import COLORS, COLUMN, set_theme
 from paperlib.stimuli.captions import read_captions
+from paperlib.stimuli.cnn import load_cnn, write_layer_outputs
 from paperlib.stimuli.embeddings import (
     embed_images,
     embed_texts,
@@ -46,7 +47,6 @@ from paperlib.stimuli.embeddings import (
     write_image_tokens,
     write_text_tokens,
 )
-from paperlib.stimuli.features import load_cnn, write_layer_outputs
 from paperlib.stimuli.images import open_image, read_images
 from paperlib.stimuli.tokens import Tokens
 
