@@ -66,12 +66,13 @@ texts = images["concept"].str.replace("_", " ")
 if kind == "text":
     captions = read_captions(where("captions", captioner=tokens), images["image_id"])
     texts = captions["caption"]
-clip = load_clip(
-    embedding["model"],
-    embedding["pretrained"],
-    device=pick_device(settings["device"]),
-)
-print(f"{len(images)} images; CLIP is {clip.name} on {clip.device}.")
+device = pick_device(settings["device"])
+if kind == "network":
+    encoder = load_cnn(tokens, device=device)
+else:
+    pretrained = embedding["pretrained"]
+    encoder = load_clip(embedding["model"], pretrained, device=device)
+print(f"{len(images)} images; the encoder is {encoder.name} on {device}.")
 
 # %% [markdown]
 # ## Tokens
@@ -87,7 +88,7 @@ if kind == "image":
     write_image_tokens(
         path,
         images,
-        clip=clip,
+        clip=encoder,
         normalize_by_cls=embedding["normalize_by_cls"],
         batch_size=embedding["batch_size"],
     )
@@ -95,13 +96,12 @@ elif kind == "text":
     write_text_tokens(
         path,
         captions,
-        clip=clip,
+        clip=encoder,
         project=embedding["project_text"],
         batch_size=embedding["batch_size"],
     )
 else:
-    cnn = load_cnn(tokens, device=clip.device)
-    write_layer_outputs(path, images, cnn=cnn, **networks[tokens])
+    write_layer_outputs(path, images, cnn=encoder, **networks[tokens])
 
 # %%
 stored = Tokens(path)
@@ -142,7 +142,7 @@ if kind != "text":
     summary = stored[first["image_id"]][:, 0]
     summary /= np.linalg.norm(summary, axis=1, keepdims=True)
 else:
-    summary = embed_texts(clip, texts.head(1000))
+    summary = embed_texts(encoder, texts.head(1000))
 concept = first["concept"].to_numpy()
 pairs = np.triu_indices(len(first), k=1)
 cosine = (summary @ summary.T)[pairs]
@@ -165,19 +165,23 @@ print(
 # %% [markdown]
 # ## Retrieval
 #
-# Each test image looks for its own caption (for others: the name of its concept) among
-# those of all test images, in CLIP's space. Chance is one in their number.
+# Each test image looks for its own caption (without captions: the name of its concept)
+# among those of all test images, in CLIP's space. Chance is one in their number.
+# Networks know no texts.
 
 # %%
 is_test = images["partition"] == "test"
-seen = embed_images(clip, [open_image(path) for path in images["path"][is_test]])
-similarity = seen @ embed_texts(clip, texts[is_test]).T
-rank = (similarity > np.diag(similarity)[:, None]).sum(axis=1)
-print(
-    f"The right text is the nearest one for {np.mean(rank < 1):.1%} of the test images "
-    f"and among the nearest five for {np.mean(rank < 5):.1%}; chance is "
-    f"{1 / len(rank):.1%} and {5 / len(rank):.1%}."
-)
+if kind != "network":
+    pictures = [open_image(path) for path in images["path"][is_test]]
+    similarity = (
+        embed_images(encoder, pictures) @ embed_texts(encoder, texts[is_test]).T
+    )
+    rank = (similarity > np.diag(similarity)[:, None]).sum(axis=1)
+    print(
+        f"The right text is the nearest one for {np.mean(rank < 1):.1%} of the test "
+        f"images and among the nearest five for {np.mean(rank < 5):.1%}; chance is "
+        f"{1 / len(rank):.1%} and {5 / len(rank):.1%}."
+    )
 
 # %% [markdown]
 # ## Save
