@@ -6,11 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from paperlib.evaluation.ceilings import (
-    correlations_with_halves,
-    noise_ceiling,
-    split_halves,
-)
+from paperlib.evaluation.ceilings import correlations_with_halves, split_halves
 from paperlib.evaluation.identification import (
     response_correlations,
     top_hits,
@@ -291,7 +287,7 @@ def across_images(
     halvings
         Random halvings that are averaged.
     rng
-        Draws one seed, so that methods and ceilings meet the same halvings.
+        Draws them.
 
     Returns
     -------
@@ -299,13 +295,9 @@ def across_images(
         Columns method and correlation (the mean over channels and times): methods,
         then the lower and the upper ceiling.
     """
-    seed = rng.integers(2**32)
-    split = {"n_splits": halvings}
     found = correlations_with_halves(
-        predictions, repetitions, rng=np.random.default_rng(seed), **split
+        predictions, repetitions, n_splits=halvings, rng=rng
     )
-    ceiling = noise_ceiling(repetitions, rng=np.random.default_rng(seed), **split)
-    found += [("Ceiling, lower", ceiling.lower), ("Ceiling, upper", ceiling.upper)]
     rows = [{"method": name, "correlation": r.mean()} for name, r in found]
     return pd.DataFrame(rows).groupby("method", sort=False).mean().reset_index()
 
