@@ -125,9 +125,10 @@ ax.fill_between(np.arange(len(middle)), low, high, alpha=0.3, lw=0)
 ax.plot(middle, marker=".")
 ax.set(xlabel="Position", ylabel="Norm of a token", ylim=(0, None))
 plt.show()
+behind = f" and {np.median(norms[:, 1:]):.2f} behind it" if norms.shape[1] > 1 else ""
 print(
-    f"The median norm is {np.median(norms[:, 0]):.2f} at position 0 and "
-    f"{np.median(norms[:, 1:]):.2f} behind it (5 to 95 % of {len(some)} images shaded)."
+    f"The median norm is {np.median(norms[:, 0]):.2f} at position 0{behind} "
+    f"(5 to 95 % of {len(some)} images shaded)."
 )
 
 # %% [markdown]
