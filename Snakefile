@@ -141,10 +141,10 @@ def images(wildcards):
 
 def embedded(wildcards):
     """Name what is turned into tokens: images, or images with captions."""
-    if wildcards.tokens == "image" or wildcards.tokens in SETTINGS["embedding"]["networks"]:
-        return images(wildcards)
-    captions = path("captions", dataset=wildcards.dataset, captioner=wildcards.tokens)
-    return [*images(wildcards), captions]
+    if wildcards.tokens in SETTINGS["captioning"]["captioners"]:
+        captions = path("captions", dataset=wildcards.dataset, captioner=wildcards.tokens)
+        return [*images(wildcards), captions]
+    return images(wildcards)
 
 
 def condition_tokens(wildcards):

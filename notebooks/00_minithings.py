@@ -54,6 +54,7 @@ from paperlib.stimuli.images import open_image, read_images
 # %%
 settings = load_settings("00_minithings", config, overrides)
 where = locate(settings, dataset="things-eeg2")
+where_meg = locate(settings, dataset="things-meg")
 record = start_record(settings, config=config, overrides=overrides)
 set_theme()
 world = settings["minithings"]
@@ -80,10 +81,10 @@ for number in eeg["subjects"]:
     tasks.append(Task(f"participant {number}", simulate_participant, folder, person))
 
 # %%
-meg, things_meg = world["things-meg"], where("data") / "things-meg"
+meg = world["things-meg"]
 people = seed | meg["stimuli"] | {"subjects": meg["subjects"]}
-epoched, listed = things_meg / "derivatives/preprocessed", things_meg / "sourcedata"
-objects = (things_meg / "object_images", seed | meg["stimuli"] | pictures)
+epoched, listed = where_meg("published"), where_meg("image_list").parent
+objects = (where_meg("images") / "object_images", seed | meg["stimuli"] | pictures)
 tasks.insert(1, Task("MEG participants", simulate_participants, epoched, people))
 tasks += [
     Task("MEG stimuli", write_object_images, *objects),

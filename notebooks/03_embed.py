@@ -39,6 +39,7 @@ from paperlib.paths import locate
 from paperlib.provenance import start_record
 from paperlib.reporting.figures import COLORS, COLUMN, set_theme
 from paperlib.stimuli.captions import read_captions
+from paperlib.stimuli.cnn import load_cnn, write_layer_outputs
 from paperlib.stimuli.embeddings import (
     embed_images,
     embed_texts,
@@ -46,7 +47,6 @@ from paperlib.stimuli.embeddings import (
     write_image_tokens,
     write_text_tokens,
 )
-from paperlib.stimuli.features import load_cnn, write_layer_outputs
 from paperlib.stimuli.images import open_image, read_images
 from paperlib.stimuli.tokens import Tokens
 
@@ -66,12 +66,13 @@ texts = images["concept"].str.replace("_", " ")
 if kind == "text":
     captions = read_captions(where("captions", captioner=tokens), images["image_id"])
     texts = captions["caption"]
-clip = load_clip(
-    embedding["model"],
-    embedding["pretrained"],
-    device=pick_device(settings["device"]),
-)
-print(f"{len(images)} images; CLIP is {clip.name} on {clip.device}.")
+device = pick_device(settings["device"])
+if kind == "network":
+    encoder = load_cnn(tokens, device=device)
+else:
+    pretrained = embedding["pretrained"]
+    encoder = load_clip(embedding["model"], pretrained, device=device)
+print(f"{len(images)} images; the encoder is {encoder.name} on {device}.")
 
 # %% [markdown]
 # ## Tokens
@@ -87,7 +88,7 @@ if kind == "image":
     write_image_tokens(
         path,
         images,
-        clip=clip,
+        clip=encoder,
         normalize_by_cls=embedding["normalize_by_cls"],
         batch_size=embedding["batch_size"],
     )
@@ -95,13 +96,12 @@ elif kind == "text":
     write_text_tokens(
         path,
         captions,
-        clip=clip,
+        clip=encoder,
         project=embedding["project_text"],
         batch_size=embedding["batch_size"],
     )
 else:
-    cnn = load_cnn(tokens, device=clip.device)
-    write_layer_outputs(path, images, cnn=cnn, **networks[tokens])
+    write_layer_outputs(path, images, cnn=encoder, **networks[tokens])
 
 # %%
 stored = Tokens(path)
@@ -125,9 +125,10 @@ ax.fill_between(np.arange(len(middle)), low, high, alpha=0.3, lw=0)
 ax.plot(middle, marker=".")
 ax.set(xlabel="Position", ylabel="Norm of a token", ylim=(0, None))
 plt.show()
+behind = f" and {np.median(norms[:, 1:]):.2f} behind it" if norms.shape[1] > 1 else ""
 print(
-    f"The median norm is {np.median(norms[:, 0]):.2f} at position 0 and "
-    f"{np.median(norms[:, 1:]):.2f} behind it (5 to 95 % of {len(some)} images shaded)."
+    f"The median norm is {np.median(norms[:, 0]):.2f} at position 0{behind} "
+    f"(5 to 95 % of {len(some)} images shaded)."
 )
 
 # %% [markdown]
@@ -142,7 +143,7 @@ if kind != "text":
     summary = stored[first["image_id"]][:, 0]
     summary /= np.linalg.norm(summary, axis=1, keepdims=True)
 else:
-    summary = embed_texts(clip, texts.head(1000))
+    summary = embed_texts(encoder, texts.head(1000))
 concept = first["concept"].to_numpy()
 pairs = np.triu_indices(len(first), k=1)
 cosine = (summary @ summary.T)[pairs]
@@ -165,19 +166,23 @@ print(
 # %% [markdown]
 # ## Retrieval
 #
-# Each test image looks for its own caption (for others: the name of its concept) among
-# those of all test images, in CLIP's space. Chance is one in their number.
+# Each test image looks for its own caption (without captions: the name of its concept)
+# among those of all test images, in CLIP's space. Chance is one in their number.
+# Networks know no texts.
 
 # %%
 is_test = images["partition"] == "test"
-seen = embed_images(clip, [open_image(path) for path in images["path"][is_test]])
-similarity = seen @ embed_texts(clip, texts[is_test]).T
-rank = (similarity > np.diag(similarity)[:, None]).sum(axis=1)
-print(
-    f"The right text is the nearest one for {np.mean(rank < 1):.1%} of the test images "
-    f"and among the nearest five for {np.mean(rank < 5):.1%}; chance is "
-    f"{1 / len(rank):.1%} and {5 / len(rank):.1%}."
-)
+if kind != "network":
+    pictures = [open_image(path) for path in images["path"][is_test]]
+    similarity = (
+        embed_images(encoder, pictures) @ embed_texts(encoder, texts[is_test]).T
+    )
+    rank = (similarity > np.diag(similarity)[:, None]).sum(axis=1)
+    print(
+        f"The right text is the nearest one for {np.mean(rank < 1):.1%} of the test "
+        f"images and among the nearest five for {np.mean(rank < 5):.1%}; chance is "
+        f"{1 / len(rank):.1%} and {5 / len(rank):.1%}."
+    )
 
 # %% [markdown]
 # ## Save

@@ -141,8 +141,7 @@ display(wide)
 # %%
 supplement = summary[summary["metric"].isin(SUPPLEMENT_METRICS)]
 wide_supplement = wide_table(supplement, rows=methods, metrics=SUPPLEMENT_METRICS)
-levels = chance_levels(len(signals.test))
-chance = {name: level for name, level in levels.items() if name in METRICS}
+chance = chance_levels(len(signals.test))
 display(wide_supplement)
 
 # %% [markdown]

@@ -6,8 +6,9 @@ them apart.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,11 @@ from paperlib.validation import check_option
 
 Model = nn.Module | LinearEncoder | LayerwiseEncoder
 
+Optimize = Callable[..., tuple[nn.Module, list[dict]]]  # train on given pairs
+
 METHODS = (*ARCHITECTURES, *FITS)
+_SEEN = ("layer", "pooling")  # options that say what a linear encoder sees
+_BLOCK = 512  # images whose features or predictions are in memory at a time
 
 
 def architecture(
@@ -63,10 +68,10 @@ def architecture(
 
 
 def count_parameters(model: Model) -> int:
-    """Count the numbers that a method learned."""
+    """Count the weights of a network or the coefficients of a linear encoder."""
     if isinstance(model, nn.Module):
         return sum(parameter.numel() for parameter in model.parameters())
-    return sum(array.size for array in model.to_tensors().values())
+    return model.n_coefficients
 
 
 def fit(
@@ -105,15 +110,20 @@ def fit(
     if recipe["method"] in FITS:
         return _fit_linear(recipe, training, validation)
     torch.manual_seed(recipe["seed"])
+    optimize = partial(
+        train,
+        training=training,
+        validation=validation,
+        identity={"recipe": recipe, "training": settings["training"], "inputs": inputs},
+        device=settings["device"],
+    )
     fit_network = _fit_stages if recipe["method"] == "synbrain" else _fit_denoiser
     return fit_network(
         build_model(recipe),
         recipe,
-        (training, validation),
+        optimize,
         settings=TrainingSettings(**settings["training"]),
         folder=folder,
-        identity={"recipe": recipe, "training": settings["training"], "inputs": inputs},
-        device=settings["device"],
     )
 
 
@@ -157,59 +167,46 @@ def respond(
 def _fit_denoiser(
     model: nn.Module,
     recipe: dict,
-    pairs: tuple[Pairs, Pairs],
+    optimize: Optimize,
     *,
     settings: TrainingSettings,
     folder: Path,
-    identity: dict,
-    device: str,
 ) -> tuple[nn.Module, list[dict]]:
     """Train a diffusion model (paper, section 3.3)."""
     schedule = dict(recipe["diffusion"])
     prediction = schedule.pop("prediction")
     alpha_bar = linear_alpha_bar(**schedule)
-    return train(
+    return optimize(
         model,
-        *pairs,
         objective=Objective(alpha_bar, prediction, recipe["seed"], settings.batch_size),
         settings=settings,
         state_file=folder / "state.safetensors",
-        identity=identity,
-        device=device,
     )
 
 
 def _fit_stages(
     model: nn.Module,
     recipe: dict,
-    pairs: tuple[Pairs, Pairs],
+    optimize: Optimize,
     *,
     settings: TrainingSettings,
     folder: Path,
-    identity: dict,
-    device: str,
 ) -> tuple[nn.Module, list[dict]]:
     """Train SynBrain: first the autoencoder of signals, then the mapper."""
     weights = dict(recipe["options"]["autoencoder"])
     first = replace(settings, steps=weights.pop("steps"))
     common = {"seed": recipe["seed"], "batch_size": settings.batch_size}
-    model.vae, first_curve = train(
+    model.vae, first_curve = optimize(
         model.vae,
-        *pairs,
         objective=BrainVAEObjective(**weights, **common),
         settings=first,
         state_file=folder / "autoencoder.safetensors",
-        identity=identity,
-        device=device,
     )
-    model.mapper, curve = train(
+    model.mapper, curve = optimize(
         model.mapper,
-        *pairs,
         objective=MapperObjective(model.vae, **common),
         settings=settings,
         state_file=folder / "mapper.safetensors",
-        identity=identity,
-        device=device,
     )
     before = first_curve[-1]  # what the first stage cost
     return model.eval(), [
@@ -223,31 +220,45 @@ def _fit_linear(
 ) -> tuple[LinearEncoder | LayerwiseEncoder, list[dict]]:
     """Fit a linear encoder to the mean over repetitions of each image."""
     began = time.monotonic()
-    options = dict(recipe["options"])
-    for name in ("layer", "pooling"):  # of the features
-        options.pop(name, None)
-    if recipe["method"] != "pls":
-        options["seed"] = recipe["seed"]
-    features, targets = _examples(recipe, training)
-    encoder = FITS[recipe["method"]](features, targets, **options)
-    losses = {
-        name: float(np.square(encoder.predict(x) - y).mean())
-        for name, (x, y) in {
-            "training_loss": (features, targets),
-            "validation_loss": _examples(recipe, validation),
-        }.items()
-    }
-    return encoder, [{"step": 1, **losses, "seconds": time.monotonic() - began}]
-
-
-def _examples(
-    recipe: dict, pairs: Pairs
-) -> tuple[np.ndarray | Mapping[str, np.ndarray], np.ndarray]:
-    """Return features of the images of some pairs, and responses (N, C*T)."""
-    responses = pairs.signals[pairs.rows].mean(axis=1) / pairs.scale
-    return _features(recipe, pairs.context, pairs.rows), responses.reshape(
-        len(pairs.rows), -1
+    encoder = FITS[recipe["method"]](
+        _features(recipe, training.context, training.rows),
+        _responses(training, training.rows),
+        **_fit_options(recipe),
     )
+    row = {
+        "step": 1,
+        "training_loss": _mean_error(encoder, recipe, training),
+        "validation_loss": _mean_error(encoder, recipe, validation),
+    }
+    return encoder, [row | {"seconds": time.monotonic() - began}]
+
+
+def _fit_options(recipe: dict) -> dict:
+    """Return the options of a linear encoder that are not about what it sees."""
+    options = {k: v for k, v in recipe["options"].items() if k not in _SEEN}
+    if recipe["method"] == "pls":  # has nothing random
+        return options
+    return options | {"seed": recipe["seed"]}
+
+
+def _mean_error(
+    encoder: LinearEncoder | LayerwiseEncoder, recipe: dict, pairs: Pairs
+) -> float:
+    """Return the mean squared error, a block of images at a time."""
+    total, size = 0.0, 0
+    for start in range(0, len(pairs.rows), _BLOCK):
+        rows = pairs.rows[start : start + _BLOCK]
+        error = encoder.predict(_features(recipe, pairs.context, rows))
+        error -= _responses(pairs, rows)
+        total += np.square(error).sum(dtype=float)
+        size += error.size
+    return float(total / size)
+
+
+def _responses(pairs: Pairs, rows: np.ndarray) -> np.ndarray:
+    """Return the mean responses to some images, scaled, of shape (N, C*T)."""
+    responses = pairs.signals[rows].mean(axis=1) / pairs.scale  # N C T
+    return responses.reshape(len(rows), -1)
 
 
 def _features(
@@ -258,7 +269,7 @@ def _features(
     if "pooling" in recipe["options"]:
         pooling = recipe["options"]["pooling"]
         return token_features(
-            condition.sources, image_ids, pooling=pooling, batch_size=512
+            condition.sources, image_ids, pooling=pooling, batch_size=_BLOCK
         )
     layers = LayerFeatures(condition.sources[0], image_ids)
     if recipe["method"] == "layerwise_ridge":

@@ -43,12 +43,14 @@ TEMPLATES = {
     "log": "results/{config}/logs/{job}.txt",
 }
 
-# THINGS-MEG is published as one BIDS folder for everything.
-MEG_TEMPLATES = {
-    "images": "{data_root}/{dataset}",
-    "image_list": "{data_root}/{dataset}/sourcedata/sample_attributes_P1.csv",
-    "raw": "{data_root}/{dataset}",
-    "published": "{data_root}/{dataset}/derivatives/preprocessed",
+# What a data set has elsewhere: THINGS-MEG is published as one BIDS folder.
+OTHER_TEMPLATES = {
+    "things-meg": {
+        "images": "{data_root}/{dataset}",
+        "image_list": "{data_root}/{dataset}/sourcedata/sample_attributes_P1.csv",
+        "raw": "{data_root}/{dataset}",
+        "published": "{data_root}/{dataset}/derivatives/preprocessed",
+    },
 }
 
 # Keys that tell the executions of a notebook apart, in the order of their names.
@@ -111,8 +113,7 @@ def template(alias: str, **known: str | int) -> str:
         raise ValueError(
             f"No path is called {alias!r}.{did_you_mean(alias, TEMPLATES)}"
         )
-    is_meg = known.get("dataset") == "things-meg"
-    text = (TEMPLATES | MEG_TEMPLATES if is_meg else TEMPLATES)[alias]
+    text = OTHER_TEMPLATES.get(known.get("dataset"), {}).get(alias, TEMPLATES[alias])
     for key, value in known.items():
         text = text.replace("{" + key + "}", _as_text(key, value))
     return text

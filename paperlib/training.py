@@ -104,6 +104,16 @@ class Pairs(Dataset):
         signals = self.signals[images, repetitions] / self.scale
         return torch.from_numpy(signals), torch.from_numpy(self.context(images))
 
+    def batches(
+        self, batch_size: int, device: str | torch.device
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all pairs in order, as :meth:`__getitems__` reads them."""
+        for start in range(0, len(self), batch_size):
+            signals, tokens = self.__getitems__(
+                range(start, min(start + batch_size, len(self)))
+            )
+            yield signals.to(device), tokens.to(device)
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -206,12 +216,11 @@ class Objective:
         generator = torch.Generator(device).manual_seed(self.seed)
         timesteps = len(self.alpha_bar) - 1
         spread = torch.linspace(1, timesteps, len(pairs)).round().long().to(device)
+        parts = spread.split(self.batch_size)
         total = 0.0
-        for start in range(0, len(pairs), self.batch_size):
-            chosen = range(start, min(start + self.batch_size, len(pairs)))
-            y0, context = (part.to(device) for part in pairs.__getitems__(chosen))
+        batches = pairs.batches(self.batch_size, device)
+        for t, (y0, context) in zip(parts, batches, strict=True):
             noise = torch.randn(y0.shape, generator=generator, device=device)
-            t = spread[chosen.start : chosen.stop]
             total += self._error(model, y0, context, t, noise).sum().item()
         return total / len(pairs)
 

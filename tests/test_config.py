@@ -2,6 +2,7 @@ import pytest
 import yaml
 
 from paperlib.config import SECTIONS, load_config, load_settings, merge, token_sources
+from paperlib.methods import METHODS
 from paperlib.paths import IDENTITY, ROOT
 
 
@@ -40,6 +41,16 @@ def test_mini_and_paper_have_the_same_keys():
     named = ("runs", "datasets", "networks", "captioners")  # entries of their own
     mini, paper = (set(keys(load_config(name))) for name in ("mini", "paper"))
     assert {k for k in mini ^ paper if k[0] != "minithings"} == set()
+
+
+def test_the_schema_knows_every_method_and_its_options():
+    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text())["$defs"]
+    assert set(schema["run"]["properties"]["method"]["enum"]) == set(METHODS)
+    assert set(schema["methods"]["properties"]) == set(METHODS)
+    checked = [
+        case["if"]["properties"]["method"]["const"] for case in schema["run"]["allOf"]
+    ]
+    assert sorted(checked) == sorted(METHODS)
 
 
 def test_unknown_key_names_the_nearest(edited):

@@ -7,7 +7,6 @@ from paperlib.evaluation.comparison import (
     across_images,
     compare_with,
     control_predictions,
-    derangement,
     score,
     split_half_scores,
     summarize,
@@ -79,13 +78,6 @@ def test_halves_agree_as_their_noise_allows():
     scores = split_half_scores(trials, signal[0, 0], halvings=3, rng=rng, **EMBEDDING)
     assert scores["pearson"].mean() == pytest.approx(8 / 9, abs=0.01)
     assert scores["mse"].mean() == pytest.approx(2 / 8, abs=0.01)
-
-
-@pytest.mark.parametrize("n", [2, 3, 60])
-def test_a_derangement_moves_everything(n):
-    order = derangement(n, np.random.default_rng(0))
-    assert sorted(order) == list(range(n))
-    assert (order != np.arange(n)).all()
 
 
 def test_seeds_are_averaged_and_intervals_hold_the_mean():

@@ -3,7 +3,6 @@ import pytest
 
 from paperlib.evaluation.identification import (
     chance_levels,
-    identification_ranks,
     response_correlations,
     top_hits,
     two_versus_two,
@@ -34,8 +33,7 @@ def test_correlations_equal_numpy(responses):
     )
 
 
-def test_ranks_and_hits_by_hand():
-    np.testing.assert_array_equal(identification_ranks(BY_HAND), [1, 3, 2.5, 2.5])
+def test_hits_by_hand():
     np.testing.assert_array_equal(top_hits(BY_HAND, k=1), [1, 0, 0.25, 0])
     np.testing.assert_array_equal(top_hits(BY_HAND, k=2), [1, 0, 0.5, 0.5])
     np.testing.assert_array_equal(top_hits(BY_HAND, k=3), [1, 1, 0.75, 1])
@@ -51,7 +49,6 @@ def test_two_versus_two_by_hand():
 def test_perfect_responses_are_always_identified(responses):
     recorded, _ = responses
     correlations = response_correlations(recorded, 3 * recorded + 1)
-    np.testing.assert_array_equal(identification_ranks(correlations), 1)
     np.testing.assert_array_equal(top_hits(correlations, k=1), 1)
     np.testing.assert_array_equal(two_versus_two(correlations), 1)
 
@@ -63,8 +60,6 @@ def test_one_response_for_all_images_scores_exactly_at_chance(responses):
     chance = chance_levels(12)
     np.testing.assert_allclose(top_hits(correlations, k=1), chance["top1"])
     np.testing.assert_allclose(top_hits(correlations, k=5), chance["top5"])
-    ranks = identification_ranks(correlations)
-    np.testing.assert_allclose(np.median(ranks), chance["median_rank"])
     np.testing.assert_allclose(two_versus_two(correlations), chance["two_versus_two"])
 
 
@@ -72,7 +67,6 @@ def test_unrelated_responses_score_near_chance():
     recorded, generated = np.random.default_rng(7).standard_normal((2, 300, 2, 10))
     correlations = response_correlations(recorded, generated)
     chance = chance_levels(300)
-    assert abs(np.median(identification_ranks(correlations)) - 150.5) < 25
     assert abs(top_hits(correlations, k=5).mean() - chance["top5"]) < 0.03
     assert abs(two_versus_two(correlations).mean() - 0.5) < 0.06
 
@@ -84,12 +78,13 @@ def test_a_shared_response_does_not_change_two_versus_two_much(responses):
         recorded + shared, recorded + 0.5 * noise + shared
     )
     assert np.diag(correlations).min() > 0.8
-    np.testing.assert_array_equal(identification_ranks(correlations), 1)
+    np.testing.assert_array_equal(top_hits(correlations, k=1), 1)
 
 
 def test_more_candidates_than_images():
     correlations = np.array([[0.5, 0.1, 0.7], [0.0, 0.4, 0.1]])
-    np.testing.assert_array_equal(identification_ranks(correlations), [2, 1])
+    np.testing.assert_array_equal(top_hits(correlations, k=1), [0, 1])
+    np.testing.assert_array_equal(top_hits(correlations, k=2), 1)
 
 
 def test_undefined_responses_stay_undefined(responses):
@@ -99,7 +94,6 @@ def test_undefined_responses_stay_undefined(responses):
     assert np.isnan(correlations[:, 3]).all()
     expected = np.arange(12) == 3
     for scores in (
-        identification_ranks(correlations),
         top_hits(correlations, k=5),
         two_versus_two(correlations),
     ):
@@ -113,7 +107,7 @@ def test_faults_are_named(responses):
     with pytest.raises(ValueError, match=r"k must be in 1...4; got 5"):
         top_hits(BY_HAND, k=5)
     with pytest.raises(ValueError, match="candidate for each of 4 images; got 3"):
-        identification_ranks(BY_HAND[:, :3])
+        top_hits(BY_HAND[:, :3], k=1)
     with pytest.raises(ValueError, match=r"shape \(4, 4\); got \(4, 3\)"):
         two_versus_two(BY_HAND[:, :3])
     with pytest.raises(ValueError, match="2 images or more; got 1"):

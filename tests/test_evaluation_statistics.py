@@ -4,6 +4,7 @@ import pytest
 from paperlib.evaluation.statistics import (
     Interval,
     bootstrap_interval,
+    derangement,
     paired_difference,
 )
 
@@ -132,3 +133,15 @@ def test_faults_are_named():
         bootstrap_interval(np.array([[1.0, np.inf]]), rng=seeded())
     with pytest.raises(ValueError, match=r"b must have shape \(2, 3\); got \(3, 2\)"):
         paired_difference(np.zeros((2, 3)), np.zeros((3, 2)), rng=seeded())
+
+
+@pytest.mark.parametrize("n", [2, 3, 60])
+def test_a_derangement_moves_everything(n):
+    order = derangement(n, np.random.default_rng(0))
+    assert sorted(order) == list(range(n))
+    assert (order != np.arange(n)).all()
+
+
+def test_one_image_has_no_derangement():
+    with pytest.raises(ValueError, match="two images or more; got 1"):
+        derangement(1, np.random.default_rng(0))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from paperlib import methods
 from paperlib.checkpoints import load_checkpoint, save_checkpoint
 from paperlib.methods import METHODS, architecture, count_parameters, fit, respond
+from paperlib.models.linear import FITS
 from paperlib.stimuli.conditions import Condition
 from paperlib.stimuli.tokens import Tokens, write_tokens
 from paperlib.training import Pairs, TrainingSettings
@@ -15,22 +17,33 @@ from paperlib.training import Pairs, TrainingSettings
 CH_NAMES = ["Fp1", "Fp2", "Cz", "Pz", "O1", "Oz"]
 N_TIMES = 12
 PENALTIES = {"n_components": 4, "alphas": [0.1, 1.0, 10.0], "block": 50}
-SIZES = {"widths": [16, 16], "heads": 2}
 OPTIONS = {
     "dit": {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "patch": [2, 4]},
-    "unet": {**SIZES, "layers": 1, "patch": [6, 2]},
+    "unet": {"widths": [16, 16], "heads": 2, "layers": 1, "patch": [6, 2]},
     "synbrain": {
-        **SIZES,
-        **{"blocks": 1, "hidden": 16, "depth": 1},
+        "widths": [16, 16],
+        "heads": 2,
+        "blocks": 1,
+        "hidden": 16,
+        "depth": 1,
         "autoencoder": {
-            **{"steps": 60, "kl_weight": 0.01},
-            **{"clip_weight": 0.1, "temperature": 0.1},
+            "steps": 60,
+            "kl_weight": 0.01,
+            "clip_weight": 0.1,
+            "temperature": 0.1,
         },
     },
     "ridge": {"pooling": "mean", **PENALTIES},
     "layerwise_ridge": PENALTIES,
     "pls": {"layer": "top", "n_components": 3},
     "kernel_regression": {"n_components": 4},
+}
+CNN_METHODS = ("layerwise_ridge", "pls", "kernel_regression")
+DIFFUSION = {
+    "timesteps": 50,
+    "beta_start": 1e-3,
+    "beta_end": 0.3,
+    "prediction": "v",
 }
 SETTINGS = TrainingSettings(
     steps=60,
@@ -76,22 +89,16 @@ def world(tmp_path):
 
 def make(method, world):
     folder, responses = world
-    features = (
-        "cnn" if method in ("layerwise_ridge", "pls", "kernel_regression") else "clip"
-    )
-    condition = Condition(
-        [Tokens(folder / f"{features}.npy")], [str(i) for i in range(40)]
-    )
+    features = "cnn" if method in CNN_METHODS else "clip"
+    sources = [Tokens(folder / f"{features}.npy")]
+    condition = Condition(sources, [str(i) for i in range(40)])
     options = OPTIONS[method]
     sizes = {"ch_names": CH_NAMES, "n_times": N_TIMES}
     recipe = {
         "method": method,
         "options": options,
         "architecture": architecture(method, options, condition=condition, **sizes),
-        "diffusion": {
-            **{"timesteps": 50, "beta_start": 1e-3, "beta_end": 0.3},
-            "prediction": "v",
-        },
+        "diffusion": DIFFUSION,
         "scale": 2.0,
         "seed": 0,
         "ch_names": CH_NAMES,
@@ -102,11 +109,8 @@ def make(method, world):
         for rows in (np.arange(32), np.arange(32, 40))
     ]
     settings = {"training": asdict(SETTINGS), "device": "cpu"}
-    return (
-        recipe,
-        condition,
-        fit(recipe, *pairs, settings=settings, folder=folder / "state", inputs=[]),
-    )
+    fitted = fit(recipe, *pairs, settings=settings, folder=folder / "state", inputs=[])
+    return recipe, condition, fitted
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -127,6 +131,36 @@ def test_a_method_learns_is_kept_and_answers(method, world):
     mean, wanted = first.mean(axis=1), world[1][:, 0]
     error = np.square(mean - wanted).mean()
     assert error < np.square(mean - np.roll(wanted, 1, axis=0)).mean()
+
+
+@pytest.mark.parametrize("block", [1, 5, 512])
+@pytest.mark.parametrize("method", FITS)
+def test_losses_of_linear_encoders_are_those_of_what_they_answer(
+    method, block, world, monkeypatch
+):
+    monkeypatch.setattr(methods, "_BLOCK", block)
+    recipe, condition, (model, curve) = make(method, world)
+    answers = respond(model, recipe, condition, sampling=SAMPLING, seed=0)
+    errors = np.square((answers - world[1]) / recipe["scale"]).mean(axis=(1, 2, 3))
+    assert curve[0]["training_loss"] == pytest.approx(errors[:32].mean(), rel=1e-5)
+    assert curve[0]["validation_loss"] == pytest.approx(errors[32:].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "n_components", "length"),
+    [
+        ("ridge", 4, 8),  # pooled features
+        ("pls", 3, 16),  # features of the layer
+        ("kernel_regression", 4, 32),  # training images
+    ],
+)
+def test_coefficients_are_counted_and_stored_examples_are_not(
+    method, n_components, length, world
+):
+    _, _, (model, _) = make(method, world)
+    n_targets = len(CH_NAMES) * N_TIMES
+    readout = (n_components + 1) * n_targets
+    assert count_parameters(model) == n_components * length + readout
 
 
 def test_unknown_method(world):

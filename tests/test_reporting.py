@@ -6,7 +6,12 @@ import pytest
 from paperlib.recordings.sensors import sensor_info
 from paperlib.recordings.things_eeg2 import NICE_CHANNELS
 from paperlib.reporting.figures import COLUMN, save_figure, set_theme
-from paperlib.reporting.scores import caption, plot_scores, with_published
+from paperlib.reporting.scores import (
+    across_table,
+    caption,
+    plot_scores,
+    with_published,
+)
 from paperlib.reporting.tables import format_interval, save_table, wide_table
 from paperlib.reporting.topographies import plot_topographies, window_means
 
@@ -92,6 +97,20 @@ def test_figures_keep_their_size(tmp_path):
     fig, _ = plt.subplots(figsize=(COLUMN, 2))
     _, png = save_figure(fig, tmp_path / "figure", simulated=False)
     assert plt.imread(png).shape[:2] == (600, int(COLUMN * 300))
+
+
+@pytest.mark.parametrize("subjects", [(1, 2), (2, 1)])
+def test_rows_that_a_subject_lacks_are_kept(subjects):
+    """The subject trained on, 1, has no cross-subject score."""
+    found = {1: {"a": 0.5, "c": 0.25}, 2: {"a": 0.1, "b": 0.2, "c": 0.75}}
+    parts = [
+        pd.DataFrame(found[s].items(), columns=["method", "correlation"])
+        for s in subjects
+    ]
+    table = across_table(pd.concat(parts, keys=subjects, names=["subject"]))
+    assert table.index.tolist() == ["a", "b", "c"]
+    assert table["Subject 1"].tolist() == ["0.500", "–", "0.250"]
+    assert table["Mean"].tolist() == ["0.300", "0.200", "0.500"]
 
 
 def test_scores_are_drawn_where_they_are():

@@ -226,3 +226,11 @@ def test_missing_checkpoint(tmp_path):
 def test_unknown_method():
     with pytest.raises(ValueError, match="Did you mean 'dit'"):
         build_model({"method": "dti", "architecture": {}})
+
+
+def test_batches_hold_every_pair_once_in_order(data):
+    whole = pairs(data, range(10)).__getitems__(range(10))
+    batches = list(pairs(data, range(10)).batches(4, "cpu"))
+    assert [len(signals) for signals, _ in batches] == [4, 4, 2]
+    for part, parts in zip(whole, zip(*batches, strict=True), strict=True):
+        assert torch.equal(torch.cat(parts), part)

@@ -5,28 +5,13 @@ sets of responses has such a ceiling: apply it to what `split_halves` yields.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from paperlib.evaluation.metrics import pearson_across_images
 from paperlib.validation import check_finite, check_shape
 
-
-@dataclass(frozen=True)
-class NoiseCeiling:
-    """Bounds on the correlation over images that a perfect model would reach.
-
-    Attributes
-    ----------
-    lower, upper : ndarray of shape (n_channels, n_times)
-        Correlation of one half of the repetitions with the mean of the other half and
-        with the mean of all repetitions. The upper bound is optimistic: the mean of
-        all contains the half.
-    """
-
-    lower: np.ndarray
-    upper: np.ndarray
+CEILINGS = ("Ceiling, lower", "Ceiling, upper")
 
 
 def split_halves(
@@ -70,39 +55,6 @@ def split_halves(
         )
 
 
-def noise_ceiling(
-    repetitions: np.ndarray, *, n_splits: int, rng: np.random.Generator
-) -> NoiseCeiling:
-    """Return lower and upper ceilings of the correlation over images.
-
-    Follows Gifford et al. (NeuroImage 264, 2022): the target is the mean of one half;
-    the other half gives the lower, all repetitions the upper ceiling. A model must be
-    compared with the same targets: see `correlations_with_halves`.
-
-    Parameters
-    ----------
-    repetitions, n_splits, rng
-        As in `split_halves`.
-
-    Returns
-    -------
-    NoiseCeiling
-        Means over the splits.
-
-    Raises
-    ------
-    ValueError
-        As in `split_halves`, or if there is one image only.
-    """
-    everything = _mean_of(repetitions, np.arange(repetitions.shape[1]))
-    lower = np.zeros(repetitions.shape[2:])
-    upper = np.zeros(repetitions.shape[2:])
-    for target, other in split_halves(repetitions, n_splits=n_splits, rng=rng):
-        lower += pearson_across_images(other, target)
-        upper += pearson_across_images(everything, target)
-    return NoiseCeiling(lower / n_splits, upper / n_splits)
-
-
 def correlations_with_halves(
     predictions: Sequence[tuple[str, np.ndarray]],
     repetitions: np.ndarray,
@@ -110,49 +62,38 @@ def correlations_with_halves(
     n_splits: int,
     rng: np.random.Generator,
 ) -> list[tuple[str, np.ndarray]]:
-    """Return methods' correlations over images with the targets of `noise_ceiling`.
+    """Correlate predictions over images with half of the repetitions.
+
+    Follows Gifford et al. (NeuroImage 264, 2022): the target is the mean of one half;
+    the other half gives the lower, all repetitions the upper ceiling of what a perfect
+    model would reach. The upper one is optimistic: the mean of all contains the half.
 
     Parameters
     ----------
     predictions : sequence of (str, ndarray of shape (n_images, n_channels, n_times))
         Methods and what they predict.
     repetitions, n_splits, rng
-        As in `split_halves`; a generator seeded as for `noise_ceiling` gives the same
-        targets.
+        As in `split_halves`.
 
     Returns
     -------
     list of (str, ndarray of shape (n_channels, n_times))
-        Means over the splits; NaN for a prediction that is the same for all images.
+        Methods, then the `CEILINGS`. Means over the splits; NaN for a prediction that
+        is the same for all images.
 
     Raises
     ------
     ValueError
         As in `split_halves` and `pearson_across_images`.
     """
-    totals = [np.zeros(repetitions.shape[2:]) for _ in predictions]
-    for target, _ in split_halves(repetitions, n_splits=n_splits, rng=rng):
-        for total, (_, generated) in zip(totals, predictions, strict=True):
-            total += pearson_across_images(generated, target)
-    names = [name for name, _ in predictions]
-    return [(n, total / n_splits) for n, total in zip(names, totals, strict=True)]
-
-
-def spearman_brown(correlation: np.ndarray) -> np.ndarray:
-    """Return the reliability of all repetitions from the correlation of two halves.
-
-    Parameters
-    ----------
-    correlation : ndarray
-        Correlation of the means of two halves, above -1.
-
-    Returns
-    -------
-    ndarray
-        2 r / (1 + r). The mean of all repetitions cannot correlate with any
-        prediction by more than its square root.
-    """
-    return 2 * correlation / (1 + correlation)
+    names = [*(name for name, _ in predictions), *CEILINGS]
+    known = [generated for _, generated in predictions]
+    everything = _mean_of(repetitions, np.arange(repetitions.shape[1]))
+    total = np.zeros((len(names), *repetitions.shape[2:]))
+    for target, other in split_halves(repetitions, n_splits=n_splits, rng=rng):
+        compared = [*known, other, everything]
+        total += [pearson_across_images(responses, target) for responses in compared]
+    return list(zip(names, total / n_splits, strict=True))
 
 
 def _mean_of(repetitions: np.ndarray, chosen: np.ndarray) -> np.ndarray:

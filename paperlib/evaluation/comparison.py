@@ -6,11 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from paperlib.evaluation.ceilings import (
-    correlations_with_halves,
-    noise_ceiling,
-    split_halves,
-)
+from paperlib.evaluation.ceilings import correlations_with_halves, split_halves
 from paperlib.evaluation.identification import (
     response_correlations,
     top_hits,
@@ -201,14 +197,6 @@ def split_half_scores(
     return {metric: np.mean([s[metric] for s in scores], axis=0) for metric in METRICS}
 
 
-def derangement(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a permutation of n that leaves nothing in its place."""
-    cycle = rng.permutation(n)
-    order = np.empty(n, dtype=int)
-    order[cycle] = np.roll(cycle, 1)
-    return order
-
-
 def tidy_scores(scored: Iterable[tuple[str, int, Scores]]) -> pd.DataFrame:
     """Put scores into one table.
 
@@ -221,8 +209,7 @@ def tidy_scores(scored: Iterable[tuple[str, int, Scores]]) -> pd.DataFrame:
     -------
     DataFrame
         Columns method, subject, image, metric, value. Equal method and subject (other
-        training seeds) are averaged. Methods are in the order of the subject that has
-        most of them: cross-subject scores lack the subject trained on.
+        training seeds) are averaged, methods in order.
     """
     parts = [
         pd.DataFrame(scores)
@@ -234,8 +221,22 @@ def tidy_scores(scored: Iterable[tuple[str, int, Scores]]) -> pd.DataFrame:
     ]
     keys = ["method", "subject", "image", "metric"]
     scores = pd.concat(parts).groupby(keys, sort=False)["value"].mean().reset_index()
-    order = list(max(scores.groupby("subject")["method"].unique(), key=len))
+    order = methods_in_order(scores)
     return scores.sort_values("method", key=lambda m: m.map(order.index), kind="stable")
+
+
+def methods_in_order(scores: pd.DataFrame) -> list[str]:
+    """List the methods as the subject has them who has most.
+
+    Cross-subject scores lack the subject trained on: no list of another subject but
+    the longest one holds every method.
+
+    Parameters
+    ----------
+    scores
+        With columns method and subject, each subject's methods in order.
+    """
+    return list(max(scores.groupby("subject")["method"].unique(), key=len))
 
 
 def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFrame:
@@ -286,7 +287,7 @@ def across_images(
     halvings
         Random halvings that are averaged.
     rng
-        Draws one seed, so that methods and ceilings meet the same halvings.
+        Draws them.
 
     Returns
     -------
@@ -294,13 +295,9 @@ def across_images(
         Columns method and correlation (the mean over channels and times): methods,
         then the lower and the upper ceiling.
     """
-    seed = rng.integers(2**32)
-    split = {"n_splits": halvings}
     found = correlations_with_halves(
-        predictions, repetitions, rng=np.random.default_rng(seed), **split
+        predictions, repetitions, n_splits=halvings, rng=rng
     )
-    ceiling = noise_ceiling(repetitions, rng=np.random.default_rng(seed), **split)
-    found += [("Ceiling, lower", ceiling.lower), ("Ceiling, upper", ceiling.upper)]
     rows = [{"method": name, "correlation": r.mean()} for name, r in found]
     return pd.DataFrame(rows).groupby("method", sort=False).mean().reset_index()
 

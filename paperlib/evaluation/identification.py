@@ -44,37 +44,14 @@ def response_correlations(recorded: np.ndarray, generated: np.ndarray) -> np.nda
     return rows @ columns.T
 
 
-def identification_ranks(correlations: np.ndarray) -> np.ndarray:
-    """Return the rank of the right image among all candidates.
-
-    Parameters
-    ----------
-    correlations : ndarray of shape (n_images, n_candidates)
-        Candidate i is the right one of image i; there may be more candidates than
-        images.
-
-    Returns
-    -------
-    ndarray of shape (n_images,)
-        1 is best. Ties get their middle rank; NaN where the right correlation is
-        undefined. An undefined candidate is never ahead.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer candidates than images.
-    """
-    ahead, tied = _ahead_and_tied(correlations)
-    return 1 + ahead + (tied - 1) / 2
-
-
 def top_hits(correlations: np.ndarray, *, k: int) -> np.ndarray:
     """Return whether the right image is among the k best candidates.
 
     Parameters
     ----------
     correlations : ndarray of shape (n_images, n_candidates)
-        As in `identification_ranks`.
+        Candidate i is the right one of image i; there may be more candidates than
+        images.
     k : int
         Number of candidates that may be named.
 
@@ -83,7 +60,8 @@ def top_hits(correlations: np.ndarray, *, k: int) -> np.ndarray:
     ndarray of shape (n_images,)
         1 or 0; where the right candidate is tied, the probability of a hit if ties
         are broken at random, so that a prediction that is the same for all images
-        scores exactly at chance. NaN where the right correlation is undefined.
+        scores exactly at chance. NaN where the right correlation is undefined; an
+        undefined candidate is never ahead.
 
     Raises
     ------
@@ -142,12 +120,11 @@ def chance_levels(n_candidates: int) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        ``top1``, ``top5`` and ``two_versus_two`` as proportions, ``median_rank``.
+        ``top1``, ``top5`` and ``two_versus_two`` as proportions.
     """
     return {
         "top1": 1 / n_candidates,
         "top5": min(5 / n_candidates, 1.0),
-        "median_rank": (n_candidates + 1) / 2,
         "two_versus_two": 0.5,
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from paperlib.evaluation.comparison import derangement
+from paperlib.evaluation.statistics import derangement
 
 _N_SPREAD = 16  # samples of an image whose variance is taken
 

@@ -1,4 +1,4 @@
-"""Intervals for means over subjects and images.
+"""Intervals for means over subjects and images, and images in the wrong order.
 
 Both the subjects and the images are samples of those one could have taken, and every
 subject saw the same images. So both are resampled, with replacement and crossed: a
@@ -131,3 +131,31 @@ def _resampled_means(
     totals = ((subjects @ np.where(defined, scores, 0)) * images).sum(axis=1)
     counts = ((subjects @ defined.astype(float)) * images).sum(axis=1)
     return totals / np.where(counts > 0, counts, np.nan)
+
+
+def derangement(n_images: int, rng: np.random.Generator) -> np.ndarray:
+    """Assign another image to each image, as a control that keeps all else.
+
+    Parameters
+    ----------
+    n_images
+        Two or more.
+    rng
+        Draws one of the cycles through all images.
+
+    Returns
+    -------
+    ndarray of shape (n_images,)
+        A permutation that leaves nothing in its place.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two images.
+    """
+    if n_images < 2:
+        raise ValueError(f"A derangement needs two images or more; got {n_images}.")
+    cycle = rng.permutation(n_images)
+    order = np.empty(n_images, dtype=int)
+    order[cycle] = np.roll(cycle, 1)
+    return order

@@ -8,8 +8,8 @@ Physica D 163:236, 2002; appendix F of the paper), here with a fixed number of
 neighbors in place of a fixed radius.
 
 It ignores amplitude, offset and polarity, it does not search for a time shift, and
-with ``theiler=0`` it rewards smooth signals: compare it with `nominal_chance`,
-`matched_chance` and a control prediction, and only under equal parameters.
+with ``theiler=0`` it rewards smooth signals: compare it with `matched_chance` and a
+control prediction, and only under equal parameters.
 """
 
 import math
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from paperlib.evaluation.statistics import derangement
 from paperlib.validation import check_shape
 
 Signals = TypeVar("Signals", np.ndarray, torch.Tensor)
@@ -210,44 +211,11 @@ def matched_chance(
         If there are fewer than two images or the shapes differ.
     """
     check_shape("generated", generated, recorded.shape)
-    n_images = len(recorded)
-    if n_images < 2:
-        raise ValueError(f"A derangement needs two images or more; got {n_images}.")
     total = np.zeros(recorded.shape[:-2])
     for _ in range(n_derangements):
-        cycle = rng.permutation(n_images)
-        for image, other in zip(cycle, np.roll(cycle, 1), strict=True):
+        for image, other in enumerate(derangement(len(recorded), rng)):
             total[image] += recurrence_agreement(recorded[image], generated[other])
     return total / n_derangements
-
-
-def nominal_chance(
-    n_times: int, *, dim: int, delay: int, neighbors: int, theiler: int = 0
-) -> float:
-    """Return the expected likelihood of signals that recur at random times.
-
-    Parameters
-    ----------
-    n_times : int
-        Samples of a signal.
-    dim, delay, neighbors, theiler : int
-        As in `synchronization_likelihood`.
-
-    Returns
-    -------
-    float
-        Mean over times of neighbors / number of candidates, exact for white noise;
-        smooth or periodic signals agree more often, see `matched_chance`.
-
-    Raises
-    ------
-    ValueError
-        If signals of this length are too short for the parameters.
-    """
-    n_points = _Embedding(n_times, dim, delay, neighbors, theiler).n_points
-    times = np.arange(n_points)
-    excluded = 1 + np.minimum(times, theiler) + np.minimum(times[::-1], theiler)
-    return float(np.mean(neighbors / (n_points - excluded)))
 
 
 class _Embedding:

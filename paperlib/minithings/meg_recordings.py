@@ -312,18 +312,15 @@ def _ongoing_activity(
 ) -> np.ndarray:
     """Draw the first Fourier coefficients of ongoing activity and of sensor noise."""
     alpha = alpha_spectrum(frequencies, participant.alpha_frequency)
-    parts = {
-        "cortex": (
-            cortex_spectrum(frequencies),
-            participant.background * sensors.cortex,
-        ),
-        "alpha": (alpha, participant.background * sensors.alpha),
-    }
+    parts = [
+        (cortex_spectrum(frequencies), participant.background * sensors.cortex),
+        (alpha, participant.background * sensors.alpha),
+    ]
     noisiness = np.exp(rng.normal(0, 0.3, (len(sensors.cortex), 1)))
     rms = _SENSOR_NOISE * np.sqrt(SFREQ / 2) * noisiness
     noise = unit_variance(np.ones_like(frequencies))[:passed]
     coefficients = np.float32(rms) * _draw_parts(noise, len(rms), rng)
-    for shape, mixing in parts.values():
+    for shape, mixing in parts:
         draws = _draw_parts(unit_variance(shape)[:passed], mixing.shape[1], rng)
         coefficients += np.float32(mixing) @ draws
     return coefficients.view(np.complex64)

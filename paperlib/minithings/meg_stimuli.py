@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from paperlib.atomic import atomic_path, write_text
-from paperlib.minithings.scenes import CONCEPTS, Scene, render, sample_scene
+from paperlib.atomic import write_text
+from paperlib.minithings.scenes import CONCEPTS, Scene, sample_scene, write_picture
 
 N_SESSIONS = 12
 SOA = 1.5  # s
@@ -21,7 +20,6 @@ _N_RUNS = 10  # a session
 _DURATION = 0.5  # s that an image is shown
 _CATCH = 200 / 2054  # catch trials for each other trial of a session
 _MOST_UNSHOWN = 4  # images of a concept that are not among its first ones
-_QUALITY = 92  # of the JPEG files
 _KEY = 1  # that the participants press
 
 
@@ -112,9 +110,7 @@ def write_object_images(
         n_test_images=n_test_images,
     )
     for image, scene in zip(stimuli.things.itertuples(), stimuli.scenes, strict=True):
-        with atomic_path(folder / image.concept / image.file) as partial:
-            picture = Image.fromarray(render(scene, image_size))
-            picture.save(partial, quality=_QUALITY)
+        write_picture(folder / image.concept / image.file, scene, size=image_size)
 
 
 def draw_trials(stimuli: Stimuli, *, seed: int, subject: int) -> pd.DataFrame:

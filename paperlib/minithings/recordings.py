@@ -43,10 +43,15 @@ from paperlib.minithings.ongoing import (
 )
 from paperlib.minithings.participants import Participant, draw_participant
 from paperlib.minithings.stimuli import draw_stimuli
-from paperlib.recordings.things_eeg2 import PARTITIONS, RAW_CHANNELS, TARGET_CODE
+from paperlib.recordings.things_eeg2 import (
+    PARTITIONS,
+    RAW_CHANNELS,
+    SESSIONS,
+    TARGET_CODE,
+    raw_file,
+)
 
 SFREQ = 1000  # Hz
-N_SESSIONS = 4
 TRAINING_REPETITIONS = 2  # a session
 _SOA = 200  # samples
 _SEQUENCE = 20  # images
@@ -113,12 +118,12 @@ def simulate_participant(
     tests = np.arange(1, n_test_concepts + 1)
     shown = {
         "training": [np.repeat(half, TRAINING_REPETITIONS) for half in halves],
-        "test": [np.repeat(tests, n_test_repetitions)] * N_SESSIONS,
+        "test": [np.repeat(tests, n_test_repetitions)] * len(SESSIONS),
     }
     for number, partition in enumerate(PARTITIONS, start=1):
         responses = image_responses([image.scene for image in stimuli[partition]])
         for session, planned in enumerate(shown[partition], start=1):
-            path = folder / f"ses-{session:02d}" / f"raw_eeg_{partition}.npy"
+            path = raw_file(folder / SESSIONS[session - 1], partition)
             if not path.exists():
                 rng = np.random.default_rng([seed, subject, session, number])
                 codes = presentation_order(planned, partition=partition, rng=rng)
@@ -148,7 +153,7 @@ def training_halves(
     """
     numbers = np.arange(1, n_concepts * n_images + 1).reshape(n_concepts, n_images)
     halves = []
-    for _ in range(N_SESSIONS // 2):
+    for _ in range(len(SESSIONS) // 2):
         shuffled = rng.permutation(n_concepts)
         middle = (n_concepts + 1) // 2
         for concepts in (shuffled[:middle], shuffled[middle:]):

@@ -8,9 +8,12 @@ from image to image of one concept.
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from paperlib.atomic import atomic_path
 
 CATEGORY_SHAPES = {
     "round": ("ball", "ring", "moon"),
@@ -46,6 +49,7 @@ BACKGROUNDS = {  # color at the top, color at the bottom, amplitude of the grain
     "night": ((18, 20, 44), (46, 44, 76), 8.0),
 }
 SUPERSAMPLING = 4
+_QUALITY = 92  # of the JPEG files
 
 CONCEPTS = tuple("_".join(parts) for parts in sorted(product(TEXTURES, COLORS, SHAPES)))
 
@@ -252,6 +256,12 @@ def render(scene: Scene, size: int) -> np.ndarray:
     picture = _background(scene, size)
     picture += alpha * (ink * _object_colors(scene, size) - picture)
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+
+
+def write_picture(path: Path, scene: Scene, *, size: int) -> None:
+    """Paint a scene into a JPEG file; see `render`."""
+    with atomic_path(path) as partial:
+        Image.fromarray(render(scene, size)).save(partial, quality=_QUALITY)
 
 
 def _draw(rng: np.random.Generator, options: dict) -> str:

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from paperlib.atomic import atomic_path
-from paperlib.minithings.scenes import CONCEPTS, Scene, render, sample_scene
+from paperlib.minithings.scenes import CONCEPTS, Scene, sample_scene, write_picture
 
 _TEST_EXEMPLAR = 6
-_QUALITY = 92  # of the JPEG files
 
 
 @dataclass(frozen=True)
@@ -104,9 +102,7 @@ def write_stimuli(
     )
     for stimulus in stimuli["training"] + stimuli["test"]:
         place = folder / f"{stimulus.partition}_images" / stimulus.folder
-        with atomic_path(place / stimulus.file) as partial:
-            picture = Image.fromarray(render(stimulus.scene, image_size))
-            picture.save(partial, quality=_QUALITY)
+        write_picture(place / stimulus.file, stimulus.scene, size=image_size)
     with atomic_path(folder / "image_metadata.npy") as partial:
         np.save(partial, _metadata(stimuli), allow_pickle=True)
 

@@ -18,6 +18,9 @@ error over training images, and so it is for the layer.
 
 Rows are images: a row for each repetition would leave copies of the image that is left
 out. Targets are solved in blocks, in the floating-point type of the targets.
+
+scikit-learn takes a second to import, and every trained or sampled network comes by
+here: it is imported where it is needed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +28,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.sparse.linalg import eigsh
-from sklearn.decomposition import PCA, KernelPCA
-from sklearn.metrics.pairwise import polynomial_kernel
-from sklearn.preprocessing import StandardScaler
 
 from paperlib.progress import progress_bar
 from paperlib.validation import check_finite, check_shape, did_you_mean
@@ -81,6 +81,8 @@ class KernelProjection:
 
     def transform(self, features: np.ndarray) -> np.ndarray:
         """Return the scores, ndarray of shape (n_images, n_components)."""
+        from sklearn.metrics.pairwise import polynomial_kernel
+
         check_shape("features", features, (None, len(self.mean)))
         standardized = (features - self.mean) / self.scale
         kernel = polynomial_kernel(standardized, self.examples, degree=KERNEL_DEGREE)
@@ -105,6 +107,16 @@ class LinearEncoder:
     projection: Projection | KernelProjection
     weights: np.ndarray
     intercept: np.ndarray
+
+    @property
+    def n_coefficients(self) -> int:
+        """Entries of components, weights and intercept.
+
+        Not among them: means and scales, which standardize features, and the examples
+        of a kernel, which are the training images' features themselves.
+        """
+        learned = (self.projection.components, self.weights, self.intercept)
+        return sum(array.size for array in learned)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return the responses to images.
@@ -161,6 +173,11 @@ class LayerwiseEncoder:
 
     encoders: dict[str, LinearEncoder]
     targets: dict[str, np.ndarray]
+
+    @property
+    def n_coefficients(self) -> int:
+        """Those of all layers together."""
+        return sum(encoder.n_coefficients for encoder in self.encoders.values())
 
     def predict(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the responses to images.
@@ -430,6 +447,9 @@ def fit_pca(features: np.ndarray, *, n_components: int, seed: int) -> Projection
     -------
     Projection
     """
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
     standardizer = StandardScaler().fit(features)
     pca = PCA(_bounded(n_components, features), random_state=seed)
     pca.fit(standardizer.transform(features))
@@ -462,6 +482,10 @@ def fit_kernel_pca(
     -------
     KernelProjection
     """
+    from sklearn.decomposition import KernelPCA
+    from sklearn.metrics.pairwise import polynomial_kernel
+    from sklearn.preprocessing import StandardScaler
+
     _check_positive("n_components", [n_components])
     standardizer = StandardScaler().fit(features)
     examples = standardizer.transform(features)

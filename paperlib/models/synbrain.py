@@ -22,14 +22,14 @@ What differs from the published model, and why:
   learn. A third of the weights go without loss of generality.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from paperlib.models.dit import Attention
 
@@ -265,6 +265,13 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
+class Batched(Protocol):
+    """What validation asks of pairs; see :class:`paperlib.training.Pairs`."""
+
+    def batches(self, batch_size: int, device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield signals (B, C, T) and tokens (B, L, D) of all pairs."""
+
+
 @dataclass(frozen=True)
 class BrainVAEObjective:
     """Loss of the first stage.
@@ -308,15 +315,13 @@ class BrainVAEObjective:
         return self._loss(model, y0, context, noise[share])
 
     @torch.inference_mode()
-    def validation_loss(self, model: nn.Module, pairs: Dataset, device) -> float:
+    def validation_loss(self, model: nn.Module, pairs: Batched, device) -> float:
         """Return the mean loss over batches of all pairs, with noiseless latents."""
         return _mean_over_batches(
             lambda y0, context: self._loss(
                 model, y0, context, torch.zeros_like(context)
             ),
-            pairs,
-            self.batch_size,
-            device,
+            pairs.batches(self.batch_size, device),
         )
 
     def _loss(
@@ -368,26 +373,23 @@ class MapperObjective:
         return F.mse_loss(model(context).float(), mean.float())
 
     @torch.inference_mode()
-    def validation_loss(self, model: nn.Module, pairs: Dataset, device) -> float:
+    def validation_loss(self, model: nn.Module, pairs: Batched, device) -> float:
         """Return the mean loss over all pairs."""
         return _mean_over_batches(
             lambda y0, context: self.loss(model, y0, context, 0, slice(None)),
-            pairs,
-            self.batch_size,
-            device,
+            pairs.batches(self.batch_size, device),
         )
 
 
 def _mean_over_batches(
-    loss: Callable[[Tensor, Tensor], Tensor], pairs: Dataset, batch_size: int, device
+    loss: Callable[[Tensor, Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> float:
     """Return the mean of ``loss(y0, context)``, batches weighted by their size."""
-    total = 0.0
-    for start in range(0, len(pairs), batch_size):
-        chosen = range(start, min(start + batch_size, len(pairs)))
-        y0, context = (part.to(device) for part in pairs.__getitems__(chosen))
-        total += loss(y0, context).item() * len(chosen)
-    return total / len(pairs)
+    total, n_pairs = 0.0, 0
+    for y0, context in batches:
+        total += loss(y0, context).item() * len(y0)
+        n_pairs += len(y0)
+    return total / n_pairs
 
 
 def _levels(widths: Sequence[int], blocks: int) -> list[nn.Module]:

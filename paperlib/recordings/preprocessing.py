@@ -26,6 +26,7 @@ from paperlib.recordings.things_eeg2 import (
     check_channels,
     load_published,
     load_raw_session,
+    published_file,
     raw_file,
     session_folders,
 )
@@ -170,7 +171,7 @@ def import_published(
         not finite, or the two files differ in their times.
     """
     names = channel_names(channels)
-    paths = {p: published_folder / f"preprocessed_eeg_{p}.npy" for p in PARTITIONS}
+    paths = {p: published_file(published_folder, p) for p in PARTITIONS}
     published = {p: load_published(paths[p]) for p in PARTITIONS}
     times = published["training"].times
     test_times = published["test"].times

@@ -304,7 +304,7 @@ def split_half_reliability(trials: np.ndarray) -> np.ndarray:
 
     The mean over images is subtracted, so that the response common to all images does
     not count. Odd and even repetitions are averaged and correlated over images and
-    times; the Spearman-Brown formula gives the reliability of the mean of all.
+    times; `spearman_brown` gives the reliability of the mean of all.
 
     Parameters
     ----------
@@ -331,6 +331,23 @@ def split_half_reliability(trials: np.ndarray) -> np.ndarray:
     first, second = np.moveaxis(halves, 2, 1).reshape(2, trials.shape[2], -1)  # C NT
     spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
     correlation = (first * second).sum(axis=1) / spread
+    return spearman_brown(correlation)
+
+
+def spearman_brown(correlation: np.ndarray) -> np.ndarray:
+    """Return the reliability of all repetitions from the correlation of two halves.
+
+    Parameters
+    ----------
+    correlation : ndarray
+        Correlation of the means of two halves, above -1.
+
+    Returns
+    -------
+    ndarray
+        2 r / (1 + r). The mean of all repetitions cannot correlate with any
+        prediction by more than its square root.
+    """
     return 2 * correlation / (1 + correlation)
 
 

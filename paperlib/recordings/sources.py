@@ -7,7 +7,12 @@ import numpy as np
 import pandas as pd
 
 from paperlib.recordings.preprocessing import import_published, preprocess_recordings
-from paperlib.recordings.things_eeg2 import PARTITIONS
+from paperlib.recordings.things_eeg2 import (
+    PARTITIONS,
+    SESSIONS,
+    published_file,
+    raw_file,
+)
 from paperlib.recordings.things_meg import TRIAL_TABLE, import_epochs, list_images
 from paperlib.recordings.things_meg_raw import (
     TrialProcessing,
@@ -18,7 +23,6 @@ from paperlib.recordings.things_meg_raw import (
 from paperlib.validation import check_option
 
 Where = Callable[[str], Path | str]
-_N_SESSIONS = 4  # of THINGS-EEG2
 
 
 def write_signals(
@@ -122,13 +126,12 @@ def _epochs_file(where: Where, subject: int) -> Path:
 
 
 def _raw_files(where: Where, subject: int) -> list[Path]:
-    sessions = [f"ses-{session:02d}" for session in range(1, _N_SESSIONS + 1)]
-    names = [f"raw_eeg_{partition}.npy" for partition in PARTITIONS]
-    return [Path(where("raw")) / session / n for session in sessions for n in names]
+    sessions = [Path(where("raw")) / session for session in SESSIONS]
+    return [raw_file(session, p) for session in sessions for p in PARTITIONS]
 
 
 def _published_files(where: Where, subject: int) -> list[Path]:
-    return [Path(where("published")) / f"preprocessed_eeg_{p}.npy" for p in PARTITIONS]
+    return [published_file(Path(where("published")), p) for p in PARTITIONS]
 
 
 def _epoch_files(where: Where, subject: int) -> list[Path]:

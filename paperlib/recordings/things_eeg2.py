@@ -18,6 +18,7 @@ from paperlib.recordings.unpickling import load_dict
 from paperlib.validation import check_finite, did_you_mean
 
 PARTITIONS = ("training", "test")
+SESSIONS = ("ses-01", "ses-02", "ses-03", "ses-04")
 
 RAW_CHANNELS = tuple(
     "Fp1 F3 F7 FT9 FC5 FC1 C3 T7 TP9 CP5 CP1 Pz P3 P7 O1 Oz O2 P4 P8 TP10 CP6 CP2 Cz "
@@ -85,6 +86,11 @@ def session_folders(folder: Path) -> list[Path]:
 def raw_file(session: Path, partition: str) -> Path:
     """Return the path of a session's training or test recording."""
     return session / f"raw_eeg_{partition}.npy"
+
+
+def published_file(folder: Path, partition: str) -> Path:
+    """Return the path of a participant's published training or test signals."""
+    return folder / f"preprocessed_eeg_{partition}.npy"
 
 
 def load_raw_session(path: Path) -> mne.io.RawArray:

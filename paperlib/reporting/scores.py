@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from paperlib.evaluation.comparison import methods_in_order
 from paperlib.reporting.figures import COLORS, PAGE
 from paperlib.reporting.tables import MISSING
 
@@ -85,11 +86,9 @@ def across_table(tidy: pd.DataFrame) -> pd.DataFrame:
     tidy
         Columns method and correlation, subjects in the index.
     """
-    wide = tidy.reset_index("subject").pivot(
-        index="method", columns="subject", values="correlation"
-    )
-    last = tidy.xs(tidy.index.get_level_values("subject")[-1], level="subject")
-    wide = wide.reindex(last["method"]).rename(columns="Subject {}".format)
+    scores = tidy.reset_index("subject")
+    wide = scores.pivot(index="method", columns="subject", values="correlation")
+    wide = wide.reindex(methods_in_order(scores)).rename(columns="Subject {}".format)
     text = (
         wide.assign(Mean=wide.mean(axis=1)).map("{:.3f}".format).replace("nan", MISSING)
     )
