@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import yaml
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 sys.path.insert(0, workflow.basedir)
@@ -30,6 +31,7 @@ from paperlib.paths import (
 )
 from paperlib.provenance import library_modules
 from paperlib.recordings.sources import source_files
+from paperlib.runs_left import RunsLeft
 
 min_version("9.0")
 
@@ -177,6 +179,8 @@ def table(name):
     """Name the three files of a table."""
     return [path("table", name=f"{name}.{ending}") for ending in ("csv", "md", "tex")]
 
+
+logger.addHandler(RunsLeft(Path(path("record", job="")).parent))
 
 EXECUTE = (
     "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} "
