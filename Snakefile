@@ -31,6 +31,7 @@ from paperlib.paths import (
 )
 from paperlib.provenance import library_modules
 from paperlib.recordings.sources import source_files
+from paperlib.results import select_results
 from paperlib.runs_left import RunsLeft
 
 min_version("9.0")
@@ -43,6 +44,7 @@ SIMULATED = "minithings" in SETTINGS
 CAPTIONERS = dict(zip(SETTINGS["clip_score"]["captioners"], CLIP_SCORE_TABLES))
 TABLES = ("", "_supplement", "_across", "_paired", "_budgets")  # of a data set
 MANIFEST = f"{SETTINGS['data_root']}/manifest.json"
+ONLY = str(config.get("only", ""))  # how the names of the wanted results begin
 
 wildcard_constraints:
     dataset="|".join(DATASETS),
@@ -170,15 +172,29 @@ def drawn(wildcards):
     return files
 
 
-def figure(name):
-    """Name both files of a figure."""
-    return [path("figure", name=f"{name}.{ending}") for ending in ("png", "pdf")]
+def files(*, tables=(), figures=()):
+    """Name the three files of every table and the two of every figure."""
+    return [
+        *[path("table", name=f"{n}.{e}") for n in tables for e in ("csv", "md", "tex")],
+        *[path("figure", name=f"{n}.{e}") for n in figures for e in ("png", "pdf")],
+    ]
 
 
-def table(name):
-    """Name the three files of a table."""
-    return [path("table", name=f"{name}.{ending}") for ending in ("csv", "md", "tex")]
-
+RESULTS = {  # by the run that makes them
+    job("08_clip_score"): files(tables=CAPTIONERS.values(), figures=CLIP_SCORE_FIGURES),
+    job("10_schematics"): files(figures=SCHEMATICS),
+}
+for dataset in DATASETS:
+    scores, maps = MAIN_TABLES[dataset], TOPOGRAPHIES[dataset]
+    RESULTS |= {
+        job("06_evaluate", dataset=dataset): files(
+            tables=[scores + ending for ending in TABLES], figures=[scores + "_scores"]
+        ),
+        job("09_topographies", dataset=dataset): files(
+            figures=[maps, maps + "_all_subjects"]
+        ),
+    }
+WANTED = select_results(RESULTS, ONLY)
 
 logger.addHandler(RunsLeft(Path(path("record", job="")).parent))
 
@@ -191,17 +207,12 @@ EXECUTE = (
 
 
 rule all:
-    """Every table and figure of the configuration."""
+    """Every table and figure of the configuration, or those that are wanted."""
     input:
-        [record("06_evaluate", dataset=d) for d in DATASETS],
-        record("08_clip_score"),
-        [record("09_topographies", dataset=d) for d in DATASETS],
-        [table(MAIN_TABLES[d]) for d in DATASETS],
-        [figure(TOPOGRAPHIES[d]) for d in DATASETS],
-        [table(name) for name in CAPTIONERS.values()],
-        [figure(name) for name in CLIP_SCORE_FIGURES],
-        record("10_schematics"),
-        [figure(name) for name in SCHEMATICS],
+        WANTED.values(),
+        [path("record", job=executed) for executed in WANTED],
+    message:
+        "all: every wanted table and figure"
 
 
 if SIMULATED:
@@ -355,8 +366,7 @@ rule clip_score:
         library=library("08_clip_score"),
     output:
         [path("clip_scores", dataset=d, captioner=c) for d in DATASETS for c in CAPTIONERS],
-        [table(name) for name in CAPTIONERS.values()],
-        [figure(name) for name in CLIP_SCORE_FIGURES],
+        RESULTS[job("08_clip_score")],
         record=record("08_clip_score"),
     log:
         notebook=path("notebook", job="08_clip_score"),
@@ -386,8 +396,7 @@ for dataset in DATASETS:
             notebook="notebooks/06_evaluate.py",
             library=library("06_evaluate"),
         output:
-            [table(MAIN_TABLES[dataset] + ending) for ending in TABLES],
-            figure(MAIN_TABLES[dataset] + "_scores"),
+            RESULTS[job("06_evaluate", dataset=dataset)],
             record=record("06_evaluate", dataset=dataset),
         log:
             **logs("06_evaluate", dataset=dataset),
@@ -409,8 +418,7 @@ for dataset in DATASETS:
             notebook="notebooks/09_topographies.py",
             library=library("09_topographies"),
         output:
-            figure(TOPOGRAPHIES[dataset]),
-            figure(TOPOGRAPHIES[dataset] + "_all_subjects"),
+            RESULTS[job("09_topographies", dataset=dataset)],
             record=record("09_topographies", dataset=dataset),
         log:
             **logs("09_topographies", dataset=dataset),
@@ -430,7 +438,7 @@ rule schematics:
         notebook="notebooks/10_schematics.py",
         library=library("10_schematics"),
     output:
-        [figure(name) for name in SCHEMATICS],
+        RESULTS[job("10_schematics")],
         record=record("10_schematics"),
     log:
         **logs("10_schematics"),

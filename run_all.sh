@@ -4,6 +4,7 @@
 #   ./run_all.sh                       every table and figure, on the embedded data
 #   ./run_all.sh test                  the tests
 #   ./run_all.sh --config paper        on the real recordings
+#   ./run_all.sh --only tab07          one table or figure, by how its name begins
 #   ./run_all.sh --cores 4 -n          any other option or target goes to Snakemake
 #   ./run_all.sh tables/mini/tab01_things_eeg2.csv
 set -euo pipefail
@@ -57,20 +58,23 @@ set_up() {
 # Show what there is to look at.
 list_results() {
     say "Tables and figures of the configuration $1"
-    { find "tables/$1" "figures/$1" -type f ! -name '.*' 2>/dev/null || true; } | sort
+    { find "tables/$1" "figures/$1" -type f -name "$2*" ! -name '.*' 2>/dev/null || true; } | sort
 }
 
 config=mini
+only=
 cores=all
 dry_run=
 task=reproduce
 passed=()
 while [ $# -gt 0 ]; do
     case $1 in
-        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         test) task=test ;;
         --config) config=${2:?--config needs a name}; shift ;;
         --config=*) config=${1#*=} ;;
+        --only) only=${2:?--only needs the beginning of a name, such as tab07}; shift ;;
+        --only=*) only=${1#*=} ;;
         --cores) cores=${2:?--cores needs a number}; shift ;;
         --cores=*) cores=${1#*=} ;;
         -n | --dry-run) dry_run=yes; passed+=("$1") ;;  # which also says why
@@ -89,7 +93,7 @@ fi
 gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
 [ "$gpus" -eq 0 ] || passed+=(--resources "gpu=$((gpus))")  # one run on each at a time
 say "Configuration $config, cores: $cores"
-python -m snakemake --cores "$cores" --config "config=$config" \
+python -m snakemake --cores "$cores" --config "config=$config" ${only:+"only=$only"} \
     --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
-[ -n "$dry_run" ] || list_results "$config"
+[ -n "$dry_run" ] || list_results "$config" "$only"
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"
