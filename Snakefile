@@ -17,12 +17,20 @@ import yaml
 from snakemake.utils import min_version
 
 sys.path.insert(0, workflow.basedir)
-from paperlib.config import first_run, load_config, load_settings, token_sources
+from paperlib.config import (
+    ABLATIONS,
+    first_run,
+    load_config,
+    load_settings,
+    token_sources,
+)
 from paperlib.paths import (
+    ABLATION_TABLES,
     CLIP_SCORE_FIGURES,
     CLIP_SCORE_TABLES,
     IDENTITY,
     MAIN_TABLES,
+    REGION_FIGURES,
     SCHEMATICS,
     TOPOGRAPHIES,
     job_name,
@@ -101,14 +109,27 @@ def settings(notebook, **fixed):
     return values
 
 
-def trained(alias, dataset, file=""):
-    """List one file of every run that the comparison names, for a data set."""
+def compared(alias, dataset, file=""):
+    """List one file of every training that the comparison needs, for a data set."""
     entry = DATASETS[dataset]
+    runs = [row["run"] for row in SETTINGS["comparison"]]
+    return trained(alias, dataset, runs, entry["subjects"], entry["seeds"], file)
+
+
+def ablated(alias, dataset):
+    """List one file of every training that the ablations need, for a data set."""
+    chosen = load_settings("07_ablations", CONFIG, dataset=dataset)["ablations"]
+    runs = [run for group in ABLATIONS for run in chosen[group]]
+    return trained(alias, dataset, runs, chosen["subjects"], chosen["seeds"])
+
+
+def trained(alias, dataset, runs, subjects, seeds, file=""):
+    """List one file of every training."""
     return [
         path(alias, dataset=dataset, run=run, subject=subject, seed=seed) + file
-        for run in dict.fromkeys(row["run"] for row in SETTINGS["comparison"])
-        for subject in entry["subjects"]
-        for seed in entry["seeds"]
+        for run in dict.fromkeys(runs)
+        for subject in subjects
+        for seed in seeds
     ]
 
 
@@ -190,9 +211,12 @@ rule all:
     """Every table and figure of the configuration."""
     input:
         [record("06_evaluate", dataset=d) for d in DATASETS],
+        [record("07_ablations", dataset=d) for d in DATASETS],
         record("08_clip_score"),
         [record("09_topographies", dataset=d) for d in DATASETS],
         [table(MAIN_TABLES[d]) for d in DATASETS],
+        [table(name) for d in DATASETS for name in ABLATION_TABLES[d].values()],
+        [table(REGION_FIGURES[d]) + figure(REGION_FIGURES[d]) for d in DATASETS],
         [figure(TOPOGRAPHIES[d]) for d in DATASETS],
         [table(name) for name in CAPTIONERS.values()],
         [figure(name) for name in CLIP_SCORE_FIGURES],
@@ -376,8 +400,8 @@ for dataset in DATASETS:
             f"evaluate_{dataset}"
         input:
             signals(dataset),
-            trained("samples", dataset),
-            trained("training", dataset, "/budget.json"),
+            compared("samples", dataset),
+            compared("training", dataset, "/budget.json"),
             published=path("published_table", name=MAIN_TABLES[dataset]),
             notebook="notebooks/06_evaluate.py",
             library=library("06_evaluate"),
@@ -393,6 +417,34 @@ for dataset in DATASETS:
         threads: 2
         message:
             f"06: scoring every method on {dataset}"
+        shell:
+            EXECUTE
+
+    rule:
+        """Score a data set's models without one of their parts: Tables 3 to 6."""
+        name:
+            f"ablations_{dataset}"
+        input:
+            signals(dataset),
+            ablated("samples", dataset),
+            [path("published_table", name=n) for n in ABLATION_TABLES[dataset].values()],
+            path("published_table", name=REGION_FIGURES[dataset]),
+            notebook="notebooks/07_ablations.py",
+            library=library("07_ablations"),
+        output:
+            [table(name) for name in ABLATION_TABLES[dataset].values()],
+            [table(name + "_paired") for name in ABLATION_TABLES[dataset].values()],
+            table(REGION_FIGURES[dataset]),
+            figure(REGION_FIGURES[dataset]),
+            record=record("07_ablations", dataset=dataset),
+        log:
+            **logs("07_ablations", dataset=dataset),
+        params:
+            identity=identity(dataset=dataset),
+            settings=settings("07_ablations", dataset=dataset),
+        threads: 2
+        message:
+            f"07: scoring the ablations of {dataset}"
         shell:
             EXECUTE
 
