@@ -49,8 +49,8 @@ def linear_alpha_bar(timesteps: int, beta_start: float, beta_end: float) -> Tens
     if alpha_bar[-1] < torch.finfo(torch.float32).tiny:
         raise ValueError(
             f"beta from {beta_start:g} to {beta_end:g} over {timesteps} timesteps "
-            f"leaves alpha bar = {alpha_bar[-1]:.1e} at the last one, less than float32 "
-            "holds. Choose a smaller beta_end."
+            f"leaves alpha bar = {alpha_bar[-1]:.1e} at the last one, less than what "
+            "float32 holds. Choose a smaller beta_end."
         )
     return alpha_bar.float()
 

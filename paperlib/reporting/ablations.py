@@ -82,7 +82,8 @@ def plot_regions(
         Metric -> axis label.
     """
     size = (PAGE, 0.9 + 0.32 * len(regions))
-    fig, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True)
+    panels = {"figsize": size, "sharey": True, "squeeze": False}
+    fig, (axes,) = plt.subplots(1, len(metrics), **panels)
     table = summary.set_index(["metric", "method"])
     for ax, (metric, label) in zip(axes, metrics.items(), strict=True):
         for variant, (marker, color, shift) in _LOOK.items():
