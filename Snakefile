@@ -18,12 +18,20 @@ from snakemake.logging import logger
 from snakemake.utils import min_version
 
 sys.path.insert(0, workflow.basedir)
-from paperlib.config import first_run, load_config, load_settings, token_sources
+from paperlib.config import (
+    ABLATIONS,
+    first_run,
+    load_config,
+    load_settings,
+    token_sources,
+)
 from paperlib.paths import (
+    ABLATION_TABLES,
     CLIP_SCORE_FIGURES,
     CLIP_SCORE_TABLES,
     IDENTITY,
     MAIN_TABLES,
+    REGION_FIGURES,
     SCHEMATICS,
     TOPOGRAPHIES,
     job_name,
@@ -105,14 +113,27 @@ def settings(notebook, **fixed):
     return values
 
 
-def trained(alias, dataset, file=""):
-    """List one file of every run that the comparison names, for a data set."""
+def compared(alias, dataset, file=""):
+    """List one file of every training that the comparison needs, for a data set."""
     entry = DATASETS[dataset]
+    runs = [row["run"] for row in SETTINGS["comparison"]]
+    return trained(alias, dataset, runs, entry["subjects"], entry["seeds"], file)
+
+
+def ablated(alias, dataset):
+    """List one file of every training that the ablations need, for a data set."""
+    chosen = load_settings("07_ablations", CONFIG, dataset=dataset)["ablations"]
+    runs = [run for group in ABLATIONS for run in chosen[group]]
+    return trained(alias, dataset, runs, chosen["subjects"], chosen["seeds"])
+
+
+def trained(alias, dataset, runs, subjects, seeds, file=""):
+    """List one file of every training."""
     return [
         path(alias, dataset=dataset, run=run, subject=subject, seed=seed) + file
-        for run in dict.fromkeys(row["run"] for row in SETTINGS["comparison"])
-        for subject in entry["subjects"]
-        for seed in entry["seeds"]
+        for run in dict.fromkeys(runs)
+        for subject in subjects
+        for seed in seeds
     ]
 
 
@@ -186,9 +207,14 @@ RESULTS = {  # by the run that makes them
 }
 for dataset in DATASETS:
     scores, maps = MAIN_TABLES[dataset], TOPOGRAPHIES[dataset]
+    regions, parts = REGION_FIGURES[dataset], ABLATION_TABLES[dataset].values()
     RESULTS |= {
         job("06_evaluate", dataset=dataset): files(
             tables=[scores + ending for ending in TABLES], figures=[scores + "_scores"]
+        ),
+        job("07_ablations", dataset=dataset): files(
+            tables=[*parts, *[name + "_paired" for name in parts], regions],
+            figures=[regions],
         ),
         job("09_topographies", dataset=dataset): files(
             figures=[maps, maps + "_all_subjects"]
@@ -390,8 +416,8 @@ for dataset in DATASETS:
             f"evaluate_{dataset}"
         input:
             signals(dataset),
-            trained("samples", dataset),
-            trained("training", dataset, "/budget.json"),
+            compared("samples", dataset),
+            compared("training", dataset, "/budget.json"),
             published=path("published_table", name=MAIN_TABLES[dataset]),
             notebook="notebooks/06_evaluate.py",
             library=library("06_evaluate"),
@@ -406,6 +432,31 @@ for dataset in DATASETS:
         threads: 2
         message:
             f"06: scoring every method on {dataset}"
+        shell:
+            EXECUTE
+
+    rule:
+        """Score a data set's models without one of their parts: Tables 3 to 6."""
+        name:
+            f"ablations_{dataset}"
+        input:
+            signals(dataset),
+            ablated("samples", dataset),
+            [path("published_table", name=n) for n in ABLATION_TABLES[dataset].values()],
+            path("published_table", name=REGION_FIGURES[dataset]),
+            notebook="notebooks/07_ablations.py",
+            library=library("07_ablations"),
+        output:
+            RESULTS[job("07_ablations", dataset=dataset)],
+            record=record("07_ablations", dataset=dataset),
+        log:
+            **logs("07_ablations", dataset=dataset),
+        params:
+            identity=identity(dataset=dataset),
+            settings=settings("07_ablations", dataset=dataset),
+        threads: 2
+        message:
+            f"07: scoring the ablations of {dataset}"
         shell:
             EXECUTE
 

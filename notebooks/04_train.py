@@ -43,6 +43,7 @@ from paperlib.config import load_settings
 from paperlib.methods import architecture, count_parameters, fit
 from paperlib.paths import locate
 from paperlib.provenance import fingerprint, start_record
+from paperlib.recordings.regions import channels_outside
 from paperlib.recordings.signals import (
     check_counts,
     load_signals,
@@ -74,9 +75,11 @@ images = select_concepts(read_images(where("images")), signals.concepts)
 check_counts(signals, images)
 images = images[images["partition"] == "training"]
 condition = open_condition(settings["conditioning"], where, images["image_id"])
+kept = channels_outside(signals.ch_names, settings["channels"]["without"])
+ch_names = [signals.ch_names[channel] for channel in kept]
 print(
     f"{len(images)} images of {images['concept'].nunique()} concepts, responses of "
-    f"{len(signals.ch_names)} channels x {len(signals.times)} samples at "
+    f"{len(ch_names)} channels x {len(signals.times)} samples at "
     f"{signals.sfreq:g} Hz; {condition.n_tokens} condition tokens of width "
     f"{condition.width}."
 )
@@ -84,6 +87,8 @@ print(
 # %%
 options = dict(settings["training"])
 targets = training_targets(signals, options.pop("repetitions"))  # N R C T
+if len(ch_names) < len(signals.ch_names):
+    targets = targets[:, :, kept]
 training_rows, validation_rows = hold_out_concepts(
     images["concept"], n_held_out=options.pop("validation_concepts"), seed=seed
 )
@@ -105,7 +110,7 @@ print(
 # %%
 method_options = dict(settings["model"])
 method = method_options.pop("method")
-sizes = {"ch_names": list(signals.ch_names), "n_times": len(signals.times)}
+sizes = {"ch_names": ch_names, "n_times": len(signals.times)}
 recipe = {
     "method": method,
     "options": method_options,
@@ -114,7 +119,7 @@ recipe = {
     "conditioning": settings["conditioning"],
     "scale": scale,
     "unit": signals.unit,
-    "ch_names": list(signals.ch_names),
+    "ch_names": ch_names,
     "sfreq": signals.sfreq,
     "times": signals.times.tolist(),
     **keys,

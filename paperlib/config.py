@@ -19,12 +19,13 @@ SECTIONS = {
     "01_preprocess": ("preprocessing",),
     "02_caption": ("captioning",),
     "03_embed": ("embedding",),
-    "04_train": ("conditioning", "model", "diffusion", "training"),
+    "04_train": ("channels", "conditioning", "model", "diffusion", "training"),
     "05_sample": ("seed", "conditioning", "sampling"),
     "06_evaluate": (
         *("seed", "simulated", "subjects", "training_subject", "seeds"),
         *("runs", "comparison", "evaluation"),
     ),
+    "07_ablations": ("seed", "simulated", "runs", "ablations", "evaluation"),
     "08_clip_score": ("simulated", "dataset_names", "clip_score"),
     "09_topographies": ("simulated", "subjects", "training_subject", "topographies"),
     "10_schematics": (
@@ -32,6 +33,9 @@ SECTIONS = {
         *("methods", "diffusion", "sampling", "runs"),
     ),
 }
+
+ABLATIONS = ("components", "captioners", "conditioning", "regions")
+"""Groups of runs, the last of each the full model from which the others are told."""
 
 
 def load_config(config: str, overrides: str = "") -> dict:
@@ -157,12 +161,22 @@ def _check_names(settings: dict) -> None:
     """Stop at names that nothing has, and at labels that two runs have."""
     for row in settings["comparison"]:
         check_option("comparison.run", row["run"], tuple(settings["runs"]))
+    for group in ABLATIONS:
+        for run in settings["ablations"][group]:
+            check_option(f"ablations.{group}", run, tuple(settings["runs"]))
     for name, entry in settings["datasets"].items():
         place = f"datasets.{name}.training_subject"
         check_option(place, entry["training_subject"], tuple(entry["subjects"]))
+        ablated = merge(settings["ablations"], entry.get("ablations", {}))
+        for subject in ablated["subjects"]:
+            check_option("ablations.subjects", subject, tuple(entry["subjects"]))
     captioners = tuple(settings["captioning"]["captioners"])
     for name in settings["clip_score"]["captioners"]:
         check_option("clip_score.captioners", name, captioners)
+    for name, run in settings["runs"].items():
+        chosen = merge(settings["conditioning"], run.get("conditioning", {}))
+        place = f"runs.{name}.conditioning.captioner"
+        check_option(place, chosen["captioner"], (None, *captioners))
     labels = [run["label"] for run in settings["runs"].values()]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(f"Runs need labels of their own; two are called {twice[0]!r}.")

@@ -37,10 +37,22 @@ def linear_alpha_bar(timesteps: int, beta_start: float, beta_end: float) -> Tens
     -------
     Tensor of shape (timesteps + 1,)
         Entry t is alpha bar of timestep t; entry 0 is 1.
+
+    Raises
+    ------
+    ValueError
+        If alpha bar falls below what float32 holds: samplers divide by it.
     """
     betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
     kept = torch.cat([torch.ones(1, dtype=torch.float64), 1 - betas])
-    return kept.cumprod(0).float()
+    alpha_bar = kept.cumprod(0)
+    if alpha_bar[-1] < torch.finfo(torch.float32).tiny:
+        raise ValueError(
+            f"beta from {beta_start:g} to {beta_end:g} over {timesteps} timesteps "
+            f"leaves alpha bar = {alpha_bar[-1]:.1e} at the last one, less than what "
+            "float32 holds. Choose a smaller beta_end."
+        )
+    return alpha_bar.float()
 
 
 def diffuse(y0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ IDENTITY = {
     "04_train": ("dataset", "run", "subject", "seed"),
     "05_sample": ("dataset", "run", "subject", "seed"),
     "06_evaluate": ("dataset",),
+    "07_ablations": ("dataset",),
     "08_clip_score": (),
     "09_topographies": ("dataset",),
     "10_schematics": (),
@@ -69,6 +70,19 @@ IDENTITY = {
 
 # Numbers under which the paper shows a data set.
 MAIN_TABLES = {"things-eeg2": "tab01_things_eeg2", "things-meg": "tab02_things_meg"}
+ABLATION_TABLES = {
+    "things-eeg2": {
+        "components": "tab03_things_eeg2",
+        "captioners": "tab05_things_eeg2",
+        "conditioning": "tab01_things_eeg2_first_version",
+    },
+    "things-meg": {
+        "components": "tab04_things_meg",
+        "captioners": "tab06_things_meg",
+        "conditioning": "tab02_things_meg_first_version",
+    },
+}
+REGION_FIGURES = {"things-eeg2": "fig06_things_eeg2", "things-meg": "fig06_things_meg"}
 TOPOGRAPHIES = {"things-eeg2": "fig03_things_eeg2", "things-meg": "fig07_things_meg"}
 SCHEMATICS = ("fig01_framework", "fig02_architecture")
 

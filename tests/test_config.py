@@ -167,7 +167,8 @@ def test_a_run_replaces_part_of_the_sections():
     ours = load_settings("04_train", "mini", dataset="things-eeg2", run="ours")
     plus = load_settings("04_train", "mini", dataset="things-eeg2", run="ours_plus")
     assert plain["diffusion"]["prediction"] == "v"
-    assert ours["diffusion"] == plain["diffusion"] | {"prediction": "epsilon"}
+    changed = {"prediction": "epsilon", "beta_end": 0.02}
+    assert ours["diffusion"] == plain["diffusion"] | changed
     assert plus["model"] == plain["model"] | {"row_embedding": True}
     assert plain["model"]["method"] == "dit"
 
@@ -242,3 +243,29 @@ def test_token_sources():
     assert sources(True, None, None) == ["image"]
     assert sources(False, "a", None) == ["a"]
     assert sources(True, "a", "b") == ["image", "a", "b"]
+
+
+def test_ablations_name_runs_captioners_and_regions_that_exist(edited):
+    def change(group, value):
+        def edit(settings):
+            settings["ablations"][group] = value
+
+        return edit
+
+    with pytest.raises(ValueError, match="Did you mean 'no_text'"):
+        load_config(edited(change("components", ["no_txt", "ours_v"])))
+    with pytest.raises(ValueError, match="ablations.subjects must be one of 1, 2"):
+        load_config("mini", "datasets: {things-meg: {ablations: {subjects: [3]}}}")
+    with pytest.raises(ValueError, match="Did you mean 'Occipital'"):
+        load_config("mini", "runs: {no_occipital: {channels: {without: Ocipital}}}")
+    with pytest.raises(ValueError, match="Did you mean 'qwen2-vl-eighth'"):
+        captioner = "{conditioning: {captioner: qwen2-vl-eigth}}"
+        load_config("mini", f"runs: {{captions_eighth: {captioner}}}")
+
+
+def test_a_run_without_a_region_sees_the_other_channels_only():
+    changed = load_settings("04_train", "mini", dataset="things-meg", run="no_parietal")
+    assert changed["channels"] == {"without": "Parietal"}
+    plain = load_settings("04_train", "mini", dataset="things-meg", run="ours_v")
+    assert plain["channels"] == {"without": None}
+    assert changed | {"channels": plain["channels"]} == plain

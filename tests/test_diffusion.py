@@ -207,3 +207,9 @@ def test_eta_needs_noise():
 def test_unknown_prediction():
     with pytest.raises(ValueError, match="prediction must be one of 'epsilon', 'v'"):
         target(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.ones(1), "eps")
+
+
+def test_a_schedule_that_underflows_is_refused():
+    assert linear_alpha_bar(1000, 1e-4, 0.15)[-1] > 0
+    with pytest.raises(ValueError, match="Choose a smaller beta_end"):
+        linear_alpha_bar(1000, 1e-4, 0.5)

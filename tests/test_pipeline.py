@@ -18,9 +18,11 @@ import pytest
 
 from paperlib.config import load_config
 from paperlib.paths import (
+    ABLATION_TABLES,
     CLIP_SCORE_FIGURES,
     CLIP_SCORE_TABLES,
     MAIN_TABLES,
+    REGION_FIGURES,
     ROOT,
     SCHEMATICS,
     TOPOGRAPHIES,
@@ -94,10 +96,16 @@ def test_every_table_and_figure_comes_out(repository):
     ]
     captioners = load_config(CONFIG)["clip_score"]["captioners"]
     stems += CLIP_SCORE_TABLES[: len(captioners)]
+    for tables_of in ABLATION_TABLES.values():
+        stems += [
+            f"{stem}{end}" for stem in tables_of.values() for end in ("", "_paired")
+        ]
+    stems += REGION_FIGURES.values()
     assert tables == {f"{s}.{e}" for s in stems for e in ("csv", "md", "tex")}
     figures = {path.name for path in (repository / "figures/small").iterdir()}
     for stem in ("fig03_things_eeg2", "fig07_things_meg"):
         assert {f"{stem}.png", f"{stem}_all_subjects.pdf"} <= figures
+    assert {f"{stem}.pdf" for stem in REGION_FIGURES.values()} <= figures
     assert {f"{stem}.pdf" for stem in CLIP_SCORE_FIGURES} <= figures
     assert {f"{stem}.pdf" for stem in SCHEMATICS} <= figures
     assert all(path.stat().st_size for path in (repository / "figures/small").iterdir())
@@ -126,7 +134,7 @@ def test_the_main_table_is_complete_and_says_what_it_is(repository):
 def test_records_say_what_happened(repository):
     records = list((repository / "results/small/records").glob("*.json"))
     names = {path.name[:2] for path in records}
-    assert names == {"00", "01", "02", "03", "04", "05", "06", "08", "09", "10"}
+    assert names == {"00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10"}
     for path in records:
         content = json.loads(path.read_text())
         assert content["seconds"] > 0 and content["settings"]["name"] == "small"
@@ -139,7 +147,13 @@ def test_nothing_is_left_to_do(repository):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("sampling", {"sample", "all", *(f"evaluate_{name}" for name in MAIN_TABLES)}),
+        (
+            "sampling",
+            {"sample", "all", "schematics"}
+            | {
+                f"{rule}_{d}" for rule in ("evaluate", "ablations") for d in MAIN_TABLES
+            },
+        ),
         ("topographies", {"all", *(f"topographies_{name}" for name in TOPOGRAPHIES)}),
     ],
 )

@@ -2,7 +2,12 @@ from collections import Counter
 
 import pytest
 
-from paperlib.recordings.regions import EEG_REGIONS, MEG_REGIONS, channel_regions
+from paperlib.recordings.regions import (
+    EEG_REGIONS,
+    MEG_REGIONS,
+    channel_regions,
+    channels_outside,
+)
 from paperlib.recordings.things_eeg2 import NICE_CHANNELS
 
 # Numbers of the THINGS-MEG sensors whose region does not have them all, by prefix.
@@ -66,3 +71,11 @@ def test_unknown_channel(name):
 def test_near_miss_is_suggested():
     with pytest.raises(ValueError, match="Did you mean 'POz'"):
         channel_regions(["POzz"])
+
+
+def test_channels_outside_a_region_are_all_but_its_own():
+    names = ["Oz", "Cz", "O1", "F1"]
+    assert channels_outside(names, "Occipital").tolist() == [1, 3]
+    assert channels_outside(names, None).tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="one of 'Occipital', 'Central', 'Frontal'"):
+        channels_outside(names, "Parietal")

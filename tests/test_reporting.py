@@ -2,9 +2,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 
+from paperlib.evaluation.ablations import FULL, RETRAINED, ZEROED
 from paperlib.recordings.sensors import sensor_info
 from paperlib.recordings.things_eeg2 import NICE_CHANNELS
+from paperlib.reporting.ablations import difference_caption, plot_regions, region_row
 from paperlib.reporting.figures import COLUMN, save_figure, set_theme
 from paperlib.reporting.scores import (
     across_table,
@@ -168,3 +171,31 @@ def test_a_figure_says_that_its_data_are_simulated(tmp_path, simulated):
     fig, _ = plt.subplots()
     save_figure(fig, tmp_path / "figure", simulated=simulated)
     assert (fig.get_suptitle() == "Simulated participants") == simulated
+
+
+def test_every_reading_of_a_removed_region_is_drawn_at_its_score():
+    rows = [
+        {"method": region_row(region, variant), "metric": "mse", "mean": value}
+        for region, shift in (("Occipital", 0.0), ("Frontal", 10.0))
+        for variant, value in ((FULL, 1 + shift), (RETRAINED, 2 + shift), (ZEROED, 3))
+    ]
+    summary = pd.DataFrame(rows).assign(low=0.0, high=20.0)
+    regions = ["Occipital", "Frontal"]
+    fig = plot_regions(summary, regions=regions, metrics={"mse": "MSE"})
+    drawn = [dots.get_offsets()[:, 0].tolist() for dots in scatters(fig.axes[0])]
+    assert drawn == [[1, 11], [2, 12], [3, 3]]
+    assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == regions
+    plt.close(fig)
+
+
+def scatters(ax):
+    return [part for part in ax.collections if isinstance(part, PathCollection)]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [([0], "1 training of"), ([0, 1], "2 trainings")]
+)
+def test_captions_of_ablations_count_trainings(seeds, words):
+    about = {"simulated": True, "dataset": "x", "resamples": 10}
+    text = difference_caption("Full", seeds=seeds, **about)
+    assert words in text and "simulated" in text and "from Full" in text

@@ -1,7 +1,7 @@
 """Score every method on the same recordings, image by image."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -101,6 +101,21 @@ class Recordings:
         embeddings = {k: vector | {"theiler": w} for k, w in windows.items()}
         found = {k: recurrences(responses, **e) for k, e in embeddings.items()}
         return cls(responses, common, sfreq, embeddings, found)
+
+    def select(self, channels: np.ndarray) -> "Recordings":
+        """Return the recordings of some channels.
+
+        Parameters
+        ----------
+        channels : ndarray of int
+            Positions.
+        """
+        return replace(
+            self,
+            responses=self.responses[:, channels],
+            common=self.common[channels],
+            recurrences={k: r[:, channels] for k, r in self.recurrences.items()},
+        )
 
 
 def score(generated: np.ndarray, recorded: Recordings) -> Scores:

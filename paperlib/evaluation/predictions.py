@@ -50,6 +50,17 @@ def read_predictions(
             yield method_name(label, entry, samples.shape[1]), predicted
 
 
+def read_mean(path: Path) -> np.ndarray:
+    """Return the mean over the samples of each image, of shape (N, C, T).
+
+    Parameters
+    ----------
+    path
+        Of generated signals (N, K, C, T).
+    """
+    return np.load(path, mmap_mode="r").mean(axis=1)
+
+
 def read_budgets(
     settings: dict, where: Callable[..., Path], *, trial_variance: dict[int, float]
 ) -> pd.DataFrame:

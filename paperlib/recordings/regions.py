@@ -4,9 +4,11 @@ Regions are given in the paper's order, which differs between EEG and MEG.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from paperlib.validation import did_you_mean
+import numpy as np
+
+from paperlib.validation import check_option, did_you_mean
 
 EEG_REGIONS = {
     "Frontal": tuple(
@@ -56,6 +58,27 @@ def channel_regions(ch_names: Iterable[str]) -> list[str]:
         If a name is neither an electrode of Appendix B nor a CTF sensor.
     """
     return [_region(name) for name in ch_names]
+
+
+def channels_outside(ch_names: Sequence[str], region: str | None) -> np.ndarray:
+    """Return the channels outside a region, for the ablation of section 4.5.
+
+    Parameters
+    ----------
+    ch_names
+        As for :func:`channel_regions`.
+    region
+        A region that some channel has; None leaves nothing out.
+
+    Returns
+    -------
+    ndarray of int
+        Positions in ``ch_names``, sorted.
+    """
+    regions = channel_regions(ch_names)
+    if region is not None:
+        check_option("region", region, tuple(dict.fromkeys(regions)))
+    return np.flatnonzero([name != region for name in regions])
 
 
 def _region(name: str) -> str:

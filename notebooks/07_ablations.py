@@ -1,0 +1,216 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 Ablations
+#
+# *Which parts of the model does the score need?* Each part is taken away and the model
+# is trained again (paper, sections 4.2 to 4.4, Tables 3 to 6, Figure 6).
+#
+# - Reads: generated signals of the runs in the configuration's section `ablations`
+# - Writes: Tables 3 and 5 (EEG) or 4 and 6 (MEG), Figure 6, and how the first version
+#   was best conditioned
+# - Time: a minute (mini, two cores), an hour (paper)
+
+# %% tags=["parameters"]
+config: str = "mini"  # name of a file in config/
+overrides: str = ""  # YAML that replaces single values, as in "evaluation: {dim: 5}"
+dataset: str = "things-eeg2"
+
+# %%
+from itertools import chain, product
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+
+from paperlib.config import load_settings
+from paperlib.evaluation.ablations import FULL, RETRAINED, score_without_region
+from paperlib.evaluation.comparison import (
+    MAIN_METRICS,
+    METRICS,
+    Recordings,
+    compare_with,
+    score,
+    summarize,
+    tidy_scores,
+)
+from paperlib.evaluation.predictions import read_mean
+from paperlib.paths import ABLATION_TABLES, REGION_FIGURES, locate
+from paperlib.progress import progress_bar
+from paperlib.provenance import start_record
+from paperlib.recordings.regions import channels_outside
+from paperlib.recordings.signals import (
+    average_repetitions,
+    load_signals,
+    mean_response,
+)
+from paperlib.reporting.ablations import (
+    ablation_caption,
+    difference_caption,
+    plot_regions,
+    region_row,
+)
+from paperlib.reporting.figures import save_figure, set_theme
+from paperlib.reporting.scores import with_published
+from paperlib.reporting.tables import save_table, wide_table
+
+# %%
+keys = {"dataset": dataset}
+settings = load_settings("07_ablations", config, overrides, dataset=dataset)
+where = locate(settings, **keys)
+record = start_record(settings, config=config, overrides=overrides, **keys)
+set_theme()
+ablations, runs = settings["ablations"], settings["runs"]
+seed, subjects, seeds = settings["seed"], ablations["subjects"], ablations["seeds"]
+embedding = {k: settings["evaluation"][k] for k in ("dim", "delay", "neighbors")}
+bootstrap = {"seed": seed, "resamples": settings["evaluation"]["resamples"]}
+labels = {run: entry["label"] for run, entry in runs.items()}
+groups = {  # table -> labels of its rows, the full model last
+    name: [labels[run] for run in ablations[group]]
+    for group, name in ABLATION_TABLES[dataset].items()
+}
+
+# %% [markdown]
+# ## Scores
+#
+# The mean of the samples of every run, against the mean recorded response.
+
+# %%
+groups_of_runs = [ablations[group] for group in ABLATION_TABLES[dataset]]
+listed = dict.fromkeys(chain(*groups_of_runs))
+recorded, scored = {}, []
+for subject in progress_bar(subjects, label="Scoring", unit="subject"):
+    signals = load_signals(where("signals", subject=subject))
+    responses = average_repetitions(signals.test)
+    common = mean_response(signals.training)
+    about = {"sfreq": signals.sfreq, **embedding}
+    recorded[subject] = Recordings.prepare(responses, common, **about)
+    for run, training_seed in product(listed, seeds):
+        path = where("samples", run=run, subject=subject, seed=training_seed)
+        found = score(read_mean(path), recorded[subject])
+        scored.append((labels[run], subject, found))
+
+# %%
+scores = tidy_scores(scored)
+summary = summarize(scores, **bootstrap)
+print(
+    f"{len(listed)} runs, {len(subjects)} participants, "
+    f"{scores['image'].nunique()} test images."
+)
+
+# %% [markdown]
+# ## Tables
+#
+# The last measured row of each is the full model, the published values are below.
+
+# %%
+about = {
+    "simulated": settings["simulated"],
+    "dataset": dataset,
+    "resamples": bootstrap["resamples"],
+}
+written, tables = [], {}
+for name, rows in groups.items():
+    published = pd.read_csv(where("published_table", name=name))
+    measured = summary[
+        summary["method"].isin(rows) & summary["metric"].isin(MAIN_METRICS)
+    ]
+    tables[name] = with_published(measured, published)
+    shown = rows + [m for m in tables[name]["method"].unique() if m not in rows]
+    wide = wide_table(tables[name], rows=shown, metrics=MAIN_METRICS)
+    text = ablation_caption(measured, seeds=seeds, **about)
+    stem = where("table", name=name)
+    written += save_table(stem, tidy=tables[name], wide=wide, caption=text)
+    display(Markdown(f"**{name}**"), wide)
+
+# %% [markdown]
+# ## Differences from the full model
+#
+# On the same images, which are resampled together. *Look for* intervals that leave zero
+# out: with few participants and one training of each, even those may be the luck of a
+# training. The metrics that look at single images can tell another story than those
+# that the response to all images dominates.
+
+# %%
+differences = {}
+for name, rows in groups.items():
+    compared = scores[scores["method"].isin(rows)]
+    differences[name] = compare_with(compared, rows[-1], **bootstrap)
+    wide = wide_table(differences[name], rows=rows[:-1], metrics=METRICS)
+    text = difference_caption(rows[-1], seeds=seeds, **about)
+    stem = where("table", name=f"{name}_paired")
+    written += save_table(stem, tidy=differences[name], wide=wide, caption=text)
+    display(Markdown(f"**{name}, differences**"), wide)
+
+# %% [markdown]
+# ## Regions
+#
+# "Removing the channels of a region" has several readings. The model is trained without
+# them and scored on what is left, beside the full model on the same channels; or the
+# full model's prediction is set to zero there and scored on all. In the last, silent
+# channels have no correlation and no synchronization.
+
+# %%
+*without, full = ablations["regions"]
+regions = [runs[run]["channels"]["without"] for run in without]
+scored = []
+for subject, training_seed in product(subjects, seeds):
+    keys_of_run = {"subject": subject, "seed": training_seed}
+    ch_names = load_signals(where("signals", subject=subject)).ch_names
+    of_all = read_mean(where("samples", run=full, **keys_of_run))
+    for run in progress_bar(without, label="Scoring", unit="region"):
+        region = runs[run]["channels"]["without"]
+        kept = channels_outside(ch_names, region)
+        retrained = read_mean(where("samples", run=run, **keys_of_run))
+        found = score_without_region(of_all, retrained, recorded[subject], kept)
+        names = {variant: region_row(region, variant) for variant in found}
+        scored += [(names[variant], subject, found[variant]) for variant in found]
+
+# %%
+by_region = summarize(tidy_scores(scored), **bootstrap)
+main = by_region[by_region["metric"].isin(MAIN_METRICS)]
+published = pd.read_csv(where("published_table", name=REGION_FIGURES[dataset]))
+tidy = with_published(main, published)
+rows = list(tidy["method"].unique())
+wide = wide_table(tidy, rows=rows, metrics=MAIN_METRICS)
+text = ablation_caption(by_region, seeds=seeds, **about)
+stem = where("table", name=REGION_FIGURES[dataset])
+written += save_table(stem, tidy=tidy, wide=wide, caption=text)
+display(wide)
+
+# %%
+fig = plot_regions(by_region, regions=regions, metrics=MAIN_METRICS)
+plt.show()
+stem = where("figure", name=REGION_FIGURES[dataset])
+written += save_figure(fig, stem, simulated=settings["simulated"])
+
+# %% [markdown]
+# ## What this shows
+
+# %%
+lines = []
+for name, table in differences.items():
+    table = table[table["metric"] == "pearson"]
+    clear = table[(table["low"] > 0) | (table["high"] < 0)]
+    told = [f"{row.method} {row.mean:+.3f}" for row in clear.itertuples()]
+    lines.append(f"- {name}, Pearson apart from the full model: {told or 'none'}")
+values = by_region[by_region["metric"] == "pearson"].set_index("method")["mean"]
+for region in regions:
+    before, after = (values[region_row(region, v)] for v in (FULL, RETRAINED))
+    lines.append(f"- without {region}: Pearson {before:.3f} before, {after:.3f} after")
+display(Markdown("\n".join(lines)))
+
+# %%
+inputs = [where("signals", subject=subject) for subject in subjects]
+record.finish(where("record"), inputs=inputs, outputs=written)
