@@ -5,11 +5,15 @@ for it in :data:`SECTIONS`; the Snakefile declares the same sections as that not
 parameters, so a changed value re-runs exactly what can depend on it.
 """
 
+import json
 from copy import deepcopy
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
+from typing import TextIO
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator, ValidationError
 
 from paperlib.paths import ROOT
 from paperlib.validation import check_option, did_you_mean
@@ -61,12 +65,11 @@ def load_config(config: str, overrides: str = "") -> dict:
         listed with its place.
     """
     path = _config_path(config)
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with path.open(encoding="utf-8") as stream:
+        settings = _parse(stream)
     if overrides:
         settings = merge(settings, _parse_overrides(overrides))
-    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text(encoding="utf-8"))
-    problems = list(Draft202012Validator(schema).iter_errors(settings))
-    if problems:
+    if problems := list(_validator().iter_errors(settings)):
         lines = "\n".join(f"  - {_explain(problem)}" for problem in problems)
         raise ValueError(f"{path.name} is not a valid configuration:\n{lines}")
     _check_names(settings)
@@ -198,8 +201,13 @@ def _config_path(config: str) -> Path:
     return path
 
 
+def _parse(text: str | TextIO) -> object:
+    """Read YAML as the types of JSON, all that a schema knows: keys, dates are text."""
+    return json.loads(json.dumps(yaml.load(text, yaml.CSafeLoader), default=str))
+
+
 def _parse_overrides(overrides: str) -> dict:
-    changes = yaml.safe_load(overrides)
+    changes = _parse(overrides)
     if not isinstance(changes, dict):
         raise ValueError(
             'overrides must be YAML of the form "section: {key: value}"; '
@@ -208,16 +216,30 @@ def _parse_overrides(overrides: str) -> dict:
     return changes
 
 
-def _explain(problem) -> str:
+@cache
+def _schema() -> dict:
+    with (ROOT / "config/schema.yaml").open(encoding="utf-8") as stream:
+        return _parse(stream)
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    return Draft202012Validator(_schema())
+
+
+def _explain(problem: ValidationError) -> str:
     """Say where a schema error is, with the nearest known key or option."""
-    place = ".".join(str(part) for part in problem.absolute_path) or "the top level"
-    if problem.validator == "enum":
-        hint = did_you_mean(problem.instance, problem.validator_value)
-        return f"{place}: {problem.message}.{hint}"
-    if problem.validator != "additionalProperties":
-        return f"{place}: {problem.message}"
-    known = problem.schema["properties"]
-    unknown = [key for key in problem.instance if key not in known]
+    place = ".".join(str(part) for part in problem.instance_path) or "the top level"
+    if problem.kind.name == "propertyNames":
+        problem = problem.kind.error  # about a key in this place
+    kind, given = problem.kind, problem.instance
+    if kind.name == "enum":
+        hint = did_you_mean(given, kind.options)
+        return f"{place}: {given!r} is not one of {kind.options}.{hint}"
+    if kind.name != "additionalProperties":
+        return f"{place}: {problem.message}".replace('"', "'")
+    known = reduce(getitem, problem.schema_path[:-1], _schema())["properties"]
     return "; ".join(
-        f"{place}: unknown key {key!r}.{did_you_mean(key, known)}" for key in unknown
+        f"{place}: unknown key {key!r}.{did_you_mean(key, known)}"
+        for key in kind.unexpected
     )

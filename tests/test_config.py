@@ -124,6 +124,35 @@ def test_sections_of_the_recordings_and_stimuli(overrides, message):
         load_config("mini", overrides)
 
 
+def test_a_name_among_the_keys_that_nothing_has():
+    networks = "embedding: {networks: {alexnt: {grid: 1, batch_size: 1}}}"
+    with pytest.raises(ValueError, match="embedding.networks: 'alexnt' .*'alexnet'"):
+        load_config("mini", networks)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("training: {1: 2}", "training: unknown key '1'"),
+        (
+            "training: {steps: 2026-01-31}",
+            "steps: '2026-01-31' is not of type",
+        ),
+        ("training: {learning_rate: .nan}", "learning_rate: null is not of type"),
+    ],
+)
+def test_what_yaml_has_and_json_has_not(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("mini", overrides)
+
+
+def test_syntax_errors_name_file_and_line(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("name: mini\nruns: [1, 2\n")
+    with pytest.raises(yaml.YAMLError, match='broken.yaml", line 2'):
+        load_config(str(path))
+
+
 def test_encoders_need_steps_enough_for_a_warm_up(edited):
     path = edited(lambda s: s["minithings"]["clip"].update(steps=19))
     with pytest.raises(ValueError, match="clip.steps: 19 is less than the minimum of"):

@@ -254,6 +254,20 @@ def test_takes_views_and_does_not_write(rng):
     assert synchronization_likelihood(x[:0], y[:0], **parameters).shape == (0, 2)
 
 
+def test_windows_may_share_their_distances(rng):
+    x = rng.standard_normal((4, 3, 100))
+    parameters = {"dim": 5, "delay": 2, "neighbors": 4}
+    together = recurrences(x, **parameters, theiler=(8, 0, 3))
+    assert together.shape == (3, 4, 3, 92, 12)
+    for window, found in zip((8, 0, 3), together, strict=True):
+        alone = recurrences(x, **parameters, theiler=window)
+        np.testing.assert_array_equal(found, alone)
+    one = recurrences(x, **parameters, theiler=[3])
+    np.testing.assert_array_equal(one, together[2:])
+    with pytest.raises(ValueError, match="theiler=44 leaves 3 candidates"):
+        recurrences(x, **parameters, theiler=(0, 44))
+
+
 def test_stored_recurrences_give_the_same_likelihood(rng):
     x, y = rng.standard_normal((2, 4, 3, 100))
     parameters = {"dim": 5, "delay": 2, "neighbors": 4, "theiler": 3}

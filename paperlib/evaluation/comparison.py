@@ -61,16 +61,17 @@ class Recordings:
         Mean response to all training images: what can be known without the image.
     sfreq : float
         Sampling rate in Hz.
-    embeddings : dict
-        Metric (sl, sl_theiler) -> arguments of the synchronization likelihood.
+    embedding : dict
+        Arguments of the synchronization likelihood, two Theiler windows among them.
     recurrences : dict
-        Metric -> recurrences of the responses; the same for every prediction.
+        Metric (sl, sl_theiler) -> recurrences of the responses; the same for every
+        prediction.
     """
 
     responses: np.ndarray
     common: np.ndarray
     sfreq: float
-    embeddings: dict[str, dict[str, int]]
+    embedding: dict[str, int | tuple[int, int]]
     recurrences: Scores
 
     @classmethod
@@ -96,11 +97,10 @@ class Recordings:
             Of the synchronization likelihood. The window is (dim - 1) * delay, the
             span of a delay vector.
         """
-        vector = {"dim": dim, "delay": delay, "neighbors": neighbors}
-        windows = {"sl": 0, "sl_theiler": (dim - 1) * delay}
-        embeddings = {k: vector | {"theiler": w} for k, w in windows.items()}
-        found = {k: recurrences(responses, **e) for k, e in embeddings.items()}
-        return cls(responses, common, sfreq, embeddings, found)
+        embedding = {"dim": dim, "delay": delay, "neighbors": neighbors}
+        embedding["theiler"] = (0, (dim - 1) * delay)
+        found = _recurrences(responses, embedding)
+        return cls(responses, common, sfreq, embedding, found)
 
     def select(self, channels: np.ndarray) -> "Recordings":
         """Return the recordings of some channels.
@@ -359,11 +359,11 @@ def _synchronization(generated: np.ndarray, recorded: Recordings) -> Scores:
     """Return synchronization likelihoods, and that with other images: its chance."""
     if (np.ptp(generated, axis=-1) == 0).any():
         undefined = np.full(len(generated), np.nan)
-        return dict.fromkeys((*recorded.embeddings, "sl_chance"), undefined)
-    found = {k: recurrences(generated, **e) for k, e in recorded.embeddings.items()}
+        return dict.fromkeys((*recorded.recurrences, "sl_chance"), undefined)
+    found = _recurrences(generated, recorded.embedding)
     scores = {
         metric: recurrence_agreement(found[metric], recorded.recurrences[metric])
-        for metric in recorded.embeddings
+        for metric in found
     }
     scores["sl_chance"] = matched_chance(
         recorded.recurrences["sl"],
@@ -372,3 +372,9 @@ def _synchronization(generated: np.ndarray, recorded: Recordings) -> Scores:
         rng=np.random.default_rng(len(generated)),  # the same for every prediction
     )
     return {metric: values.mean(axis=-1) for metric, values in scores.items()}
+
+
+def _recurrences(signals: np.ndarray, embedding: dict) -> Scores:
+    """Return the recurrences without and with a Theiler window, by metric."""
+    both = recurrences(signals, **embedding)
+    return dict(zip(("sl", "sl_theiler"), both, strict=True))

@@ -13,7 +13,7 @@ control prediction, and only under equal parameters.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -91,15 +91,16 @@ def synchronization_likelihood(
             f"x and y must have the same shape; got {first.shape[1:]} and "
             f"{second.shape[1:]}."
         )
-    embedding = _Embedding(first.shape[-1], dim, delay, neighbors, theiler)
+    embedding = _Embedding(first.shape[-1], dim, delay, neighbors, [theiler])
     _check_signals("x", first)
     _check_signals("y", second)
     likelihood = np.empty(first.shape[:-1])
 
     def fill(block: tuple[np.ndarray, ...]) -> None:
-        likelihood[block] = _agreement(
-            embedding.recurrences(first[block]), embedding.recurrences(second[block])
+        found = (
+            embedding.recurrences(signals[block])[0] for signals in (first, second)
         )
+        likelihood[block] = _agreement(*found)
 
     _in_threads(fill, _blocks(likelihood.shape, embedding.signals_at_once))
     if isinstance(x, torch.Tensor):
@@ -113,21 +114,23 @@ def recurrences(
     dim: int,
     delay: int,
     neighbors: int,
-    theiler: int = 0,
+    theiler: int | Sequence[int] = 0,
 ) -> np.ndarray:
     """Return which times are recurrences of which, one bit a pair of times.
 
     Parameters
     ----------
     x, dim, delay, neighbors, theiler
-        As in `synchronization_likelihood`.
+        As in `synchronization_likelihood`. Several values of ``theiler`` share their
+        distances, and two take a fifth less time than one after the other.
 
     Returns
     -------
     ndarray of shape (..., n_points, n_bytes), uint8
         With n_points = n_times - (dim - 1) * delay and n_bytes = ceil(n_points / 8):
         row i holds the recurrences of time i, as packed by `numpy.packbits`. These
-        are 5.3 kB for 250 samples at dim 10 and delay 5.
+        are 5.3 kB for 250 samples at dim 10 and delay 5. One more axis is in
+        front where ``theiler`` is a sequence.
 
     Raises
     ------
@@ -135,16 +138,17 @@ def recurrences(
         As in `synchronization_likelihood`.
     """
     signals = _as_array("x", x)
-    embedding = _Embedding(signals.shape[-1], dim, delay, neighbors, theiler)
+    windows = np.atleast_1d(theiler).tolist()
+    embedding = _Embedding(signals.shape[-1], dim, delay, neighbors, windows)
     _check_signals("x", signals)
     shape = (embedding.n_points, embedding.n_bytes)
-    packed = np.empty((*signals.shape[:-1], *shape), np.uint8)
+    packed = np.empty((len(windows), *signals.shape[:-1], *shape), np.uint8)
 
     def fill(block: tuple[np.ndarray, ...]) -> None:
-        packed[block] = embedding.recurrences(signals[block])
+        packed[:, *block] = embedding.recurrences(signals[block])
 
     _in_threads(fill, _blocks(signals.shape[:-1], embedding.signals_at_once))
-    return packed[0]
+    return packed[:, 0] if np.ndim(theiler) else packed[0, 0]
 
 
 def recurrence_agreement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -222,14 +226,15 @@ class _Embedding:
     """Delay embedding of signals of one length, and the recurrences in it."""
 
     def __init__(
-        self, n_times: int, dim: int, delay: int, neighbors: int, theiler: int
+        self, n_times: int, dim: int, delay: int, neighbors: int, windows: list[int]
     ):
-        if min(dim, delay, neighbors) < 1 or theiler < 0:
+        if min(dim, delay, neighbors) < 1 or min(windows) < 0:
             raise ValueError(
                 "dim, delay and neighbors must be 1 or more and theiler 0 or more; "
-                f"got {dim}, {delay}, {neighbors} and {theiler}."
+                f"got {dim}, {delay}, {neighbors} and {min(windows)}."
             )
         self.n_points = n_times - (dim - 1) * delay
+        theiler = max(windows)
         candidates = self.n_points - 2 * theiler - 1
         if candidates < neighbors:
             raise ValueError(
@@ -241,35 +246,46 @@ class _Embedding:
         self.n_bytes = -(-self.n_points // 8)
         self.lags = range(0, dim * delay, delay)
         self.neighbors = neighbors
-        apart = np.abs(np.arange(1 - self.n_points, self.n_points))
-        exclusion = np.where(apart <= theiler, np.float32(np.inf), np.float32(0))
-        # exclusion[i, j] depends on |i - j| only: a view on the 2 n_points - 1 values
-        self.exclusion = sliding_window_view(exclusion, self.n_points)[::-1]
+        self.exclusions = [_exclusion(self.n_points, window) for window in windows]
         self.signals_at_once = max(1, _BLOCK // n_times**2)
         self.times_at_once = max(1, _BLOCK // n_times)
 
     def recurrences(self, signals: np.ndarray) -> np.ndarray:
-        """Return the packed recurrences of signals of shape (n_signals, n_times)."""
+        """Return packed recurrences: windows, n_signals, n_points, n_bytes."""
         signals = _scaled(signals)
-        packed = np.empty((len(signals), self.n_points, self.n_bytes), np.uint8)
-        last = self.neighbors - 1
+        shape = (len(self.exclusions), len(signals), self.n_points, self.n_bytes)
+        packed = np.empty(shape, np.uint8)
         for start in range(0, self.n_points, self.times_at_once):
             times = slice(start, min(start + self.times_at_once, self.n_points))
             distances = self._squared_distances(signals, times)
-            radius = np.partition(distances, last, axis=-1)[..., last, None]
-            packed[:, times] = np.packbits(distances <= radius, axis=-1)
+            for found, exclusion in zip(packed, self.exclusions, strict=True):
+                found[:, times] = self._nearest(distances + exclusion[times])
         return packed
 
+    def _nearest(self, distances: np.ndarray) -> np.ndarray:
+        """Return packed bits that tell the nearest states along the last axis."""
+        last = self.neighbors - 1
+        radius = np.partition(distances, last, axis=-1)[..., last, None]
+        return np.packbits(distances <= radius, axis=-1)
+
     def _squared_distances(self, signals: np.ndarray, times: slice) -> np.ndarray:
-        """Return squared distances of the states at some times to all; inf excludes."""
+        """Return squared distances of the states at some times to all."""
         n_rows = times.stop - times.start
         rows = signals[:, times.start : times.stop + self.lags[-1]]
         squares = rows[:, :, None] - signals[:, None, :]  # signals, rows, n_times
         squares *= squares
-        distances = self.exclusion[times] + squares[:, :n_rows, : self.n_points]
+        distances = squares[:, :n_rows, : self.n_points].copy()
         for lag in self.lags[1:]:
             distances += squares[:, lag : lag + n_rows, lag : lag + self.n_points]
         return distances  # signals, n_rows, n_points
+
+
+def _exclusion(n_points: int, window: int) -> np.ndarray:
+    """Return inf where two times are within the window, else 0: n_points, n_points."""
+    apart = np.abs(np.arange(1 - n_points, n_points))
+    exclusion = np.where(apart <= window, np.float32(np.inf), np.float32(0))
+    # row i, column j depends on |i - j| only: a view on the 2 n_points - 1 values
+    return sliding_window_view(exclusion, n_points)[::-1]
 
 
 def _agreement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
