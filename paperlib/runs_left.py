@@ -182,7 +182,7 @@ def describe(workload: Workload, name: str, now: float) -> str:
     seconds = workload.seconds_left(now)
     if seconds is None:
         return f"{run}: time left not known yet"
-    guess = "" if workload.is_timed else ", a guess until every step has run once"
+    guess = "" if workload.is_timed else ", a guess: not every step is timed yet"
     return f"{run}: {_in_words(seconds)} left{guess}"
 
 

@@ -90,7 +90,7 @@ def test_rules_never_timed_cost_as_much_as_all():
     said = describe(workload, "05_sample_a", now=40)
     assert said == (
         "Run 2 of 3 (05_sample_a): about 1 min left, "
-        "a guess until every step has run once"
+        "a guess: not every step is timed yet"
     )
 
 
