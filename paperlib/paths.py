@@ -74,12 +74,12 @@ ABLATION_TABLES = {
     "things-eeg2": {
         "components": "tab03_things_eeg2",
         "captioners": "tab05_things_eeg2",
-        "conditioning": "tab01_things_eeg2_first_version",
+        "conditioning": "first_version_things_eeg2",
     },
     "things-meg": {
         "components": "tab04_things_meg",
         "captioners": "tab06_things_meg",
-        "conditioning": "tab02_things_meg_first_version",
+        "conditioning": "first_version_things_meg",
     },
 }
 REGION_FIGURES = {"things-eeg2": "fig06_things_eeg2", "things-meg": "fig06_things_meg"}

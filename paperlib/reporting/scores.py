@@ -59,9 +59,11 @@ def caption(
     chance
         Chance levels of identification, where the table shows it.
     """
-    kind = "simulated participants" if simulated else "participants"
+    n_subjects = summary["n_subjects"].max()
+    who = "participant" if n_subjects == 1 else "participants"
+    kind = f"simulated {who}" if simulated else who
     text = (
-        f"{dataset}, {summary['n_subjects'].max()} {kind}, "
+        f"{dataset}, {n_subjects} {kind}, "
         f"{summary['n_images'].max()} test images: mean [95 % bootstrap "
         f"interval over participants and images, {resamples:,} resamples]. "
     )
