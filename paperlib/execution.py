@@ -7,12 +7,18 @@ script asks for sockets in the file system instead; all else is papermill's.
 
 import argparse
 import logging
+import sys
 from tempfile import TemporaryDirectory
 
-import jupytext
-import papermill
 import yaml
 from traitlets.config import Config
+
+# Both of the following import jsonschema, which compiles a grammar of IRIs where it
+# finds this package: nearly 2 s at each start, for a format that no notebook has.
+sys.modules.setdefault("rfc3987_syntax", None)
+
+import jupytext  # noqa: E402
+import papermill  # noqa: E402
 
 
 def execute(notebook: str, executed: str, parameters: dict) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -151,6 +152,7 @@ def library_modules(notebook: Path) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
+@cache
 def _imported_files(source: Path) -> set[Path]:
     names = set()
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
