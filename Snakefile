@@ -222,7 +222,11 @@ for dataset in DATASETS:
     }
 WANTED = select_results(RESULTS, ONLY)
 
-logger.addHandler(RunsLeft(Path(path("record", job="")).parent))
+logger.addHandler(
+    RunsLeft(
+        Path(path("record", job="")).parent, elsewhere=f"benchmarks/run_times_{NAME}.json"
+    )
+)
 
 EXECUTE = (
     "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} "

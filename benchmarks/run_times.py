@@ -3,7 +3,8 @@
     python benchmarks/run_times.py            # after ./run_all.sh
     python benchmarks/run_times.py paper      # of another configuration
 
-Writes ``benchmarks/run_times_<configuration>.json``.
+Writes ``benchmarks/run_times_<configuration>.json``, from which the first run on another
+machine estimates how long is left.
 """
 
 import json
@@ -29,6 +30,7 @@ def read_records(folder: Path) -> pd.DataFrame:
                 "notebook": record["settings"]["notebook"],
                 "began": datetime.fromisoformat(record["started"]).timestamp(),
                 "seconds": record["seconds"],
+                "core_seconds": record["seconds"] * record["environment"]["threads"],
                 "gib": record["peak_memory_bytes"] / 2**30,
                 "commit": record["environment"]["commit"],
                 "machine": record["environment"]["machine"],
@@ -46,6 +48,7 @@ def summarize(records: pd.DataFrame) -> dict:
         median_seconds=("seconds", "median"),
         longest_seconds=("seconds", "max"),
         total_seconds=("seconds", "sum"),
+        mean_core_seconds=("core_seconds", "mean"),
         peak_gib=("gib", "max"),
     )
     ended = records["began"] + records["seconds"]

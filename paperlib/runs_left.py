@@ -112,11 +112,14 @@ class RunsLeft(logging.Handler):
     ----------
     records
         Folder of the run records, relative to the repository.
+    elsewhere
+        What ``benchmarks/run_times.py`` wrote on another machine; it need not exist.
     """
 
-    def __init__(self, records: str | Path):
+    def __init__(self, records: str | Path, *, elsewhere: str | Path):
         super().__init__()
         self.records = Path(records)
+        self.elsewhere = Path(elsewhere)
         self.workload: Workload | None = None
         self.started: set[int] = set()
 
@@ -133,7 +136,8 @@ class RunsLeft(logging.Handler):
             case LogEvent.RUN_INFO:
                 rules = record.stats.keys() - {"all", "total"}
                 counts = {rule: record.stats[rule] for rule in rules}
-                self.workload = Workload(counts, read_costs(self.records, rules))
+                earlier = read_costs(self.records, self.elsewhere, rules)
+                self.workload = Workload(counts, earlier)
             case LogEvent.JOB_STARTED if self.workload:
                 self.started.update(record.jobs)
             case LogEvent.JOB_INFO if record.jobid in self.started:
@@ -157,13 +161,17 @@ class RunsLeft(logging.Handler):
         logger.info(line, extra={"quietness": Quietness.PROGRESS})
 
 
-def read_costs(records: Path, rules: Iterable[str]) -> dict[str, list[float]]:
-    """Read from the run records what the runs of each rule cost.
+def read_costs(
+    records: Path, elsewhere: Path, rules: Iterable[str]
+) -> dict[str, list[float]]:
+    """Read what the runs of each rule cost, here or else on another machine.
 
     Parameters
     ----------
     records
-        Folder of the records; it need not exist.
+        Folder of the run records; it need not exist.
+    elsewhere
+        As for :class:`RunsLeft`.
     rules
         A rule's records are named as its notebook, such as ``04_train``, and on.
 
@@ -172,8 +180,13 @@ def read_costs(records: Path, rules: Iterable[str]) -> dict[str, list[float]]:
     dict
         Core seconds of every record, for each rule.
     """
-    found = {rule: sorted(records.glob(f"[0-9][0-9]_{rule}*.json")) for rule in rules}
-    return {rule: [_read_cost(path) for path in paths] for rule, paths in found.items()}
+    found = {}
+    times = _read_times(elsewhere)
+    for rule in rules:
+        paths = sorted(records.glob(f"[0-9][0-9]_{rule}*.json"))
+        typical = [cost for name, cost in times.items() if rule.startswith(name[3:])]
+        found[rule] = [_read_cost(path) for path in paths] or typical
+    return found
 
 
 def describe(workload: Workload, name: str, now: float) -> str:
@@ -189,6 +202,14 @@ def describe(workload: Workload, name: str, now: float) -> str:
 def _read_cost(path: Path) -> float:
     content = json.loads(path.read_text(encoding="utf-8"))
     return content["seconds"] * content["environment"]["threads"]
+
+
+def _read_times(path: Path) -> dict[str, float]:
+    """Return the mean core seconds of each notebook, such as ``04_train``."""
+    if not path.is_file():
+        return {}
+    notebooks = json.loads(path.read_text(encoding="utf-8"))["notebooks"]
+    return {name: entry["mean_core_seconds"] for name, entry in notebooks.items()}
 
 
 def _in_words(seconds: float) -> str:

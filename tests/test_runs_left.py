@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,11 +10,13 @@ from hypothesis import strategies as st
 from paperlib.paths import ROOT
 from paperlib.runs_left import Workload, describe, read_costs
 
+NOWHERE = Path("nowhere.json")
+
 SNAKEFILE = """
 from snakemake.logging import logger
 from paperlib.runs_left import RunsLeft
 
-logger.addHandler(RunsLeft("records"))
+logger.addHandler(RunsLeft("records", elsewhere="times.json"))
 
 rule all:
     input:
@@ -49,12 +52,21 @@ def records(tmp_path):
 
 
 def test_costs_are_read_for_each_rule(records):
-    costs = read_costs(records, ["train", "evaluate_eeg", "sample"])
+    costs = read_costs(records, NOWHERE, ["train", "evaluate_eeg", "sample"])
     assert costs == {"train": [100, 40], "evaluate_eeg": [120], "sample": []}
 
 
 def test_costs_of_a_first_execution_are_unknown(tmp_path):
-    assert read_costs(tmp_path / "records", ["train"]) == {"train": []}
+    assert read_costs(tmp_path / "records", NOWHERE, ["train"]) == {"train": []}
+
+
+def test_costs_of_another_machine_stand_in_for_those_of_this_one(records, tmp_path):
+    costs = {"04_train": 7, "05_sample": 3, "06_evaluate": 9}
+    notebooks = {name: {"mean_core_seconds": cost} for name, cost in costs.items()}
+    elsewhere = tmp_path / "times.json"
+    elsewhere.write_text(json.dumps({"notebooks": notebooks}))
+    found = read_costs(records, elsewhere, ["train", "sample", "evaluate_meg"])
+    assert found == {"train": [100, 40], "sample": [3], "evaluate_meg": [9]}
 
 
 def test_without_any_cost_there_is_no_estimate():
@@ -67,7 +79,7 @@ def test_without_any_cost_there_is_no_estimate():
 
 def test_earlier_executions_give_the_first_estimate(records):
     rules = {"train": 2, "evaluate_eeg": 1}
-    workload = Workload(rules, read_costs(records, rules))
+    workload = Workload(rules, read_costs(records, NOWHERE, rules))
     workload.start(1, "train", threads=1, now=0)
     assert workload.seconds_left(now=0) == 70 + 70 + 120  # on one core
     assert workload.seconds_left(now=30) == 40 + 70 + 120
