@@ -3,7 +3,7 @@
     python benchmarks/run_times.py            # after ./run_all.sh
     python benchmarks/run_times.py paper      # of another configuration
 
-Writes ``benchmarks/run_times_<configuration>.json``, from which the first run on another
+Writes ``benchmarks/run_times_<config>.json``, from which the first run on another
 machine estimates how long is left.
 """
 
