@@ -134,14 +134,12 @@ def _print_remedies(faulty: list, config: str, settings: dict) -> None:
         named = f" --subjects {','.join(map(str, subjects))}" if some else ""
         print(f"  {command}--dataset {group}{named}")
     _print_by_hand([item for item in faulty if not item.fetch])
-    print(
-        f"Participants can be left out: datasets.<name>.subjects, config/{config}.yaml."
-    )
+    print("Or leave participants out: `subjects` of a data set in the configuration.")
 
 
 def _print_by_hand(items: list) -> None:
     if items:
-        print("\nBy hand:")
+        print("By hand:")
     for item in items:
         print(
             f"  {item.group}, {item.name}:\n    {item.by_hand.replace(f'{ROOT}/', '')}"

@@ -18,6 +18,7 @@ from paperlib.recordings.downloads import (
     ask_password,
     check_space,
     download,
+    partial_path,
     unpack,
 )
 from paperlib.recordings.integrity import MISSING, Fault, find_fault
@@ -55,8 +56,9 @@ class Input:
         How the reader can.
     subject : int or None
         Participant whose recordings these are.
-    gigabytes : tuple of float
-        Estimates: of an archive, which is deleted afterwards, and of what stays.
+    room : callable
+        Returns estimates of the bytes still to come: of an archive, which is deleted
+        once it is unpacked, and of what stays.
     """
 
     group: str
@@ -65,7 +67,7 @@ class Input:
     fetch: Callable[[], None] | None = None
     by_hand: str = ""
     subject: int | None = None
-    gigabytes: tuple[float, float] = (0.0, 0.0)
+    room: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0)
 
 
 def list_inputs(config: str) -> list[Input]:
@@ -140,15 +142,27 @@ def fetch_inputs(
     -------
     list of Input
         Those that only the reader can bring.
+
+    Raises
+    ------
+    ValueError
+        If something is not as it should be once it was brought.
+    FileNotFoundError, OSError
+        As `paperlib.recordings.downloads.download` and `unpack`.
     """
     wanted = [item for item in inputs if item.faults()]
     brought = [item for item in wanted if item.fetch]
     if brought:
-        archives, files = zip(*(item.gigabytes for item in brought), strict=True)
-        check_room(folder, (max(archives) + sum(files)) * 1e9)
+        archives, files = zip(*(item.room() for item in brought), strict=True)
+        check_room(folder, max(archives) + sum(files))
     for item in brought:
         print(f"{item.group}: {item.name}", flush=True)
         item.fetch()
+        if faults := item.faults():
+            raise ValueError(
+                f"{item.group}, {item.name}: all was brought, but {faults[0]} "
+                f"({len(faults)} in all). Delete what is wrong and fetch it again."
+            )
     return [item for item in wanted if not item.fetch]
 
 
@@ -182,7 +196,7 @@ def _eeg_images(where: Callable) -> Input:
         "images",
         partial(_image_faults, folder, where("image_list")),
         partial(_fetch_eeg_images, source, folder, where("image_list")),
-        gigabytes=_gigabytes(source),
+        room=partial(_room, source, folder),
     )
 
 
@@ -202,37 +216,34 @@ def _eeg_recordings(preprocessing: dict, where: Callable, subject: int) -> Input
     number = f"{subject:02d}"
     url = urls.get(subject) if isinstance(urls, dict) else urls.format(subject=number)
     folder = where(preprocessing["source"])
-    fetch = partial(
-        _fetch_archive,
-        RemoteFile(url or ""),
-        folder.with_name(f"sub-{number}.zip"),
-        partial(_as_wanted, folder, files),
-    )
+    archive, place = folder.with_suffix(".zip"), partial(_as_wanted, folder, files)
     return Input(
         "things-eeg2",
         f"participant {subject}, {preprocessing['source']}",
         lambda: _lines(find_fault(file) for file in files),
-        fetch if url else None,
+        partial(_fetch_archive, RemoteFile(url), archive, place) if url else None,
         f"config/downloads.yml has no address for participant {subject}; put the files "
         f"below {folder}",
         subject,
-        _gigabytes(source),
+        partial(_room, source, folder, archive),
     )
 
 
 def _meg_images(where: Callable) -> Input:
     source, folder = _sources()["things-meg"]["images"], where("images")
+    archive = folder / "images_THINGS.zip"
     return Input(
         "things-meg",
         "images",
         partial(_image_faults, folder, where("image_list")),
-        partial(_fetch_meg_images, RemoteFile(source["url"]), folder),
-        gigabytes=_gigabytes(source),
+        partial(_fetch_meg_images, RemoteFile(source["url"]), archive),
+        room=partial(_room, source, folder / "object_images", archive),
     )
 
 
-def _fetch_meg_images(remote: RemoteFile, folder: Path) -> None:
+def _fetch_meg_images(remote: RemoteFile, archive: Path) -> None:
     """Ask for the password first: the download takes its time."""
+    folder = archive.parent
     _fetch_listed(folder, [TRIAL_TABLE])
     if not _image_faults(folder, folder / TRIAL_TABLE):
         return
@@ -241,7 +252,7 @@ def _fetch_meg_images(remote: RemoteFile, folder: Path) -> None:
         "use it is to accept the license of THINGS): "
     )
     place = partial(_below, "object_images", folder)
-    _fetch_archive(remote, folder / "images_THINGS.zip", place, password=password)
+    _fetch_archive(remote, archive, place, password=password)
 
 
 def _meg_recordings(preprocessing: dict, where: Callable, subject: int) -> Input:
@@ -259,7 +270,7 @@ def _meg_epochs(preprocessing: dict, where: Callable, subject: int) -> Input:
         partial(_fetch_listed, folder, names) if len(names) > 1 else None,
         f"config/downloads.yml lists no epochs of participant {subject}",
         subject,
-        (0.0, sum(listed[name]["size"] for name in names) / 1e9),
+        lambda: (0.0, sum(_left(folder, name) for name in names)),
     )
 
 
@@ -297,6 +308,14 @@ def _run_faults(preprocessing: dict, where: Callable, subject: int) -> list[str]
 def _listed_fault(folder: Path, name: str) -> Fault | None:
     size = _sources()["things-meg"]["files"][name]["size"]
     return find_fault(folder / name, size=size)
+
+
+def _left(folder: Path, name: str) -> int:
+    """Count the bytes of a file of THINGS-MEG that are still to come."""
+    if not _listed_fault(folder, name):
+        return 0
+    size = _sources()["things-meg"]["files"][name]["size"]
+    return max(0, size - _bytes(partial_path(folder / name)))
 
 
 def _fetch_listed(folder: Path, names: Iterable[str]) -> None:
@@ -338,8 +357,18 @@ def _as_wanted(folder: Path, files: Sequence[Path], member: str) -> Path | None:
     return None
 
 
-def _gigabytes(source: dict) -> tuple[float, float]:
-    return source["gigabytes"]["archive"], source["gigabytes"]["files"]
+def _room(source: dict, folder: Path, *archives: Path) -> tuple[float, float]:
+    """Estimate the bytes still to come: of an archive, and of its files."""
+    estimates = source["gigabytes"]
+    brought = sum(_bytes(a) + _bytes(partial_path(a)) for a in archives)
+    archive = max(0.0, estimates["archive"] * 1e9 - brought)
+    return archive, max(0.0, estimates["files"] * 1e9 - _bytes(folder))
+
+
+def _bytes(path: Path) -> int:
+    """Count the bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _weights(settings: dict) -> list[Input]:

@@ -77,7 +77,7 @@ def download(
     OSError
         If the disk lacks space, or the server cannot be reached.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_path(path)
 
     def bring(url: str, output_file: str, _: object) -> None:
         _complete(remote, partial, disk_usage)
@@ -91,6 +91,11 @@ def download(
         path=path.parent,
         downloader=bring,
     )
+
+
+def partial_path(path: Path) -> Path:
+    """Return where a file lies until it is whole."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def check_space(
@@ -170,7 +175,8 @@ def unpack(
         import fast_zip_decryption  # noqa: F401  zipfile then decrypts in compiled code
     if not is_zipfile(archive):
         raise ValueError(
-            f"{archive} is not a whole zip archive. Delete it and fetch it again."
+            f"{archive} is not a whole zip archive; if it is small, it may hold a "
+            "message of the server. Delete it and fetch it again."
         )
     with ZipFile(archive) as bundle:
         files = [info for info in bundle.infolist() if not info.is_dir()]
