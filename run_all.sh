@@ -4,6 +4,8 @@
 #   ./run_all.sh                       every table and figure, on the embedded data
 #   ./run_all.sh test                  the tests
 #   ./run_all.sh --config paper        on the real recordings
+#   ./run_all.sh check --config paper  which of them, and which weights, are missing
+#   ./run_all.sh fetch --config paper --dataset things-eeg2 --subjects 1,3   brings them
 #   ./run_all.sh --only tab07          one table or figure, by how its name begins
 #   ./run_all.sh --cores 4 -n          any other option or target goes to Snakemake
 #   ./run_all.sh tables/mini/tab01_things_eeg2.csv
@@ -69,8 +71,8 @@ task=reproduce
 passed=()
 while [ $# -gt 0 ]; do
     case $1 in
-        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-        test) task=test ;;
+        -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        test | check | fetch) task=$1 ;;
         --config) config=${2:?--config needs a name}; shift ;;
         --config=*) config=${1#*=} ;;
         --only) only=${2:?--only needs the beginning of a name, such as tab07}; shift ;;
@@ -87,6 +89,15 @@ set_up
 if [ "$task" = test ]; then
     say "Running the tests"
     exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${passed[@]+"${passed[@]}"}
+fi
+if [ "$task" != reproduce ]; then
+    exec python -m paperlib "$task" --config "$config" ${passed[@]+"${passed[@]}"}
+fi
+
+# A whole run stops here if inputs are missing; of a part, Snakemake knows what it needs.
+if [ -z "$dry_run" ] && ! python -m paperlib check --config "$config"; then
+    [ -n "$only${passed[*]-}" ] || fail "the run needs what is missing above."
+    say "Going on with what was asked for"
 fi
 
 [ -n "$dry_run" ] || passed+=(--quiet reason)

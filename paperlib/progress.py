@@ -23,7 +23,7 @@ def progress_bar(
     total, done
         How many there are, and how many of them an earlier run had finished.
     label, unit
-        What is being done, to what.
+        What is being done, to what; bytes (``"B"``) are shown as kB, MB, GB.
 
     Returns
     -------
@@ -31,5 +31,11 @@ def progress_bar(
     """
     seconds = 0.2 if sys.stderr.isatty() else 20
     return tqdm(
-        items, total=total, initial=done, desc=label, unit=unit, mininterval=seconds
+        items,
+        total=total,
+        initial=done,
+        desc=label,
+        unit=unit,
+        unit_scale=unit == "B",
+        mininterval=seconds,
     )

@@ -7,6 +7,7 @@ numbers. Everything else that a pickle can name is refused before it is imported
 """
 
 import codecs
+import os
 import pickle
 from pathlib import Path
 from typing import BinaryIO
@@ -79,6 +80,35 @@ def load_dict(path: Path, content: str) -> dict:
             f"dictionary. Check that it is the file you meant."
         )
     return loaded
+
+
+def check_container(path: Path, content: str) -> None:
+    """Check the beginning and the end of a file that `load_dict` would read.
+
+    A file that was cut short does not end as a pickle does (but for one in 256).
+
+    Parameters
+    ----------
+    path
+        A file that is there.
+    content
+        What it should hold, for messages.
+
+    Raises
+    ------
+    ValueError
+        If it is neither an NPY file of a dictionary nor a bare pickle, or was cut.
+    """
+    with path.open("rb") as file:
+        _skip_npy_header(file, path, content)
+        ends = [file.read(1)]
+        file.seek(-len(ends[0]), os.SEEK_END)  # an empty file has no last byte
+        ends.append(file.read(1))
+        if ends != [pickle.PROTO, pickle.STOP]:
+            raise ValueError(
+                f"{path} ({path.stat().st_size:,} bytes) is not a complete pickle; "
+                f"expected {content}. Download the file again."
+            )
 
 
 def _skip_npy_header(file: BinaryIO, path: Path, content: str) -> None:

@@ -35,6 +35,8 @@ BEFORE_IMAGE = (
 BEFORE_PROMPT, AFTER_PROMPT = "</Img> ", "###Assistant: "
 STOP = "###"  # ends the turn of either side
 
+BLIP2_PARTS = ("vision_model.", "qformer.", "query_tokens")  # what is read of BLIP-2
+
 
 @dataclass(frozen=True)
 class MiniGPT4:
@@ -220,8 +222,7 @@ def _load_blip2(
     source: str, config: Blip2Config, revision: str | None
 ) -> tuple[Blip2VisionModel, Blip2QFormerModel, Tensor]:
     """Read vision tower, Q-Former and its queries, and nothing else."""
-    parts = ("vision_model.", "qformer.", "query_tokens")
-    tensors = read_tensors(source, parts, revision=revision)
+    tensors = read_tensors(source, BLIP2_PARTS, revision=revision)
     tower = Blip2VisionModel(config.vision_config)
     qformer = Blip2QFormerModel(config.qformer_config)
     fill(tower, tensors, "vision_model.")

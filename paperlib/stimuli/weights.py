@@ -69,15 +69,38 @@ def read_tensors(
     ValueError
         If a shard holds more than tensors.
     """
+    tensors = {}
+    for shard, names in find_shards(model, prefixes, revision=revision).items():
+        path = Path(cached_file(model, shard, revision=revision))
+        tensors |= _read_shard(path, names)
+    return tensors
+
+
+def find_shards(
+    model: str, prefixes: tuple[str, ...], *, revision: str | None
+) -> dict[str, list[str]]:
+    """Name the shards that hold tensors whose names begin in certain ways.
+
+    Parameters
+    ----------
+    model, prefixes, revision
+        As for :func:`read_tensors`.
+
+    Returns
+    -------
+    dict
+        Of each shard, the names of these tensors.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the model has no index of its shards.
+    """
     shards: dict[str, list[str]] = {}
     for name, shard in _read_index(model, revision).items():
         if name.startswith(prefixes):
             shards.setdefault(shard, []).append(name)
-    tensors = {}
-    for shard, names in shards.items():
-        path = Path(cached_file(model, shard, revision=revision))
-        tensors |= _read_shard(path, names)
-    return tensors
+    return shards
 
 
 def read_torch_file(path: Path) -> dict:

@@ -1,0 +1,159 @@
+"""Are the weights of pretrained models there? If not, bring them to their caches.
+
+Each by the means of the library that loads it: open_clip, the Hugging Face hub,
+torchvision. Nothing here loads a model.
+"""
+
+import hashlib
+from pathlib import Path
+
+import open_clip
+import torch
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import LocalEntryNotFoundError
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from torchvision.models import AlexNet_Weights
+
+from paperlib.paths import ROOT
+from paperlib.stimuli.weights import find_model, find_shards
+
+_LOCAL = "local-dir:"
+_SMALL = ("*.json", "*.txt", "*.model", "*.jinja")  # all of a model but its weights
+_WHOLE = ("model.safetensors", "pytorch_model.bin")  # of a model in one piece
+
+
+def clip_fault(model: str, pretrained: str | None) -> str | None:
+    """Say what is missing of a CLIP model; None if nothing is.
+
+    Parameters
+    ----------
+    model, pretrained
+        As for :func:`paperlib.stimuli.embeddings.load_clip`.
+    """
+    if model.startswith(_LOCAL):
+        config = ROOT / model.removeprefix(_LOCAL) / "open_clip_config.json"
+        return None if config.is_file() else f"missing: {config}"
+    if pretrained and Path(pretrained).is_file():
+        return None
+    entry = open_clip.get_pretrained_cfg(model, pretrained or "")
+    if not entry:
+        return f"open_clip has no weights {pretrained!r} of {model!r}"
+    return (
+        None if _clip_in_cache(entry) else f"missing: {entry['hf_hub'] or entry['url']}"
+    )
+
+
+def fetch_clip(model: str, pretrained: str) -> None:
+    """Download the weights of a CLIP model, through open_clip."""
+    open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained))
+
+
+def model_fault(
+    model: str, revision: str | None, prefixes: tuple[str, ...] = ("",)
+) -> str | None:
+    """Say what is missing of a model of transformers; None if nothing is.
+
+    Parameters
+    ----------
+    model
+        Name on the Hugging Face hub, or a folder.
+    revision
+        Commit or branch on the hub; None for the newest.
+    prefixes
+        Beginnings of the names of the tensors that are needed.
+    """
+    try:
+        source = find_model(model)
+    except FileNotFoundError as error:
+        return str(error)
+    folder = source if Path(source).is_dir() else _in_cache(source, revision)
+    if folder is None:
+        return f"missing: {model} is not, or not whole, in the cache of the hub"
+    needed = ["config.json", *_weight_files(folder, prefixes)]
+    gone = [name for name in needed if not Path(folder, name).is_file()]
+    return f"missing in {folder}: {', '.join(gone)}" if gone else None
+
+
+def fetch_model(
+    model: str, revision: str | None, prefixes: tuple[str, ...] = ("",)
+) -> None:
+    """Download a model from the hub: its small files, and the weights needed.
+
+    Parameters
+    ----------
+    model, revision, prefixes
+        As for :func:`model_fault`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``model`` is a folder, which cannot be downloaded.
+    """
+    source = find_model(model)
+    if Path(source).is_dir():
+        raise FileNotFoundError(
+            f"{source} is a folder; what it lacks must be put there."
+        )
+    folder = snapshot_download(source, revision=revision, allow_patterns=list(_SMALL))
+    commit = Path(folder).name
+    files = _weight_files(folder, prefixes)
+    snapshot_download(source, revision=commit, allow_patterns=files)
+
+
+def cnn_fault(network: str) -> str | None:
+    """Say what is missing of a convolutional network; None if nothing is.
+
+    Parameters
+    ----------
+    network
+        Key of :data:`paperlib.stimuli.cnn.LAYERS`.
+    """
+    if network != "alexnet":
+        return None  # its weights are a Python package
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(_alexnet().url).name)
+    if not path.is_file():
+        return f"missing: {path}"
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    expected = path.stem.rpartition("-")[2]
+    if not digest.startswith(expected):
+        return f"{path} has another checksum than its name says; delete it"
+    return None
+
+
+def fetch_cnn(network: str) -> None:
+    """Download the weights of a convolutional network, through torchvision."""
+    if network == "alexnet":
+        _alexnet().get_state_dict(progress=True, check_hash=True, weights_only=True)
+
+
+def _alexnet() -> AlexNet_Weights:
+    return AlexNet_Weights.IMAGENET1K_V1
+
+
+def _clip_in_cache(entry: dict) -> bool:
+    """Look where open_clip would: the hub's cache, or its own."""
+    if not entry["hf_hub"]:
+        return Path("~/.cache/clip", Path(entry["url"]).name).expanduser().is_file()
+    name, _, file = entry["hf_hub"].rpartition("/")
+    files = [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    return any(isinstance(try_to_load_from_cache(name, f), str) for f in files)
+
+
+def _in_cache(model: str, revision: str | None) -> str | None:
+    """Return the folder of a model in the hub's cache, if its small files are there."""
+    try:
+        return snapshot_download(
+            model, revision=revision, allow_patterns=list(_SMALL), local_files_only=True
+        )
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _weight_files(folder: str, prefixes: tuple[str, ...]) -> list[str]:
+    """Name the files of a model that hold the tensors needed."""
+    try:
+        return list(find_shards(folder, prefixes, revision=None))
+    except FileNotFoundError:  # in one piece, in one format or the other
+        there = [name for name in _WHOLE if Path(folder, name).is_file()]
+        return there or list(_WHOLE)

@@ -1,0 +1,113 @@
+"""A small file server that can be told to misbehave, and encrypted archives for it."""
+
+import re
+import struct
+import threading
+import zlib
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Files(dict):
+    """What a server sends, by path, and how.
+
+    ``cut`` is the number of bytes after which it closes a connection (None: never),
+    ``ranges`` whether it can begin in the middle, ``busy`` how often it answers 503
+    first; ``asked`` lists path and Range of every request.
+    """
+
+    def __init__(self):
+        self.cut, self.ranges, self.busy, self.asked = None, True, 0, []
+        self.url = ""
+
+
+@contextmanager
+def serving():
+    """Yield the files of a server on this machine."""
+    files = Files()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            files.asked.append((self.path, self.headers.get("Range")))
+            if files.busy:
+                files.busy -= 1
+                self.send_error(503)
+            elif self.path not in files:
+                self.send_error(404)
+            else:
+                send(self, files)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    files.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}
+    )
+    thread.start()
+    try:
+        yield files
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def send(handler, files):
+    """Send a file from where it is asked for, as far as the server goes."""
+    content = files[handler.path]
+    asked = re.match(r"bytes=(\d+)-", handler.headers.get("Range") or "")
+    start = int(asked[1]) if asked and files.ranges else 0
+    if asked and files.ranges and start >= len(content):
+        handler.send_response(416)
+        handler.send_header("Content-Range", f"bytes */{len(content)}")
+        handler.send_header("Content-Length", "0")
+        return handler.end_headers()
+    handler.send_response(206 if asked and files.ranges else 200)
+    handler.send_header("Content-Length", str(len(content) - start))
+    handler.end_headers()
+    end = len(content) if files.cut is None else start + files.cut
+    handler.wfile.write(content[start:end])
+
+
+def encrypted_zip(members, password):
+    """Make an archive in the traditional encryption, which zipfile only reads.
+
+    See APPNOTE.TXT of PKWARE, sections 4.3 and 6.1.
+    """
+    body, directory = b"", b""
+    for name, content in members.items():
+        crc, encoded = zlib.crc32(content), name.encode()
+        header = bytes(11) + bytes([crc >> 24])
+        payload = encrypt(header + content, password)
+        sizes = (crc, len(payload), len(content), len(encoded), 0)
+        common = struct.pack("<5H3I2H", 20, 1, 0, 0, 33, *sizes)
+        extra = struct.pack("<3H2I", 0, 0, 0, 0, len(body))
+        directory += b"PK\1\2" + struct.pack("<H", 20) + common + extra + encoded
+        body += b"PK\3\4" + common + encoded + payload
+    counts = (0, 0, len(members), len(members), len(directory), len(body), 0)
+    return body + directory + b"PK\5\6" + struct.pack("<4H2IH", *counts)
+
+
+def encrypt(content, password):
+    keys = [0x12345678, 0x23456789, 0x34567890]
+
+    def update(byte):
+        keys[0] = crc32(byte, keys[0])
+        keys[1] = ((keys[1] + (keys[0] & 0xFF)) * 134775813 + 1) & 0xFFFFFFFF
+        keys[2] = crc32(keys[1] >> 24, keys[2])
+
+    for byte in password:
+        update(byte)
+    encrypted = bytearray()
+    for byte in content:
+        mixed = keys[2] | 2
+        encrypted.append(byte ^ (mixed * (mixed ^ 1) >> 8 & 0xFF))
+        update(byte)
+    return bytes(encrypted)
+
+
+def crc32(byte, register):
+    """Advance the register of CRC-32 by a byte, without zlib's inversions."""
+    return zlib.crc32(bytes([byte]), register ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
