@@ -191,22 +191,23 @@ def _image_faults(folder: Path, image_list: Path) -> list[str]:
 
 def _eeg_images(where: Callable) -> Input:
     source, folder = _sources()["things-eeg2"]["images"], where("images")
+    archives = [folder / f"{name}.zip" for name in source["archives"]]
     return Input(
         "things-eeg2",
         "images",
         partial(_image_faults, folder, where("image_list")),
-        partial(_fetch_eeg_images, source, folder, where("image_list")),
-        room=partial(_room, source, folder),
+        partial(_fetch_eeg_images, source, archives, where("image_list")),
+        room=partial(_room, source, folder, *archives),
     )
 
 
-def _fetch_eeg_images(source: dict, folder: Path, image_list: Path) -> None:
+def _fetch_eeg_images(source: dict, archives: list[Path], image_list: Path) -> None:
     if find_fault(image_list):
         image_list.unlink(missing_ok=True)
         download(RemoteFile(source["image_metadata"]), image_list)
-    for name, url in source["archives"].items():
-        place = partial(_below, name, folder)
-        _fetch_archive(RemoteFile(url), folder / f"{name}.zip", place)
+    for archive in archives:
+        place = partial(_below, archive.stem, archive.parent)
+        _fetch_archive(RemoteFile(source["archives"][archive.stem]), archive, place)
 
 
 def _eeg_recordings(preprocessing: dict, where: Callable, subject: int) -> Input:
@@ -360,9 +361,10 @@ def _as_wanted(folder: Path, files: Sequence[Path], member: str) -> Path | None:
 def _room(source: dict, folder: Path, *archives: Path) -> tuple[float, float]:
     """Estimate the bytes still to come: of an archive, and of its files."""
     estimates = source["gigabytes"]
-    brought = sum(_bytes(a) + _bytes(partial_path(a)) for a in archives)
-    archive = max(0.0, estimates["archive"] * 1e9 - brought)
-    return archive, max(0.0, estimates["files"] * 1e9 - _bytes(folder))
+    brought = {a: _bytes(a) + _bytes(partial_path(a)) for a in archives}
+    archive = max(0.0, estimates["archive"] * 1e9 - sum(brought.values()))
+    unpacked = _bytes(folder) - sum(brought[a] for a in archives if folder in a.parents)
+    return archive, max(0.0, estimates["files"] * 1e9 - unpacked)
 
 
 def _bytes(path: Path) -> int:

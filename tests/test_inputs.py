@@ -327,6 +327,18 @@ def test_room_is_looked_for_before_anything_is_brought(config, server, tmp_path)
     assert server.asked == []
 
 
+def test_archives_in_a_folder_are_not_counted_as_its_files(config, server, tmp_path):
+    sizes = {"archive": 3.0, "files": 5.0}
+    server.sources["things-eeg2"]["images"]["gigabytes"] = sizes
+    images, *_ = list_inputs(config())
+    folder = tmp_path / "data/things-eeg2/images"
+    folder.mkdir(parents=True)
+    assert images.room() == (3e9, 5e9)
+    (folder / ".training_images.zip.partial").write_bytes(bytes(50))
+    (folder / "test_images.zip").write_bytes(bytes(20))
+    assert images.room() == (3e9 - 70, 5e9)
+
+
 def test_an_archive_that_lacks_a_session_is_not_enough(config, server, capsys):
     serve_eeg(server)
     recording = dictionary(raw_eeg_data=np.zeros((2, 3)))
