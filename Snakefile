@@ -353,6 +353,7 @@ rule train:
     params:
         identity=identity(),
         settings=settings("04_train"),
+    priority: 1 # before 06 and 07, for which a core would have to wait
     resources:
         gpu=1,
     message:
@@ -377,6 +378,7 @@ rule sample:
     params:
         identity=identity(),
         settings=settings("05_sample"),
+    priority: 1 # before 06 and 07, for which a core would have to wait
     resources:
         gpu=1,
     message:
