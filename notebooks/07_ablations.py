@@ -28,7 +28,7 @@ overrides: str = ""  # YAML that replaces single values, as in "evaluation: {dim
 dataset: str = "things-eeg2"
 
 # %%
-from itertools import chain, product
+from itertools import product
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -87,8 +87,9 @@ groups = {  # table -> labels of its rows, the full model last
 # The mean of the samples of every run, against the mean recorded response.
 
 # %%
-groups_of_runs = [ablations[group] for group in ABLATION_TABLES[dataset]]
-listed = dict.fromkeys(chain(*groups_of_runs))
+listed = dict.fromkeys(
+    run for group in ABLATION_TABLES[dataset] for run in ablations[group]
+)
 recorded, scored = {}, []
 for subject in progress_bar(subjects, label="Scoring", unit="subject"):
     signals = load_signals(where("signals", subject=subject))
@@ -120,18 +121,18 @@ about = {
     "dataset": dataset,
     "resamples": bootstrap["resamples"],
 }
-written, tables = [], {}
+written = []
 for name, rows in groups.items():
     published = pd.read_csv(where("published_table", name=name))
     measured = summary[
         summary["method"].isin(rows) & summary["metric"].isin(MAIN_METRICS)
     ]
-    tables[name] = with_published(measured, published)
-    shown = rows + [m for m in tables[name]["method"].unique() if m not in rows]
-    wide = wide_table(tables[name], rows=shown, metrics=MAIN_METRICS)
+    tidy = with_published(measured, published)
+    shown = list(dict.fromkeys([*rows, *tidy["method"]]))
+    wide = wide_table(tidy, rows=shown, metrics=MAIN_METRICS)
     text = ablation_caption(measured, seeds=seeds, **about)
     stem = where("table", name=name)
-    written += save_table(stem, tidy=tables[name], wide=wide, caption=text)
+    written += save_table(stem, tidy=tidy, wide=wide, caption=text)
     display(Markdown(f"**{name}**"), wide)
 
 # %% [markdown]
@@ -169,13 +170,12 @@ for subject, training_seed in product(subjects, seeds):
     keys_of_run = {"subject": subject, "seed": training_seed}
     ch_names = load_signals(where("signals", subject=subject)).ch_names
     of_all = read_mean(where("samples", run=full, **keys_of_run))
-    for run in progress_bar(without, label="Scoring", unit="region"):
-        region = runs[run]["channels"]["without"]
+    pairs = list(zip(without, regions, strict=True))
+    for run, region in progress_bar(pairs, label="Scoring", unit="region"):
         kept = channels_outside(ch_names, region)
         retrained = read_mean(where("samples", run=run, **keys_of_run))
         found = score_without_region(of_all, retrained, recorded[subject], kept)
-        names = {variant: region_row(region, variant) for variant in found}
-        scored += [(names[variant], subject, found[variant]) for variant in found]
+        scored += [(region_row(region, v), subject, s) for v, s in found.items()]
 
 # %%
 by_region = summarize(tidy_scores(scored), **bootstrap)

@@ -16,7 +16,7 @@ import yaml
 from jsonschema_rs import Draft202012Validator, ValidationError
 
 from paperlib.paths import ROOT
-from paperlib.validation import check_option, did_you_mean
+from paperlib.validation import check_distinct, check_option, did_you_mean
 
 SECTIONS = {
     "00_minithings": ("seed", "minithings"),
@@ -181,8 +181,7 @@ def _check_names(settings: dict) -> None:
         place = f"runs.{name}.conditioning.captioner"
         check_option(place, chosen["captioner"], (None, *captioners))
     labels = [run["label"] for run in settings["runs"].values()]
-    if twice := [label for label in labels if labels.count(label) > 1]:
-        raise ValueError(f"Runs need labels of their own; two are called {twice[0]!r}.")
+    check_distinct("Runs", "labels", labels)
     plain = [row for row in settings["comparison"] if not row.get("cross_subject")]
     shown = tuple(settings["runs"][row["run"]]["label"] for row in plain)
     check_option("evaluation.reference", settings["evaluation"]["reference"], shown)

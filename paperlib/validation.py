@@ -21,6 +21,14 @@ def check_option(name: str, value: object, allowed: Sequence[object]) -> None:
         raise ValueError(f"{name} must be one of {listed}; got {value!r}.{hint}")
 
 
+def check_distinct(owners: str, kind: str, names: Sequence[str]) -> None:
+    """Raise ValueError if two ``owners`` ("Runs") share a name ("labels")."""
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"{owners} need {kind} of their own; two are called {repeated[0]!r}."
+        )
+
+
 def check_shape(name: str, array, expected: tuple[int | None, ...]) -> None:
     """Raise ValueError unless ``array`` has the expected shape; None fits any size."""
     shape = tuple(array.shape)

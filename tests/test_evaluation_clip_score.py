@@ -1,15 +1,11 @@
-import json
-
 import numpy as np
-import open_clip
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
-from safetensors.torch import save_file
+from tiny_clip import write_clip
 
 from paperlib.evaluation import clip_score
 from paperlib.evaluation.clip_score import (
@@ -28,18 +24,6 @@ from paperlib.evaluation.clip_score import (
 from paperlib.paths import CLIP_SCORE_TABLES, ROOT
 from paperlib.stimuli.embeddings import embed_images, embed_texts
 
-ARCHITECTURE = {
-    "embed_dim": 12,
-    "quick_gelu": True,
-    "vision_cfg": {
-        **{"image_size": 32, "patch_size": 16, "width": 16},
-        **{"layers": 1, "head_width": 8},
-    },
-    "text_cfg": {
-        **{"context_length": 77, "vocab_size": 49408, "width": 8},
-        **{"heads": 2, "layers": 1},
-    },
-}
 CAPTIONS = ["a cat", "two dogs in the sun", "a cat", "an egg", "the sea at night"]
 unit_cosines = arrays(
     float, st.integers(1, 50), elements=st.floats(-1, 1, allow_nan=False)
@@ -48,14 +32,7 @@ unit_cosines = arrays(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.CLIP(**ARCHITECTURE)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    config = {"model_cfg": ARCHITECTURE, "preprocess_cfg": {}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    return folder
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")

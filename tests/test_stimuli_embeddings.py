@@ -1,11 +1,8 @@
-import json
-
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from tiny_clip import ARCHITECTURE, write_clip
 from transformers import CLIPConfig, CLIPModel
 
 from paperlib.stimuli.embeddings import (
@@ -14,31 +11,12 @@ from paperlib.stimuli.embeddings import (
     text_tokens,
 )
 
-ARCHITECTURE = {
-    "embed_dim": 12,
-    "quick_gelu": True,
-    "vision_cfg": {
-        **{"image_size": 32, "patch_size": 16, "width": 16},
-        **{"layers": 2, "head_width": 8},
-    },
-    "text_cfg": {
-        **{"context_length": 77, "vocab_size": 49408, "width": 8},
-        **{"heads": 2, "layers": 2},
-    },
-}
 CAPTIONS = ["a cat", "two dogs in the sun", "word " * 100]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.CLIP(**ARCHITECTURE)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    config = {"model_cfg": ARCHITECTURE, "preprocess_cfg": {}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    return folder
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")

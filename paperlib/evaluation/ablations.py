@@ -1,4 +1,4 @@
-"""Score a model that never saw the channels of a region (paper, section 4.5)."""
+"""Score a model that never saw the channels of a region (paper, section 4.4)."""
 
 import numpy as np
 

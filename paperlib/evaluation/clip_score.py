@@ -16,7 +16,7 @@ from scipy.stats import norm
 from paperlib.progress import progress_bar
 from paperlib.stimuli.embeddings import Clip, embed_images, embed_texts, load_clip
 from paperlib.stimuli.images import open_image
-from paperlib.validation import check_finite, check_shape
+from paperlib.validation import check_distinct, check_finite, check_shape
 
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the paper's ranges
 
@@ -72,11 +72,7 @@ def load_encoders(
     FileNotFoundError
         As in ``load_clip``.
     """
-    names = [entry["name"] for entry in entries]
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise ValueError(
-            f"Encoders need names of their own; two are called {repeated[0]!r}."
-        )
+    check_distinct("Encoders", "names", [entry["name"] for entry in entries])
     sources = dict.fromkeys((entry["model"], entry["pretrained"]) for entry in entries)
     clips = {source: load_clip(*source, device=device) for source in sources}
     return [

@@ -61,7 +61,7 @@ def channel_regions(ch_names: Iterable[str]) -> list[str]:
 
 
 def channels_outside(ch_names: Sequence[str], region: str | None) -> np.ndarray:
-    """Return the channels outside a region, for the ablation of section 4.5.
+    """Return the channels outside a region, for the ablation of section 4.4.
 
     Parameters
     ----------
