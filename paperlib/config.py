@@ -30,7 +30,7 @@ SECTIONS = {
         *("runs", "comparison", "evaluation"),
     ),
     "07_ablations": ("seed", "simulated", "runs", "ablations", "evaluation"),
-    "08_clip_score": ("simulated", "dataset_names", "clip_score"),
+    "08_clip_score": ("seed", "simulated", "dataset_subjects", "clip_score"),
     "09_topographies": ("simulated", "subjects", "training_subject", "topographies"),
     "10_schematics": (
         *("seed", "simulated", "datasets", "captioning", "embedding", "conditioning"),
@@ -100,11 +100,12 @@ def load_settings(
     -------
     dict
         The sections, beside ``notebook``, ``name``, ``data_root`` and ``device``;
-        ``dataset_names`` are the names of ``datasets``.
+        ``dataset_subjects`` are the subjects of each of ``datasets``.
     """
     check_option("notebook", notebook, tuple(SECTIONS))
     settings = load_config(config, overrides)
-    settings["dataset_names"] = list(settings["datasets"])
+    entries = settings["datasets"].items()
+    settings["dataset_subjects"] = {name: entry["subjects"] for name, entry in entries}
     for kind, entry in (("datasets", dataset), ("runs", run)):
         if entry is not None:
             check_option(kind.removesuffix("s"), entry, tuple(settings[kind]))

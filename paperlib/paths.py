@@ -88,7 +88,12 @@ SCHEMATICS = ("fig01_framework", "fig02_architecture")
 
 # ... and the captioners of the CLIP Score, in the order of the configuration.
 CLIP_SCORE_TABLES = ("fig05_clip_score", "tab07_clip_score", "tab08_clip_score")
-CLIP_SCORE_FIGURES = ("fig04_caption", "fig05_clip_score", "fig08_captioners")
+CLIP_SCORE_FIGURES = (
+    "fig04_caption",
+    "fig05_clip_score",
+    "fig08_clip_score",
+    "captioners_clip_score",
+)
 
 
 def job_name(notebook: str, **keys: str | int) -> str:

@@ -38,7 +38,7 @@ def test_mini_and_paper_have_the_same_keys():
             if isinstance(value, dict) and key not in named:
                 yield from keys(value, (*place, key))
 
-    named = ("runs", "datasets", "networks", "captioners")  # entries of their own
+    named = ("runs", "datasets", "networks", "captioners", "labels")  # of their own
     mini, paper = (set(keys(load_config(name))) for name in ("mini", "paper"))
     assert {k for k in mini ^ paper if k[0] != "minithings"} == set()
 
@@ -214,9 +214,9 @@ def test_a_notebook_gets_its_sections_only():
     assert settings["notebook"] == "05_sample"
 
 
-def test_a_notebook_about_all_data_sets_gets_their_names():
+def test_a_notebook_about_all_data_sets_gets_their_subjects():
     settings = load_settings("08_clip_score", "mini")
-    assert settings["dataset_names"] == ["things-eeg2", "things-meg"]
+    assert settings["dataset_subjects"] == {"things-eeg2": [1, 2], "things-meg": [1, 2]}
     assert "datasets" not in settings
 
 
