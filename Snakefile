@@ -38,6 +38,7 @@ from paperlib.paths import (
     job_name,
     template,
 )
+from paperlib.plan import Plan
 from paperlib.provenance import library_modules
 from paperlib.recordings.sources import source_files
 from paperlib.results import select_results
@@ -255,11 +256,10 @@ for dataset in DATASETS:
     }
 WANTED = select_results(RESULTS, ONLY)
 
-logger.addHandler(
-    RunsLeft(
-        Path(path("record", job="")).parent, elsewhere=f"benchmarks/run_times_{NAME}.json"
-    )
-)
+RECORDS = Path(path("record", job="")).parent
+ELSEWHERE = Path(f"benchmarks/run_times_{NAME}.json")
+logger.addHandler(RunsLeft(RECORDS, elsewhere=ELSEWHERE))
+logger.addHandler(Plan(SETTINGS, records=RECORDS, elsewhere=ELSEWHERE))  # of a dry run
 
 EXECUTE = (
     "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} "
