@@ -167,20 +167,17 @@ def tabulate_plan(
     for execution in executions:
         of_row[execution.row].append(execution)
     rows = [[*row, *_summarize(of_row[row], hours)] for row in sorted(of_row)]
-    return [*rows, ["sum", "", "", None, None, *_sum(executions, hours), ""]]
+    return [*rows, ["sum", "", "", "", "", *_sum(executions, hours), ""]]
 
 
 def _summarize(executions: list[Execution], hours: Mapping[str, Hours | None]) -> list:
-    counts = (
-        len({e.keys.get(key) for e in executions} - {None})
+    """Return the rest of a row: participants, seeds, executions, hours, their source."""
+    subjects, seeds = (
+        len({e.keys[key] for e in executions if key in e.keys}) or ""
         for key in ("subject", "seed")
     )
-    sources = {hours[e.job].source if hours[e.job] else "" for e in executions}
-    return [
-        *(n or None for n in counts),
-        *_sum(executions, hours),
-        ", ".join(sorted(sources)),
-    ]
+    sources = {known.source for e in executions if (known := hours[e.job])}
+    return [subjects, seeds, *_sum(executions, hours), ", ".join(sorted(sources))]
 
 
 def _sum(
