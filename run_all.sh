@@ -67,7 +67,7 @@ list_results() {
 
 config=mini
 only=
-cores=all
+cores=
 dry_run=
 profile=
 task=reproduce
@@ -78,7 +78,7 @@ while [ $# -gt 0 ]; do
         test | check | fetch) task=$1 ;;
         --config) config=${2:?--config needs a name}; shift ;;
         --config=*) config=${1#*=} ;;
-        plan) passed+=(-n --forceall --quiet all); dry_run=yes ;;
+        plan) passed+=(--quiet host rules reason progress -n --forceall); dry_run=yes ;;
         --profile | --profile=*) passed+=("$1"); profile=yes ;;
         --only) only=${2:?--only needs the beginning of a name, such as tab07}; shift ;;
         --only=*) only=${1#*=} ;;
@@ -107,10 +107,12 @@ fi
 
 [ -n "$dry_run" ] || passed+=(--quiet reason)
 gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
-# One run on each GPU at a time; a profile knows better how many there are.
-[ "$gpus" -eq 0 ] || [ -n "$profile" ] || passed+=(--resources "gpu=$((gpus))")
-say "Configuration $config, cores: $cores"
-python -m snakemake --cores "$cores" --config "config=$config" ${only:+"only=$only"} \
+if [ -z "$profile" ]; then  # which else says how much there is
+    cores=${cores:-all}
+    [ "$gpus" -eq 0 ] || passed+=(--resources "gpu=$((gpus))")  # one run on each at a time
+fi
+say "Configuration $config, cores: ${cores:-as in the profile}"
+python -m snakemake ${cores:+--cores "$cores"} --config "config=$config" ${only:+"only=$only"} \
     --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
 [ -n "$dry_run" ] || list_results "$config" "$only"
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -171,7 +171,7 @@ def tabulate_plan(
 
 
 def _summarize(executions: list[Execution], hours: Mapping[str, Hours | None]) -> list:
-    """Return the rest of a row: participants, seeds, executions, hours, their source."""
+    """Return a row's participants, seeds, executions, hours and their source."""
     subjects, seeds = (
         len({e.keys[key] for e in executions if key in e.keys}) or ""
         for key in ("subject", "seed")
