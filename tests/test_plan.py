@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from paperlib.config import ABLATIONS, load_config
 from paperlib.paths import ROOT
@@ -112,17 +113,21 @@ def test_the_matrix_has_exactly_the_runs_of_the_graph(mini):
     assert int(rows[-1][1]) == int(counts["total"]) - 1  # without all
     trained = {(row[1], row[2]): row[3:6] for row in rows if row[0] == "04_train"}
     compared = {row["run"] for row in mini["comparison"]}
-    for dataset, entry in mini["datasets"].items():
-        ablated = {run for group in ABLATIONS for run in mini["ablations"][group]}
-        runs = {run for name, run in trained if name == dataset}
-        assert runs == compared | ablated
-        for run in runs:
-            n = len(entry["subjects" if run in compared else "ablations"])
-            n = n if run in compared else len(entry["ablations"]["subjects"])
-            assert trained[dataset, run] == [str(n), "1", str(n)]
+    ablated = {run for group in ABLATIONS for run in mini["ablations"][group]}
+    expected = {
+        (name, run): entry if run in compared else entry["ablations"]
+        for name, entry in mini["datasets"].items()
+        for run in compared | ablated
+    }
+    assert trained.keys() == expected.keys()
+    for key, entry in expected.items():
+        n = len(entry["subjects"])
+        assert trained[key] == [str(n), "1", str(n)]
 
 
-def test_a_dry_run_of_the_paper_needs_no_data():
-    counts, rows = dry_run("config=paper", "only=fig03", "data_root=nowhere")
+def test_a_dry_run_of_the_paper_needs_no_data(tmp_path):
+    elsewhere = load_config("paper") | {"data_root": str(tmp_path / "nowhere")}
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(elsewhere, allow_unicode=True))
+    counts, rows = dry_run(f"config={tmp_path / 'paper.yaml'}", "only=fig03")
     assert counts["preprocess"] == "10"
     assert rows[0][:4] == ["01_preprocess", "things-eeg2", "10", "10"]
