@@ -106,14 +106,28 @@ def load_settings(
     settings = load_config(config, overrides)
     entries = settings["datasets"].items()
     settings["dataset_subjects"] = {name: entry["subjects"] for name, entry in entries}
-    for kind, entry in (("datasets", dataset), ("runs", run)):
-        if entry is not None:
-            check_option(kind.removesuffix("s"), entry, tuple(settings[kind]))
-            settings = merge(settings, settings[kind][entry])
+    settings = specialize(settings, dataset=dataset, run=run)
     if run is not None:
         settings["model"] = model_options(settings, run)
     wanted = ("name", "data_root", "device", *SECTIONS[notebook])
     return {"notebook": notebook} | {key: settings[key] for key in wanted}
+
+
+def specialize(settings: dict, *, dataset: str | None, run: str | None) -> dict:
+    """Return a configuration as it holds for a data set and a run, if they are given.
+
+    Parameters
+    ----------
+    settings
+        From :func:`load_config`.
+    dataset, run
+        As for :func:`load_settings`.
+    """
+    for kind, entry in (("datasets", dataset), ("runs", run)):
+        if entry is not None:
+            check_option(kind.removesuffix("s"), entry, tuple(settings[kind]))
+            settings = merge(settings, settings[kind][entry])
+    return settings
 
 
 def merge(base: dict, changes: dict) -> dict:

@@ -38,7 +38,8 @@ def test_mini_and_paper_have_the_same_keys():
             if isinstance(value, dict) and key not in named:
                 yield from keys(value, (*place, key))
 
-    named = ("runs", "datasets", "networks", "captioners", "labels")  # of their own
+    # entries with names of their own
+    named = ("runs", "datasets", "networks", "captioners", "labels", "resources")
     mini, paper = (set(keys(load_config(name))) for name in ("mini", "paper"))
     assert {k for k in mini ^ paper if k[0] != "minithings"} == set()
 
