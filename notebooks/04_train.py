@@ -116,7 +116,10 @@ recipe = {
     "options": method_options,
     "architecture": architecture(method, method_options, condition=condition, **sizes),
     "diffusion": settings["diffusion"],
-    "conditioning": settings["conditioning"],
+    **{
+        key: settings[key]
+        for key in ("simulated", "conditioning", "tokens", "training")
+    },
     "scale": scale,
     "unit": signals.unit,
     "ch_names": ch_names,
