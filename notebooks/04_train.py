@@ -115,10 +115,9 @@ recipe = {
     "method": method,
     "options": method_options,
     "architecture": architecture(method, method_options, condition=condition, **sizes),
-    "diffusion": settings["diffusion"],
     **{
         key: settings[key]
-        for key in ("simulated", "conditioning", "tokens", "training")
+        for key in ("simulated", "conditioning", "tokens", "diffusion", "training")
     },
     "scale": scale,
     "unit": signals.unit,

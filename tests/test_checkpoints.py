@@ -84,6 +84,12 @@ def test_both_ways_of_saving_write_the_same_files(checkpoint, tmp_path):
         assert one.read_bytes() == two.read_bytes()
 
 
+def test_the_card_is_that_of_the_folder(checkpoint, tmp_path):
+    checkpoint.save_pretrained(tmp_path)
+    card = str(checkpoint.generate_model_card())
+    assert (tmp_path / "README.md").read_text("utf-8") == card
+
+
 def test_the_card_is_that_of_the_last_training(checkpoint, tmp_path):
     checkpoint.save_pretrained(tmp_path)
     checkpoint.recipe["subject"] = 7
