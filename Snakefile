@@ -51,6 +51,14 @@ SETTINGS = load_config(CONFIG)
 NAME = SETTINGS["name"]
 DATASETS = SETTINGS["datasets"]
 SIMULATED = "minithings" in SETTINGS
+REFERENCE = SETTINGS["evaluation"]["reference"]
+OWN_IMAGES = {  # the run that the others are compared with, on one participant
+    "dataset": next(iter(DATASETS)),
+    "run": next(n for n, r in SETTINGS["runs"].items() if r["label"] == REFERENCE),
+    "subject": next(iter(DATASETS.values()))["training_subject"],
+    "seed": next(iter(DATASETS.values()))["seeds"][0],
+    "images": "",
+}
 CAPTIONERS = dict(zip(SETTINGS["clip_score"]["captioners"], CLIP_SCORE_TABLES))
 TABLES = ("", "_supplement", "_across", "_paired", "_budgets")  # of a data set
 MANIFEST = f"{SETTINGS['data_root']}/manifest.json"
@@ -238,6 +246,7 @@ def files(*, tables=(), figures=()):
 RESULTS = {  # by the run that makes them
     job("08_clip_score"): files(tables=CAPTIONERS.values(), figures=CLIP_SCORE_FIGURES),
     job("10_schematics"): files(figures=SCHEMATICS),
+    job("11_own_images", **OWN_IMAGES): [path("own_images", **OWN_IMAGES)],
 }
 for dataset in DATASETS:
     scores, maps = MAIN_TABLES[dataset], TOPOGRAPHIES[dataset]
@@ -555,5 +564,28 @@ rule schematics:
         **needs("10_schematics"),
     message:
         "10: schematics of framework and network"
+    shell:
+        EXECUTE
+
+
+rule own_images:
+    """Answer for images that no data set has; here, as an example, for test images."""
+    input:
+        [image_list(OWN_IMAGES["dataset"])],
+        path("checkpoint", **OWN_IMAGES) + "/config.json",
+        notebook="notebooks/11_own_images.py",
+        library=library("11_own_images"),
+    output:
+        RESULTS[job("11_own_images", **OWN_IMAGES)],
+        record=record("11_own_images", **OWN_IMAGES),
+    log:
+        **logs("11_own_images", **OWN_IMAGES),
+    params:
+        identity=identity(**OWN_IMAGES),
+        settings=settings("11_own_images", **OWN_IMAGES),
+    resources:
+        gpu=1,
+    message:
+        "11: responses to images of one's own"
     shell:
         EXECUTE

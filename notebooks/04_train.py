@@ -115,8 +115,10 @@ recipe = {
     "method": method,
     "options": method_options,
     "architecture": architecture(method, method_options, condition=condition, **sizes),
-    "diffusion": settings["diffusion"],
-    "conditioning": settings["conditioning"],
+    **{
+        key: settings[key]
+        for key in ("simulated", "conditioning", "tokens", "diffusion", "training")
+    },
     "scale": scale,
     "unit": signals.unit,
     "ch_names": ch_names,

@@ -2,7 +2,7 @@
 
 Data flow, and the only direction in which modules import each other::
 
-    recordings, stimuli -> models -> diffusion -> training -> generation
+    recordings, stimuli -> models -> diffusion -> training -> sampling -> generation
                         -> evaluation -> reporting
 
 Letters used in shape comments throughout:

@@ -23,7 +23,10 @@ SECTIONS = {
     "01_preprocess": ("preprocessing",),
     "02_caption": ("captioning",),
     "03_embed": ("embedding",),
-    "04_train": ("channels", "conditioning", "model", "diffusion", "training"),
+    "04_train": (
+        *("simulated", "channels", "conditioning", "tokens"),
+        *("model", "diffusion", "training"),
+    ),
     "05_sample": ("seed", "conditioning", "sampling"),
     "06_evaluate": (
         *("seed", "simulated", "subjects", "training_subject", "seeds"),
@@ -36,6 +39,7 @@ SECTIONS = {
         *("seed", "simulated", "datasets", "captioning", "embedding", "conditioning"),
         *("methods", "diffusion", "sampling", "runs"),
     ),
+    "11_own_images": ("seed", "simulated", "sampling", "topographies"),
 }
 
 ABLATIONS = ("components", "captioners", "conditioning", "regions")
@@ -109,6 +113,7 @@ def load_settings(
     settings = specialize(settings, dataset=dataset, run=run)
     if run is not None:
         settings["model"] = model_options(settings, run)
+        settings["tokens"] = token_options(settings)
     wanted = ("name", "data_root", "device", *SECTIONS[notebook])
     return {"notebook": notebook} | {key: settings[key] for key in wanted}
 
@@ -144,6 +149,28 @@ def model_options(settings: dict, run: str) -> dict:
     entry = settings["runs"][run]
     options = merge(settings["methods"][entry["method"]], entry.get("model", {}))
     return {"method": entry["method"], **options}
+
+
+def token_options(settings: dict) -> dict:
+    """Return how the tokens of a run's condition are made, and nothing of others.
+
+    Parameters
+    ----------
+    settings
+        A configuration, the values of the run in place.
+
+    Returns
+    -------
+    dict
+        Sections ``embedding`` and ``captioning``; instead of all networks and
+        captioners they hold the entries of the run's ``network`` and ``captioner``, or
+        None.
+    """
+    chosen = settings["conditioning"]
+    embedding, captioning = dict(settings["embedding"]), dict(settings["captioning"])
+    embedding["network"] = embedding.pop("networks").get(chosen["network"])
+    captioning["captioner"] = captioning.pop("captioners").get(chosen["captioner"])
+    return {"embedding": embedding, "captioning": captioning}
 
 
 def first_run(settings: dict, method: str) -> str:

@@ -299,3 +299,17 @@ def test_a_run_without_a_region_sees_the_other_channels_only():
     plain = load_settings("04_train", "mini", dataset="things-meg", run="ours_v")
     assert plain["channels"] == {"without": None}
     assert changed | {"channels": plain["channels"]} == plain
+
+
+def test_a_training_knows_how_its_own_tokens_are_made_and_no_others():
+    keys = {"dataset": "things-eeg2", "run": "captions_eighth"}
+    tokens = load_settings("04_train", "mini", **keys)["tokens"]
+    assert tokens["captioning"]["captioner"]["model"].endswith("qwen2-vl-eighth")
+    assert tokens["embedding"]["network"] is None
+    for other, is_same in (("qwen2-vl-quarter", True), ("qwen2-vl-eighth", False)):
+        change = f"captioning: {{captioners: {{{other}: {{pixels: 64}}}}}}"
+        changed = load_settings("04_train", "mini", change, **keys)
+        assert (changed["tokens"] == tokens) == is_same
+    cnn = load_settings("04_train", "mini", dataset="things-eeg2", run="guclu")
+    assert cnn["tokens"]["captioning"]["captioner"] is None
+    assert cnn["tokens"]["embedding"]["network"] == {"grid": 4, "batch_size": 8}
