@@ -20,6 +20,6 @@ S     diffusion steps of the sampler
 ====  ==========================================================
 """
 
-from paperlib.torchvision_operators import declare_missing_operators
+from paperlib.torchvision_operators import prepare_for_torchvision
 
-declare_missing_operators()
+prepare_for_torchvision()
