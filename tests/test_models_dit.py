@@ -87,6 +87,23 @@ def test_keys_and_values_computed_beforehand_change_nothing(batch):
     )
 
 
+@pytest.mark.parametrize("cross_modulation", [False, True])
+def test_samples_of_an_image_share_its_keys_and_values(batch, cross_modulation):
+    model = awake(small_dit(cross_modulation=cross_modulation))
+    context = batch[2]
+    y, t = torch.randn(6, 8, 10), torch.randint(1, 1001, (6,))
+    torch.testing.assert_close(
+        model(y, t, model.encode_context(context)),
+        model(y, t, context.repeat_interleave(2, dim=0)),
+    )
+
+
+def test_images_must_share_the_signals_evenly(batch):
+    y, t, context = batch
+    with pytest.raises(ValueError, match="3 signals .* 2 images"):
+        small_dit()(y, t, context[:2])
+
+
 def test_condition_and_time_change_the_output(batch):
     model = awake(small_dit())
     y, t, context = batch
