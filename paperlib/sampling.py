@@ -139,12 +139,8 @@ def _conditioned(
     model: nn.Module, tokens: Tensor, samples: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Bind the condition, encoded once if the network can do so beforehand."""
-
-    def repeat(tensor: Tensor) -> Tensor:
-        return tensor.repeat_interleave(samples, dim=0)
-
     if hasattr(model, "encode_context"):
-        context = [tuple(map(repeat, pair)) for pair in model.encode_context(tokens)]
+        context = model.encode_context(tokens)  # shared by the samples of an image
     else:
-        context = repeat(tokens)
+        context = tokens.repeat_interleave(samples, dim=0)
     return lambda y, t: model(y, t, context)
