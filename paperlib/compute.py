@@ -100,8 +100,8 @@ def list_assumptions() -> list[str]:
     """Say in sentences what the estimates rest on."""
     shares = ", ".join(f"{name} {share:.0%}" for name, share in UTILIZATION.items())
     return [
-        f"GPU: H100 or H200, {PEAK['bf16'] / 1e12:.0f} TFLOP/s in bf16 (training), "
-        f"{PEAK['no'] / 1e12:.0f} in float32 (sampling, CLIP).",
+        f"GPU: H100 or H200, {PEAK['bf16'] / 1e12:.0f} TFLOP/s in bf16 (diffusion models), "
+        f"{PEAK['no'] / 1e12:.0f} in float32 (CLIP).",
         f"Of these are reached: {shares}. Validation and reading of data are left out.",
         f"Captioners write at {BANDWIDTH / 1e12:.1f} TB/s of weights read, in bf16.",
         "Core hours are guesses from small runs; those of GPU executions are left out.",
@@ -136,11 +136,15 @@ def _training_seconds(settings: dict, dataset: str, run: str) -> float:
 
 
 def _sampling_seconds(settings: dict, dataset: str, run: str) -> float:
-    """Return how long all samples of the test images take, in single precision."""
+    """Return how long all samples of the test images take."""
     sampling, method = settings["sampling"], settings["method"]
     once = _count_parts(*_architecture(settings, dataset, run))["network"]
-    n_applied = 1 if method == "synbrain" else sampling["samples"] * sampling["steps"]
-    return IMAGES[dataset][1] * n_applied * once / (PEAK["no"] * UTILIZATION[method])
+    if method == "synbrain":  # has one answer, in single precision
+        n_applied, peak = 1, PEAK["no"]
+    else:
+        n_applied = sampling["samples"] * sampling["steps"]
+        peak = PEAK[sampling["precision"]]
+    return IMAGES[dataset][1] * n_applied * once / (peak * UTILIZATION[method])
 
 
 def _captioning_seconds(settings: dict, keys: dict[str, str]) -> float:

@@ -23,6 +23,7 @@ def sample_signals(
     samples: int,
     seed: int,
     batch_size: int,
+    precision: str = "no",
 ) -> np.ndarray:
     """Draw several signals for each image.
 
@@ -45,6 +46,9 @@ def sample_signals(
         Of the noise.
     batch_size
         Signals denoised at a time.
+    precision
+        Of the network: ``"no"`` (float32), ``"fp16"`` or ``"bf16"``; noise and signals
+        are float32.
 
     Returns
     -------
@@ -65,7 +69,7 @@ def sample_signals(
         draw_noise = noise_source(seed, chosen, samples, shape=shape, device=device)
         tokens = torch.from_numpy(context(chosen)).to(device)  # B L D
         y = ddim(
-            _conditioned(model, tokens, samples),
+            _conditioned(model, tokens, samples, precision=precision),
             draw_noise(),
             pairs=pairs,
             alpha_bar=alpha_bar,
@@ -136,11 +140,19 @@ def noise_source(
 
 
 def _conditioned(
-    model: nn.Module, tokens: Tensor, samples: int
+    model: nn.Module, tokens: Tensor, samples: int, *, precision: str
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Bind the condition, encoded once if the network can do so beforehand."""
-    if hasattr(model, "encode_context"):
-        context = model.encode_context(tokens)  # shared by the samples of an image
-    else:
-        context = tokens.repeat_interleave(samples, dim=0)
-    return lambda y, t: model(y, t, context)
+    lower = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    autocast = torch.autocast(tokens.device.type, lower, enabled=lower is not None)
+    with autocast:
+        if hasattr(model, "encode_context"):
+            context = model.encode_context(tokens)  # shared by the samples of an image
+        else:
+            context = tokens.repeat_interleave(samples, dim=0)
+
+    def predict(y: Tensor, t: Tensor) -> Tensor:
+        with autocast:
+            return model(y, t, context).float()
+
+    return predict

@@ -205,6 +205,20 @@ def test_checkpoint_round_trip(data, tmp_path):
     assert not np.allclose(together[:, 0], together[:, 1])
 
 
+def test_samples_in_half_precision_are_close(data, tmp_path):
+    tokens, _ = data
+    model, _ = run(data, tmp_path)
+    options = dict(steps=5, eta=0.0, bound=None, samples=2, seed=1, batch_size=8)
+    whole, half = (
+        sample_signals(
+            model, RECIPE, tokens.__getitem__, np.arange(4), precision=p, **options
+        )
+        for p in ("no", "bf16")
+    )
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - whole).max() < 0.05 * np.abs(whole).max()
+
+
 def test_conditions_are_learned(data, tmp_path):
     """Both losses fall, and generated signals belong to the kind of their image."""
     tokens, signals = data
