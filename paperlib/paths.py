@@ -33,6 +33,9 @@ TEMPLATES = {
     "samples": (
         "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/samples.npy"
     ),
+    "sampling": (
+        "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/sampling.json"
+    ),
     # what a reader looks at
     "figure": "figures/{config}/{name}",
     "table": "tables/{config}/{name}",
