@@ -105,17 +105,9 @@ for subject in progress_bar(settings["subjects"], label="Recordings", unit="subj
     about = {"sfreq": signals.sfreq, **embedding}
     ceiling = split_half_scores(signals.test, mean, halvings=draws, rng=rng, **about)
     scored.append((CEILING, subject, None, ceiling))
-    rng = np.random.default_rng((seed, subject))  # the same halvings
     halves[subject] = Halves.draw(signals.test, n_splits=draws, rng=rng)
     noise = signals.test.var(axis=1, ddof=1).mean()
     trial_variance[subject] = noise / signals.training.shape[1]
-
-# %%
-print(
-    f"{len(settings['subjects'])} participants, {len(signals.test)} test images, "
-    f"{signals.test.shape[1]} repetitions; recorded responses of the last participant "
-    f"have a variance of {target.var():.3f} {signals.unit} squared."
-)
 
 # %% [markdown]
 # ## Scores
@@ -128,16 +120,15 @@ rows = comparison_rows(settings, where)
 controls = control_responses(
     recorded, training_subject=settings["training_subject"], **embedding
 )
-predictions = [(method, subject, None, mean) for method, subject, mean in controls]
-runs = read_predictions(settings, where, rows, recorded=recorded, **embedding)
-n_scored = len(rows) * len(recorded) - rows["cross_subject"].sum()
-total = len(predictions) + n_scored * len(settings["seeds"])
+trained = read_predictions(settings, where, rows, recorded=recorded, **embedding)
+n_trained = len(rows) * len(recorded) - rows["cross_subject"].sum()
+total = len(CONTROLS) * len(recorded) - 1 + n_trained * len(settings["seeds"])
 across = []
-for method, subject, trained, predicted in progress_bar(
-    chain(predictions, runs), total=total, label="Scoring", unit="prediction"
+for method, subject, training_seed, predicted in progress_bar(
+    chain(controls, trained), total=total, label="Scoring", unit="prediction"
 ):
     found = score(predicted, recorded[subject], sfreq=signals.sfreq)
-    scored.append((method, subject, trained, found))
+    scored.append((method, subject, training_seed, found))
     correlation = halves[subject].correlate(predicted.values).mean()
     across.append((subject, method, correlation))
 
@@ -146,7 +137,12 @@ scores = tidy_scores(scored, [*CONTROLS, *rows.index, CEILING])
 summary = summarize(scores, **bootstrap)
 methods = list(summary["method"].unique())
 undefined = summary[summary["n_undefined"] > 0]
-print(f"Not defined: {undefined.groupby('method')['metric'].agg(list).to_dict()}")
+print(
+    f"{len(recorded)} participants, {len(target)} test images, {signals.test.shape[1]} "
+    f"repetitions; the recorded responses of the last participant have a variance of "
+    f"{target.var():.3f} {signals.unit} squared.\n"
+    f"Not defined: {undefined.groupby('method')['metric'].agg(list).to_dict()}"
+)
 
 # %% [markdown]
 # ## Main table
@@ -187,9 +183,8 @@ for subject, half in halves.items():
     found = zip(CEILINGS, (half.lower.mean(), half.upper.mean()), strict=True)
     across += [(subject, name, correlation) for name, correlation in found]
 tidy_across = pd.DataFrame(across, columns=["subject", "method", "correlation"])
-tidy_across = (
-    tidy_across.groupby(["subject", "method"], sort=False).mean().reset_index()
-)
+tidy_across = tidy_across.groupby(["subject", "method"], as_index=False, sort=False)
+tidy_across = tidy_across.mean()  # over seeds
 wide_across = across_table(tidy_across, [*methods[:-1], *CEILINGS])
 display(wide_across)
 
@@ -255,7 +250,6 @@ others = {
 for ending, (tidy, table, text) in others.items():
     written += save_table(f"{stem}_{ending}", tidy=tidy, wide=table, caption=text)
 
-# %%
 figure = where("figure", name=f"{MAIN_TABLES[dataset]}_scores")
 written += save_figure(fig, figure, simulated=simulated)
 

@@ -100,7 +100,7 @@ def control_responses(
     dim: int,
     delay: int,
     neighbors: int,
-) -> Iterator[tuple[str, int, Responses]]:
+) -> Iterator[tuple[str, int, None, Responses]]:
     """Yield what knows nothing of the image: silence, and mean responses.
 
     Parameters
@@ -114,7 +114,7 @@ def control_responses(
 
     Yields
     ------
-    method, subject compared with, responses
+    method, subject compared with, None for a training seed, responses
     """
     options = {"dim": dim, "delay": delay, "neighbors": neighbors}
     for subject, measured in recorded.items():
@@ -122,11 +122,11 @@ def control_responses(
         silent = np.zeros_like(common)[None]
         for name, response in ((ZERO, silent), (TRAINING_MEAN, common[None])):
             prepared = Responses.prepare(response, common, **options)
-            yield name, subject, prepared.reorder(everywhere)
+            yield name, subject, None, prepared.reorder(everywhere)
         if subject != training_subject:
             other = recorded[training_subject].common
             prepared = Responses.prepare(other[None], other, **options)
-            yield CROSSED_MEAN, subject, prepared.reorder(everywhere)
+            yield CROSSED_MEAN, subject, None, prepared.reorder(everywhere)
 
 
 def split_half_scores(

@@ -195,8 +195,8 @@ def conclude(
         f"{_listed(from_mean[from_mean['high'] < 0])}.",
         *_identifications(top5.loc[own.index].reset_index(), chance),
         *_lead(correlations, pearson["mean"], own["kind"], **bootstrap),
-        f"The best Pearson is {pearson.loc[best, 'mean']:.3f} ({best}); one half of "
-        f"the repetitions reaches {pearson.loc[CEILING, 'mean']:.3f} against the other.",
+        f"The best Pearson is {pearson.loc[best, 'mean']:.3f} ({best}); half of "
+        f"the repetitions reaches {pearson.loc[CEILING, 'mean']:.3f} against the rest.",
     ]
 
 
@@ -214,12 +214,14 @@ def plot_scores(
     summary
         Measured scores.
     rows
-        Methods from top to bottom.
+        Methods from top to bottom; one that has none of these scores is left out.
     metrics
         Metric -> axis label.
     chance
         Metric -> level drawn as a dashed line.
     """
+    defined = summary[summary["metric"].isin(metrics) & summary["mean"].notna()]
+    rows = [method for method in rows if method in set(defined["method"])]
     size = (PAGE, 0.6 + 0.2 * len(rows))
     fig, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True)
     table = summary.set_index(["metric", "method"])

@@ -84,7 +84,7 @@ def save_table(
     # Ten digits: more than any reader needs, fewer than differ between runs.
     texts = {
         ".csv": tidy.to_csv(index=False, float_format="%.10g", lineterminator="\n"),
-        ".md": f"{wide.to_markdown()}\n\n{caption}\n",
+        ".md": f"{wide.to_markdown(disable_numparse=True)}\n\n{caption}\n",
         ".tex": _latex(wide, caption=caption, label=f"tab:{stem.name}"),
     }
     for ending, text in texts.items():
