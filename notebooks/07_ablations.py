@@ -78,18 +78,22 @@ set_theme()
 ablations, runs = settings["ablations"], settings["runs"]
 seed, subjects, seeds = settings["seed"], ablations["subjects"], ablations["seeds"]
 embedding = {k: settings["evaluation"][k] for k in ("dim", "delay", "neighbors")}
+prepare = partial(Responses.prepare, **embedding)
+read = partial(read_responses, **embedding)
 bootstrap = {"seed": seed, "resamples": settings["evaluation"]["resamples"]}
+
+# %%
 labels = {run: entry["label"] for run, entry in runs.items()}
 groups = {  # table -> labels of its rows, the full model last
     name: [labels[run] for run in ablations[group]]
     for group, name in ABLATION_TABLES[dataset].items()
 }
-
 listed = dict.fromkeys(
     run for group in ABLATION_TABLES[dataset] for run in ablations[group]
 )
 *without, full = ablations["regions"]
 regions = [runs[run]["channels"]["without"] for run in without]
+pairs = list(zip(without, regions, strict=True))
 
 # %% [markdown]
 # ## Scores
@@ -103,26 +107,23 @@ regions = [runs[run]["channels"]["without"] for run in without]
 
 # %%
 scored, scored_regions = [], []
-for subject, trained in progress_bar(
-    list(product(subjects, seeds)), label="Scoring", unit="training of all"
-):
+for subject, trained in product(subjects, seeds):
+    label = f"Scoring participant {subject}"
     signals = load_signals(where("signals", subject=subject))
     common, sfreq = mean_response(signals.training), signals.sfreq
-    target = average_repetitions(signals.test)
-    recorded = Responses.prepare(target, common, **embedding)
+    recorded = prepare(average_repetitions(signals.test), common)
     path = partial(where, "samples", subject=subject, seed=trained)
-    of_all = read_responses(path(run=full), common, **embedding)
-    for run in listed:
-        same = run == full
-        found = of_all if same else read_responses(path(run=run), common, **embedding)
-        scores = score(found, recorded, sfreq=sfreq)
-        scored.append((labels[run], subject, trained, scores))
-    for run, region in zip(without, regions, strict=True):
+    of_all = read(path(run=full), common)
+    for run in progress_bar(listed, label=label, unit="run"):
+        found = of_all if run == full else read(path(run=run), common)
+        of_run = score(found, recorded, sfreq=sfreq)
+        scored.append((labels[run], subject, trained, of_run))
+    for run, region in progress_bar(pairs, label=label, unit="region"):
         kept = channels_outside(signals.ch_names, region)
-        found = read_responses(path(run=run), common[kept], **embedding)
-        read = score_without_region(of_all, found, recorded, kept=kept, sfreq=sfreq)
+        found = read(path(run=run), common[kept])
+        three = score_without_region(of_all, found, recorded, kept=kept, sfreq=sfreq)
         scored_regions += [
-            (region_row(region, v), subject, trained, s) for v, s in read.items()
+            (region_row(region, name), subject, trained, s) for name, s in three.items()
         ]
 
 # %%
