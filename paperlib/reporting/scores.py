@@ -193,7 +193,7 @@ def conclude(
         f"Pearson above that of the training mean, interval without zero: "
         f"{_listed(from_mean[from_mean['low'] > 0])}; below it: "
         f"{_listed(from_mean[from_mean['high'] < 0])}.",
-        *_identifications(top5.loc[own.index].reset_index(), chance),
+        _identification(top5.loc[own.index].reset_index(), chance),
         *_lead(correlations, pearson["mean"], own["kind"], **bootstrap),
         f"The best Pearson is {pearson.loc[best, 'mean']:.3f} ({best}); half of "
         f"the repetitions reaches {pearson.loc[CEILING, 'mean']:.3f} against the rest.",
@@ -280,15 +280,17 @@ def _listed(differences: pd.DataFrame) -> str:
     return ", ".join(shown) or "none"
 
 
-def _identifications(top5: pd.DataFrame, chance: float) -> Iterator[str]:
+def _identification(top5: pd.DataFrame, chance: float) -> str:
     """Tell the methods that identify the image above chance from those that do not."""
     above = top5["low"] > chance
-    for verb, found in (("identify", top5[above]), ("do not", top5[~above])):
-        shown = (f"{row.method} ({row.mean:.0%})" for row in found.itertuples())
-        yield (
-            f"Above chance ({chance:.0%}, interval above it) {verb} the image among "
-            f"the best five: {', '.join(shown) or 'none'}."
-        )
+    known, unknown = (
+        ", ".join(f"{row.method} ({row.mean:.0%})" for row in found.itertuples())
+        for found in (top5[above], top5[~above])
+    )
+    return (
+        f"The image is among the best five more often than by chance ({chance:.0%}, "
+        f"interval above it): {known or 'none'}; not: {unknown or 'none'}."
+    )
 
 
 def _lead(
