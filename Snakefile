@@ -256,7 +256,7 @@ for dataset in DATASETS:
             tables=[scores + ending for ending in TABLES], figures=[scores + "_scores"]
         ),
         job("07_ablations", dataset=dataset): files(
-            tables=[*parts, *[name + "_paired" for name in parts], regions],
+            tables=[name + end for name in (*parts, regions) for end in ("", "_paired")],
             figures=[regions],
         ),
         job("09_topographies", dataset=dataset): files(
@@ -420,6 +420,7 @@ rule sample:
         library=library("05_sample"),
     output:
         samples=path("samples"),
+        sampling=path("sampling"),
         record=record("05_sample"),
     log:
         **logs("05_sample"),
@@ -473,6 +474,7 @@ for dataset in DATASETS:
         input:
             signals(dataset),
             compared("samples", dataset),
+            compared("sampling", dataset),
             compared("training", dataset, "/budget.json"),
             published=path("published_table", name=MAIN_TABLES[dataset]),
             notebook="notebooks/06_evaluate.py",

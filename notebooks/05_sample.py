@@ -18,7 +18,8 @@
 # signals are generated for every test image (paper, section 3.4, Algorithm 2).
 #
 # - Reads: a checkpoint, CLIP tokens of the test images and of their captions
-# - Writes: generated signals, float32 of shape (images, samples, channels, times)
+# - Writes: generated signals, float32 of shape (images, samples, channels, times), and
+#   the seconds that they took
 # - Time: seconds (mini, one core), minutes (paper, one GPU)
 
 # %% tags=["parameters"]
@@ -30,10 +31,13 @@ run: str = "ours_v"  # an entry of the configuration's runs
 seed: int = 0  # of the trained model
 
 # %%
+import json
+import time
+
 import matplotlib.pyplot as plt
 import numpy as np
 
-from paperlib.atomic import atomic_path
+from paperlib.atomic import atomic_path, write_text
 from paperlib.checkpoints import load_checkpoint
 from paperlib.config import load_settings
 from paperlib.methods import respond
@@ -69,6 +73,7 @@ print(f"{recipe['method']}: {len(images)} test images, {condition.n_tokens} toke
 # signal for each image.
 
 # %%
+began = time.monotonic()
 samples = respond(
     model,
     recipe,
@@ -76,11 +81,13 @@ samples = respond(
     sampling=settings["sampling"],
     seed=settings["seed"],
 )  # N K C T
+seconds = time.monotonic() - began
 spread = samples.std(axis=1).mean() if samples.shape[1] > 1 else np.nan
 print(
     f"Generated {samples.shape[1]} signals for each of {samples.shape[0]} images; over "
     f"the samples of an image they vary by {spread:.2f} {recipe['unit']}, over images "
-    f"their means vary by {samples.mean(axis=1).std(axis=0).mean():.2f}."
+    f"their means vary by {samples.mean(axis=1).std(axis=0).mean():.2f}. It took "
+    f"{seconds:.1f} s."
 )
 
 # %% [markdown]
@@ -109,10 +116,11 @@ plt.show()
 # %%
 with atomic_path(where("samples")) as partial:
     np.save(partial, samples)
+write_text(where("sampling"), json.dumps({"seconds": round(seconds, 3)}) + "\n")
 
 # %%
 record.finish(
     where("record"),
     inputs=[where("checkpoint"), *(tokens.path for tokens in condition.sources)],
-    outputs=[where("samples")],
+    outputs=[where("samples"), where("sampling")],
 )

@@ -17,8 +17,9 @@
 # *Do generated responses resemble the recorded ones, and more than a prediction that
 # knows nothing of the image?* (paper, section 4.1, Tables 1 and 2)
 #
-# - Reads: generated signals of every run, signals of every participant
-# - Writes: the main table, a supplement, a figure of both
+# - Reads: signals of every participant, generated signals and budgets of every run, the
+#   published scores
+# - Writes: the main table, a supplement, paired differences, budgets, a figure
 # - Time: a minute (mini, two cores), an hour (paper)
 
 # %% tags=["parameters"]
@@ -27,28 +28,35 @@ overrides: str = ""  # YAML that replaces single values, as in "evaluation: {dim
 dataset: str = "things-eeg2"
 
 # %%
+from itertools import chain, product
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
 from paperlib.config import load_settings
+from paperlib.evaluation.ceilings import CEILINGS, Halves
 from paperlib.evaluation.comparison import (
     CEILING,
+    CONTROLS,
     MAIN_METRICS,
     METRICS,
     SUPPLEMENT_METRICS,
-    Recordings,
-    across_images,
     compare_with,
-    control_predictions,
+    control_responses,
     score,
     split_half_scores,
     summarize,
     tidy_scores,
 )
 from paperlib.evaluation.identification import chance_levels
-from paperlib.evaluation.predictions import read_budgets, read_predictions
+from paperlib.evaluation.predictions import (
+    comparison_rows,
+    read_budgets,
+    read_predictions,
+)
+from paperlib.evaluation.responses import Responses
 from paperlib.paths import MAIN_TABLES, locate
 from paperlib.progress import progress_bar
 from paperlib.provenance import start_record
@@ -62,6 +70,8 @@ from paperlib.reporting.scores import (
     across_table,
     budget_table,
     caption,
+    conclude,
+    difference_caption,
     plot_scores,
     with_published,
 )
@@ -73,49 +83,66 @@ settings = load_settings("06_evaluate", config, overrides, dataset=dataset)
 where = locate(settings, **keys)
 record = start_record(settings, config=config, overrides=overrides, **keys)
 set_theme()
-evaluation = dict(settings["evaluation"])
-apart = ("resamples", "halvings", "reference")
-resamples, halvings, evaluation_reference = (evaluation.pop(key) for key in apart)
-seed = settings["seed"]
+evaluation, seed = settings["evaluation"], settings["seed"]
+embedding = {key: evaluation[key] for key in ("dim", "delay", "neighbors")}
+bootstrap = {"seed": seed, "resamples": evaluation["resamples"]}
+
+# %% [markdown]
+# ## Recordings
+#
+# The target is the mean recorded response to every test image. One half of the
+# repetitions against the other shows what repeats; its target is noisier than that of
+# the other rows, which may exceed it.
+
+# %%
+recorded, halves, scored, trial_variance = {}, {}, [], {}
+for subject in progress_bar(settings["subjects"], label="Recordings", unit="subject"):
+    signals = load_signals(where("signals", subject=subject))
+    mean = mean_response(signals.training)  # C T
+    target = average_repetitions(signals.test)  # N C T
+    recorded[subject] = Responses.prepare(target, mean, **embedding)
+    draws, rng = evaluation["halvings"], np.random.default_rng((seed, subject))
+    about = {"sfreq": signals.sfreq, **embedding}
+    ceiling = split_half_scores(signals.test, mean, halvings=draws, rng=rng, **about)
+    scored.append((CEILING, subject, None, ceiling))
+    halves[subject] = Halves.draw(signals.test, n_splits=draws, rng=rng)
+    noise = signals.test.var(axis=1, ddof=1).mean()
+    trial_variance[subject] = noise / signals.training.shape[1]
 
 # %% [markdown]
 # ## Scores
 #
-# For each participant the mean recorded response to every test image is compared with
-# each prediction: the controls and every run of the comparison. One half of the
-# repetitions against the other shows what repeats; its target is noisier than that of
-# the other rows, which may exceed it. In the cross-subject row the model of one
-# participant answers for the others.
+# The controls and every run of the comparison. In the cross-subject rows the model of
+# one participant, or that participant's mean response, answers for the others.
 
 # %%
-scored, across, trial_variance = [], [], {}
-for subject in progress_bar(settings["subjects"], label="Scoring", unit="subject"):
-    signals = load_signals(where("signals", subject=subject))
-    options = {"sfreq": signals.sfreq, **evaluation}
-    mean = mean_response(signals.training)  # C T
-    recorded = Recordings.prepare(average_repetitions(signals.test), mean, **options)
-    predictions = list(control_predictions(mean, len(signals.test)))
-    predictions += read_predictions(settings, where, subject)
-    scored += [(name, subject, score(p, recorded)) for name, p in predictions]
-    halves = {"halvings": halvings, "rng": np.random.default_rng((seed, subject))}
-    ceiling = split_half_scores(signals.test, mean, **halves, **options)
-    scored.append((CEILING, subject, ceiling))
-    across.append(across_images(predictions, signals.test, **halves))
-    noise = signals.test.var(axis=1, ddof=1).mean()
-    trial_variance[subject] = noise / signals.training.shape[1]
-
-# %%
-print(
-    f"{len(settings['subjects'])} participants, {len(signals.test)} test images, "
-    f"{signals.test.shape[1]} repetitions; recorded responses have a variance of "
-    f"{recorded.responses.var():.3f} {signals.unit} squared."
+rows = comparison_rows(settings, where)
+controls = control_responses(
+    recorded, training_subject=settings["training_subject"], **embedding
 )
+trained = read_predictions(settings, where, rows, recorded=recorded, **embedding)
+n_trained = len(rows) * len(recorded) - rows["cross_subject"].sum()
+total = len(CONTROLS) * len(recorded) - 1 + n_trained * len(settings["seeds"])
+across = []
+for method, subject, training_seed, predicted in progress_bar(
+    chain(controls, trained), total=total, label="Scoring", unit="prediction"
+):
+    found = score(predicted, recorded[subject], sfreq=signals.sfreq)
+    scored.append((method, subject, training_seed, found))
+    correlation = halves[subject].correlate(predicted.values).mean()
+    across.append((subject, method, correlation))
+
 # %%
-scores = tidy_scores(scored)
-summary = summarize(scores, seed=seed, resamples=resamples)
-methods = list(dict.fromkeys(scores["method"]))
+scores = tidy_scores(scored, [*CONTROLS, *rows.index, CEILING])
+summary = summarize(scores, **bootstrap)
+methods = list(summary["method"].unique())
 undefined = summary[summary["n_undefined"] > 0]
-print(f"Not defined: {undefined.groupby('method')['metric'].agg(list).to_dict()}")
+print(
+    f"{len(recorded)} participants, {len(target)} test images, {signals.test.shape[1]} "
+    f"repetitions; the recorded responses of the last participant have a variance of "
+    f"{target.var():.3f} {signals.unit} squared.\n"
+    f"Not defined: {undefined.groupby('method')['metric'].agg(list).to_dict()}"
+)
 
 # %% [markdown]
 # ## Main table
@@ -152,22 +179,29 @@ display(wide_supplement)
 # (lower) and all repetitions (upper, too high because it contains the target).
 
 # %%
-tidy_across = pd.concat(across, keys=settings["subjects"], names=["subject"])
-wide_across = across_table(tidy_across)
+for subject, half in halves.items():
+    found = zip(CEILINGS, (half.lower.mean(), half.upper.mean()), strict=True)
+    across += [(subject, name, correlation) for name, correlation in found]
+tidy_across = pd.DataFrame(across, columns=["subject", "method", "correlation"])
+tidy_across = tidy_across.groupby(["subject", "method"], as_index=False, sort=False)
+tidy_across = tidy_across.mean()  # over seeds
+wide_across = across_table(tidy_across, [*methods[:-1], *CEILINGS])
 display(wide_across)
 
 # %% [markdown]
 # ## Differences and budgets
 #
-# Each method less the reference on the same images; and what each run cost. A sample of
-# a calibrated model varies as much as what it was trained on (a share of 1).
+# Each method less the reference on the same images; and what each cost, beside what it
+# scores. A sample of a calibrated model varies as much as what it was trained on (a
+# share of 1).
 
 # %%
-reference = next(m for m in methods if m.startswith(evaluation_reference))
-differences = compare_with(scores, reference, seed=seed, resamples=resamples)
+reference = next(m for m in methods if m.startswith(evaluation["reference"]))
+differences = compare_with(scores, reference, **bootstrap)
 paired = wide_table(differences, rows=methods, metrics=METRICS).drop(index=reference)
-budgets = read_budgets(settings, where, trial_variance=trial_variance)
-display(paired, budget_table(budgets))
+budgets = read_budgets(settings, where, rows, trial_variance=trial_variance)
+wide_budgets = budget_table(budgets, summary)
+display(paired, wide_budgets)
 
 # %%
 fig = plot_scores(
@@ -182,7 +216,9 @@ plt.show()
 # ## Save
 
 # %%
-about = {"simulated": settings["simulated"], "dataset": dataset, "resamples": resamples}
+simulated, resamples = settings["simulated"], evaluation["resamples"]
+about = {"simulated": simulated, "dataset": dataset, "resamples": resamples}
+about["seeds"] = settings["seeds"]
 stem = where("table", name=MAIN_TABLES[dataset])
 written = save_table(stem, tidy=main, wide=wide, caption=caption(summary, **about))
 written += save_table(
@@ -193,50 +229,43 @@ written += save_table(
 )
 
 # %%
-note = "Simulated participants. " if settings["simulated"] else ""
+note = "Simulated participants. " if simulated else ""
 across_text = (
     "Correlation over test images, mean over channels and times, with the mean of half "
     "of the repetitions."
 )
-paired_text = (
-    f"Paired differences from {reference}: mean [95 % bootstrap interval over "
-    "participants and images]."
-)
 budget_text = (
     "Means over participants and seeds; seconds of this run on its machine; variance "
-    "over the samples of an image as a share of that over the trials it was trained on."
+    "over the samples of an image as a share of that over the trials it was trained "
+    "on; scores as in the table of all methods."
 )
+paired_text = difference_caption(differences, reference, **about)
 
 # %%
 others = {
-    "across": (tidy_across.reset_index("subject"), wide_across, across_text),
+    "across": (tidy_across, wide_across, note + across_text),
     "paired": (differences, paired, paired_text),
-    "budgets": (budgets.reset_index(), budget_table(budgets), budget_text),
+    "budgets": (budgets.reset_index(), wide_budgets, note + budget_text),
 }
 for ending, (tidy, table, text) in others.items():
-    options = {"tidy": tidy, "wide": table, "caption": note + text}
-    written += save_table(f"{stem}_{ending}", **options)
+    written += save_table(f"{stem}_{ending}", tidy=tidy, wide=table, caption=text)
 
-# %%
 figure = where("figure", name=f"{MAIN_TABLES[dataset]}_scores")
-written += save_figure(fig, figure, simulated=settings["simulated"])
+written += save_figure(fig, figure, simulated=simulated)
 
 # %% [markdown]
 # ## What this shows
 
 # %%
-values = summary.pivot(index="method", columns="metric", values="mean")
-top5 = values["top5"].map("{:.0%}".format)
-lines = [
-    f"- {method}: Pearson {values.loc[method, 'pearson']:.3f}, identified among the "
-    f"best five {top5[method]}"
-    for method in methods
-]
-display(Markdown("\n".join([*lines, f"- chance of the latter: {chance['top5']:.0%}"])))
+found = conclude(scores, summary, rows, chance=chance["top5"], **bootstrap)
+display(Markdown("\n".join(f"- {sentence}" for sentence in found)))
 
 # %%
-record.finish(
-    where("record"),
-    inputs=[where("signals", subject=subject) for subject in settings["subjects"]],
-    outputs=written,
-)
+subjects, trainings = settings["subjects"], settings["seeds"]
+inputs = [where("published_table", name=MAIN_TABLES[dataset])]
+inputs += [where("signals", subject=subject) for subject in subjects]
+for run, subject, trained in product(rows["run"].unique(), subjects, trainings):
+    keys = {"run": run, "subject": subject, "seed": trained}
+    inputs += [where(file, **keys) for file in ("samples", "sampling")]
+    inputs.append(where("training", **keys) / "budget.json")
+record.finish(where("record"), inputs=inputs, outputs=written)

@@ -17,9 +17,10 @@
 # *Which parts of the model does the score need?* Each part is taken away and the model
 # is trained again (paper, sections 4.2 to 4.4, Tables 3 to 6, Figure 6).
 #
-# - Reads: generated signals of the runs in the configuration's section `ablations`
-# - Writes: Tables 3 and 5 (EEG) or 4 and 6 (MEG), Figure 6, and how the first version
-#   was best conditioned
+# - Reads: generated signals of the runs in the configuration's section `ablations`,
+#   signals of their participants, the published scores
+# - Writes: Tables 3 and 5 (EEG) or 4 and 6 (MEG), Figure 6, how the first version was
+#   best conditioned, and paired differences from each full model
 # - Time: a minute (mini, two cores), an hour (paper)
 
 # %% tags=["parameters"]
@@ -28,6 +29,7 @@ overrides: str = ""  # YAML that replaces single values, as in "evaluation: {dim
 dataset: str = "things-eeg2"
 
 # %%
+from functools import partial
 from itertools import product
 
 import matplotlib.pyplot as plt
@@ -35,17 +37,24 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from paperlib.config import load_settings
-from paperlib.evaluation.ablations import FULL, RETRAINED, score_without_region
+from paperlib.evaluation.ablations import (
+    FULL,
+    RETRAINED,
+    ZEROED,
+    compare_regions,
+    region_row,
+    score_without_region,
+)
 from paperlib.evaluation.comparison import (
     MAIN_METRICS,
     METRICS,
-    Recordings,
     compare_with,
     score,
     summarize,
     tidy_scores,
 )
-from paperlib.evaluation.predictions import read_mean
+from paperlib.evaluation.predictions import read_responses
+from paperlib.evaluation.responses import Responses
 from paperlib.paths import ABLATION_TABLES, REGION_FIGURES, locate
 from paperlib.progress import progress_bar
 from paperlib.provenance import start_record
@@ -55,14 +64,9 @@ from paperlib.recordings.signals import (
     load_signals,
     mean_response,
 )
-from paperlib.reporting.ablations import (
-    ablation_caption,
-    difference_caption,
-    plot_regions,
-    region_row,
-)
+from paperlib.reporting.ablations import plot_regions
 from paperlib.reporting.figures import save_figure, set_theme
-from paperlib.reporting.scores import with_published
+from paperlib.reporting.scores import caption, difference_caption, with_published
 from paperlib.reporting.tables import save_table, wide_table
 
 # %%
@@ -74,36 +78,56 @@ set_theme()
 ablations, runs = settings["ablations"], settings["runs"]
 seed, subjects, seeds = settings["seed"], ablations["subjects"], ablations["seeds"]
 embedding = {k: settings["evaluation"][k] for k in ("dim", "delay", "neighbors")}
+prepare = partial(Responses.prepare, **embedding)
+read = partial(read_responses, **embedding)
 bootstrap = {"seed": seed, "resamples": settings["evaluation"]["resamples"]}
+
+# %%
 labels = {run: entry["label"] for run, entry in runs.items()}
 groups = {  # table -> labels of its rows, the full model last
     name: [labels[run] for run in ablations[group]]
     for group, name in ABLATION_TABLES[dataset].items()
 }
+listed = dict.fromkeys(
+    run for group in ABLATION_TABLES[dataset] for run in ablations[group]
+)
+*without, full = ablations["regions"]
+regions = [runs[run]["channels"]["without"] for run in without]
+pairs = list(zip(without, regions, strict=True))
 
 # %% [markdown]
 # ## Scores
 #
 # The mean of the samples of every run, against the mean recorded response.
+#
+# "Removing the channels of a region" has several readings. The model is trained without
+# them and scored on what is left, beside the full model on the same channels; or the
+# full model's prediction is set to zero there and scored on all. In the last, silent
+# channels have no correlation and no synchronization.
 
 # %%
-listed = dict.fromkeys(
-    run for group in ABLATION_TABLES[dataset] for run in ablations[group]
-)
-recorded, scored = {}, []
-for subject in progress_bar(subjects, label="Scoring", unit="subject"):
+scored, scored_regions = [], []
+for subject, trained in product(subjects, seeds):
+    label = f"Scoring participant {subject}"
     signals = load_signals(where("signals", subject=subject))
-    responses = average_repetitions(signals.test)
-    common = mean_response(signals.training)
-    about = {"sfreq": signals.sfreq, **embedding}
-    recorded[subject] = Recordings.prepare(responses, common, **about)
-    for run, training_seed in product(listed, seeds):
-        path = where("samples", run=run, subject=subject, seed=training_seed)
-        found = score(read_mean(path), recorded[subject])
-        scored.append((labels[run], subject, found))
+    common, sfreq = mean_response(signals.training), signals.sfreq
+    recorded = prepare(average_repetitions(signals.test), common)
+    path = partial(where, "samples", subject=subject, seed=trained)
+    of_all = read(path(run=full), common)
+    for run in progress_bar(listed, label=label, unit="run"):
+        found = of_all if run == full else read(path(run=run), common)
+        of_run = score(found, recorded, sfreq=sfreq)
+        scored.append((labels[run], subject, trained, of_run))
+    for run, region in progress_bar(pairs, label=label, unit="region"):
+        kept = channels_outside(signals.ch_names, region)
+        found = read(path(run=run), common[kept])
+        three = score_without_region(of_all, found, recorded, kept=kept, sfreq=sfreq)
+        scored_regions += [
+            (region_row(region, name), subject, trained, s) for name, s in three.items()
+        ]
 
 # %%
-scores = tidy_scores(scored)
+scores = tidy_scores(scored, [labels[run] for run in listed])
 summary = summarize(scores, **bootstrap)
 print(
     f"{len(listed)} runs, {len(subjects)} participants, "
@@ -120,6 +144,7 @@ about = {
     "simulated": settings["simulated"],
     "dataset": dataset,
     "resamples": bootstrap["resamples"],
+    "seeds": seeds,
 }
 written = []
 for name, rows in groups.items():
@@ -130,7 +155,7 @@ for name, rows in groups.items():
     tidy = with_published(measured, published)
     shown = list(dict.fromkeys([*rows, *tidy["method"]]))
     wide = wide_table(tidy, rows=shown, metrics=MAIN_METRICS)
-    text = ablation_caption(measured, seeds=seeds, **about)
+    text = caption(measured, **about)
     stem = where("table", name=name)
     written += save_table(stem, tidy=tidy, wide=wide, caption=text)
     display(Markdown(f"**{name}**"), wide)
@@ -149,7 +174,7 @@ for name, rows in groups.items():
     compared = scores[scores["method"].isin(rows)]
     differences[name] = compare_with(compared, rows[-1], **bootstrap)
     wide = wide_table(differences[name], rows=rows[:-1], metrics=METRICS)
-    text = difference_caption(rows[-1], seeds=seeds, **about)
+    text = difference_caption(differences[name], rows[-1], **about)
     stem = where("table", name=f"{name}_paired")
     written += save_table(stem, tidy=differences[name], wide=wide, caption=text)
     display(Markdown(f"**{name}, differences**"), wide)
@@ -157,36 +182,29 @@ for name, rows in groups.items():
 # %% [markdown]
 # ## Regions
 #
-# "Removing the channels of a region" has several readings. The model is trained without
-# them and scored on what is left, beside the full model on the same channels; or the
-# full model's prediction is set to zero there and scored on all. In the last, silent
-# channels have no correlation and no synchronization.
+# Without the channels of a region. *Look for* what the model lost on the channels that
+# it kept: the difference of the retrained from the full model on the same channels.
 
 # %%
-*without, full = ablations["regions"]
-regions = [runs[run]["channels"]["without"] for run in without]
-scored = []
-for subject, training_seed in product(subjects, seeds):
-    keys_of_run = {"subject": subject, "seed": training_seed}
-    ch_names = load_signals(where("signals", subject=subject)).ch_names
-    of_all = read_mean(where("samples", run=full, **keys_of_run))
-    pairs = list(zip(without, regions, strict=True))
-    for run, region in progress_bar(pairs, label="Scoring", unit="region"):
-        kept = channels_outside(ch_names, region)
-        retrained = read_mean(where("samples", run=run, **keys_of_run))
-        found = score_without_region(of_all, retrained, recorded[subject], kept)
-        scored += [(region_row(region, v), subject, s) for v, s in found.items()]
-
-# %%
-by_region = summarize(tidy_scores(scored), **bootstrap)
+variants = (FULL, RETRAINED, ZEROED)
+of_regions = tidy_scores(
+    scored_regions, [region_row(*names) for names in product(regions, variants)]
+)
+by_region = summarize(of_regions, **bootstrap)
 main = by_region[by_region["metric"].isin(MAIN_METRICS)]
 published = pd.read_csv(where("published_table", name=REGION_FIGURES[dataset]))
 tidy = with_published(main, published)
 rows = list(tidy["method"].unique())
 wide = wide_table(tidy, rows=rows, metrics=MAIN_METRICS)
-text = ablation_caption(by_region, seeds=seeds, **about)
 stem = where("table", name=REGION_FIGURES[dataset])
-written += save_table(stem, tidy=tidy, wide=wide, caption=text)
+written += save_table(stem, tidy=tidy, wide=wide, caption=caption(main, **about))
+display(wide)
+
+# %%
+lost = compare_regions(of_regions, regions, **bootstrap)
+wide = wide_table(lost, rows=regions, metrics=METRICS).rename_axis("Region removed")
+text = difference_caption(lost, "the full model on the same channels", **about)
+written += save_table(f"{stem}_paired", tidy=lost, wide=wide, caption=text)
 display(wide)
 
 # %%
@@ -200,17 +218,23 @@ written += save_figure(fig, stem, simulated=settings["simulated"])
 
 # %%
 lines = []
-for name, table in differences.items():
+for name, table in (*differences.items(), ("regions", lost)):
     table = table[table["metric"] == "pearson"]
     clear = table[(table["low"] > 0) | (table["high"] < 0)]
-    told = [f"{row.method} {row.mean:+.3f}" for row in clear.itertuples()]
-    lines.append(f"- {name}, Pearson apart from the full model: {told or 'none'}")
-values = by_region[by_region["metric"] == "pearson"].set_index("method")["mean"]
-for region in regions:
-    before, after = (values[region_row(region, v)] for v in (FULL, RETRAINED))
-    lines.append(f"- without {region}: Pearson {before:.3f} before, {after:.3f} after")
+    told = ", ".join(f"{row.method} {row.mean:+.3f}" for row in clear.itertuples())
+    rest = ", ".join(table["method"][~table.index.isin(clear.index)])
+    lines.append(
+        f"- {name}, Pearson apart from the full model: {told or 'none'}; not told "
+        f"apart: {rest or 'none'}"
+    )
 display(Markdown("\n".join(lines)))
 
 # %%
 inputs = [where("signals", subject=subject) for subject in subjects]
+names = [*groups, REGION_FIGURES[dataset]]
+inputs += [where("published_table", name=name) for name in names]
+for run, subject, trained in product(
+    {**listed, **dict.fromkeys(without)}, subjects, seeds
+):
+    inputs.append(where("samples", run=run, subject=subject, seed=trained))
 record.finish(where("record"), inputs=inputs, outputs=written)

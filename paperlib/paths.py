@@ -35,6 +35,9 @@ TEMPLATES = {
     "samples": (
         "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/samples.npy"
     ),
+    "sampling": (
+        "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/sampling.json"
+    ),
     "own_images": (
         "results/{config}/{dataset}/own_images/"
         "own_images_{run}_sub-{subject}_seed-{seed}_{images}-epo.fif"

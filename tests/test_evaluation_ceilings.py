@@ -1,11 +1,7 @@
 import numpy as np
 import pytest
 
-from paperlib.evaluation.ceilings import (
-    CEILINGS,
-    correlations_with_halves,
-    split_halves,
-)
+from paperlib.evaluation.ceilings import Halves, split_halves
 from paperlib.evaluation.metrics import pearson_across_images
 from paperlib.recordings.signals import spearman_brown
 
@@ -69,24 +65,30 @@ def test_a_memory_map_gives_the_same_halves(tmp_path):
 def test_ceilings_have_their_expected_values():
     noise, n_repetitions = 3.0, 16
     signal, repetitions = simulated(4000, n_repetitions, noise)
-    predictions = [("signal", signal), ("mean", np.zeros_like(signal))]
-    found = correlations_with_halves(predictions, repetitions, n_splits=4, rng=seeded())
-    (_, perfect), (_, blind), (_, found_lower), (_, found_upper) = found
+    halves = Halves.draw(repetitions, n_splits=4, rng=seeded())
+    perfect, blind = (halves.correlate(p) for p in (signal, np.zeros_like(signal)))
     half, full = noise**2 / 8, noise**2 / 16  # noise variance of the means
     lower = 1 / (1 + half)
     upper = (1 + full) / np.sqrt((1 + full) * (1 + half))
-    assert [name for name, _ in found] == ["signal", "mean", *CEILINGS]
-    assert found_lower.shape == (2, 3)
-    np.testing.assert_allclose(found_lower, lower, atol=0.04)
-    np.testing.assert_allclose(found_upper, upper, atol=0.02)
+    assert halves.lower.shape == (2, 3)
+    np.testing.assert_allclose(halves.lower, lower, atol=0.04)
+    np.testing.assert_allclose(halves.upper, upper, atol=0.02)
     np.testing.assert_allclose(perfect, np.sqrt(lower), atol=0.03)
-    assert (found_lower < perfect).all() and (perfect < found_upper).all()
+    assert (halves.lower < perfect).all() and (perfect < halves.upper).all()
     assert np.isnan(blind).all()
+
+
+def test_correlations_are_means_over_the_halvings():
+    signal, repetitions = simulated(30, 6, 1.0)
+    found = Halves.draw(repetitions, n_splits=3, rng=seeded()).correlate(signal)
+    halves = split_halves(repetitions, n_splits=3, rng=seeded())
+    expected = [pearson_across_images(signal, first) for first, _ in halves]
+    np.testing.assert_allclose(found, np.mean(expected, axis=0))
 
 
 def test_spearman_brown_bounds_the_perfect_model():
     signal, repetitions = simulated(4000, 16, 3.0)
-    (_, lower), _ = correlations_with_halves([], repetitions, n_splits=4, rng=seeded())
+    lower = Halves.draw(repetitions, n_splits=4, rng=seeded()).lower
     np.testing.assert_allclose(
         np.sqrt(spearman_brown(lower)),
         pearson_across_images(signal, repetitions.mean(axis=1)),
@@ -97,10 +99,8 @@ def test_spearman_brown_bounds_the_perfect_model():
 
 def test_noise_free_repetitions_have_ceilings_of_one():
     _, repetitions = simulated(20, 4, 0.0)
-    for _, ceiling in correlations_with_halves(
-        [], repetitions, n_splits=2, rng=seeded()
-    ):
-        np.testing.assert_allclose(ceiling, 1)
+    halves = Halves.draw(repetitions, n_splits=2, rng=seeded())
+    np.testing.assert_allclose([halves.lower, halves.upper], 1)
 
 
 def test_faults_are_named():

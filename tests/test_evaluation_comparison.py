@@ -2,22 +2,28 @@ import numpy as np
 import pytest
 
 from paperlib.evaluation.comparison import (
+    CROSSED_MEAN,
     METRICS,
-    Recordings,
-    across_images,
+    TRAINING_MEAN,
+    ZERO,
     compare_with,
-    control_predictions,
+    control_responses,
     score,
     split_half_scores,
     summarize,
     tidy_scores,
 )
-from paperlib.evaluation.predictions import read_predictions
+from paperlib.evaluation.predictions import comparison_rows, read_predictions
+from paperlib.evaluation.responses import Responses
 from paperlib.evaluation.synchronization import synchronization_likelihood
 
 VECTORS = {"dim": 3, "delay": 2, "neighbors": 5}
-EMBEDDING = {"sfreq": 100.0, **VECTORS}
+SFREQ = 100.0
 COMMON = np.zeros((4, 60), np.float32)  # mean training response
+
+
+def prepare(values, common=COMMON):
+    return Responses.prepare(values, common, **VECTORS)
 
 
 @pytest.fixture
@@ -26,7 +32,7 @@ def responses():
 
 
 def test_the_recording_itself_scores_perfectly(responses):
-    scores = score(responses, Recordings.prepare(responses, COMMON, **EMBEDDING))
+    scores = score(prepare(responses), prepare(responses), sfreq=SFREQ)
     assert set(scores) == set(METRICS)
     for metric, values in scores.items():
         if metric == "sl_chance":
@@ -38,10 +44,10 @@ def test_the_recording_itself_scores_perfectly(responses):
 
 def test_what_all_images_share_is_not_specific(responses):
     common = 10 * np.random.default_rng(1).standard_normal((4, 60))
-    recorded = Recordings.prepare(responses + common, common, **EMBEDDING)
+    recorded = prepare(responses + common, common)
     noise = np.random.default_rng(2).standard_normal(responses.shape)
     right, wrong, shared = (
-        score(prediction, recorded)
+        score(prepare(prediction, common), recorded, sfreq=SFREQ)
         for prediction in (0.1 * responses + common, noise + common, 0 * noise + common)
     )
     np.testing.assert_allclose(right["pearson_specific"], 1, atol=1e-6)
@@ -50,9 +56,17 @@ def test_what_all_images_share_is_not_specific(responses):
     assert np.isnan(shared["pearson_specific"]).all()
 
 
+def test_a_model_of_another_participant_departs_from_that_participants_mean(responses):
+    own, other = 10 * np.random.default_rng(1).standard_normal((2, 4, 60))
+    recorded = prepare(responses + own, own)
+    found = score(prepare(responses + other, other), recorded, sfreq=SFREQ)
+    np.testing.assert_allclose(found["pearson_specific"], 1, atol=1e-6)
+    assert found["pearson_flattened"].max() < 0.5
+
+
 def test_synchronization_equals_the_direct_computation(responses):
     generated = responses[::-1].copy()
-    scores = score(generated, Recordings.prepare(responses, COMMON, **EMBEDDING))
+    scores = score(prepare(generated), prepare(responses), sfreq=SFREQ)
     for metric, theiler in (("sl", 0), ("sl_theiler", 4)):
         direct = synchronization_likelihood(
             generated, responses, **VECTORS, theiler=theiler
@@ -61,13 +75,27 @@ def test_synchronization_equals_the_direct_computation(responses):
 
 
 def test_controls_know_no_image(responses):
-    recorded = Recordings.prepare(responses, COMMON, **EMBEDDING)
-    controls = dict(control_predictions(responses.mean(axis=0), len(responses)))
-    zero, mean = (score(controls[k], recorded) for k in ("Zero", "Training mean"))
+    means = {1: responses.mean(axis=0), 2: responses[::2].mean(axis=0)}
+    recorded = {subject: prepare(responses, mean) for subject, mean in means.items()}
+    controls = {
+        (name, subject): found
+        for name, subject, _, found in control_responses(
+            recorded, training_subject=1, **VECTORS
+        )
+    }
+    assert (CROSSED_MEAN, 1) not in controls
+    zero, mean, crossed = (
+        score(controls[name, 2], recorded[2], sfreq=SFREQ)
+        for name in (ZERO, TRAINING_MEAN, CROSSED_MEAN)
+    )
     np.testing.assert_allclose(zero["mse"], (responses**2).mean(axis=(1, 2)), rtol=1e-6)
     assert np.isnan(zero["pearson"]).all() and np.isnan(zero["sl"]).all()
-    assert mean["top1"].mean() == pytest.approx(1 / 12)
-    assert mean["two_versus_two"].mean() == pytest.approx(0.5)
+    for found, subject in ((mean, 2), (crossed, 1)):
+        squared = np.square(responses - means[subject])
+        np.testing.assert_allclose(found["mse"], squared.mean(axis=(1, 2)), rtol=1e-5)
+        assert found["top1"].mean() == pytest.approx(1 / 12)
+        assert found["two_versus_two"].mean() == pytest.approx(0.5)
+        assert np.isnan(found["pearson_specific"]).all()
 
 
 def test_halves_agree_as_their_noise_allows():
@@ -75,88 +103,168 @@ def test_halves_agree_as_their_noise_allows():
     rng = np.random.default_rng(1)
     signal = rng.standard_normal((10, 1, 4, 400))
     trials = signal + rng.standard_normal((10, 16, 4, 400))
-    scores = split_half_scores(trials, signal[0, 0], halvings=3, rng=rng, **EMBEDDING)
+    options = {"halvings": 3, "rng": rng, "sfreq": SFREQ, **VECTORS}
+    scores = split_half_scores(trials, signal[0, 0], **options)
     assert scores["pearson"].mean() == pytest.approx(8 / 9, abs=0.01)
     assert scores["mse"].mean() == pytest.approx(2 / 8, abs=0.01)
 
 
-def test_seeds_are_averaged_and_intervals_hold_the_mean():
+def test_seeds_are_averaged_and_their_spread_is_told():
     rng = np.random.default_rng(2)
-    values = rng.standard_normal((2, 2, 30))  # seeds, subjects, images
+    values = rng.standard_normal((3, 2, 30))  # seeds, subjects, images
     scored = [
-        ("a", subject, {"mse": values[seed, subject]})
-        for seed in range(2)
+        ("a", subject, seed, {"mse": values[seed, subject]})
+        for seed in range(3)
         for subject in range(2)
     ]
-    summary = summarize(tidy_scores(scored), seed=0, resamples=500)
-    row = summary.iloc[0]
+    scored += [
+        ("b", subject, None, {"mse": values[0, subject]}) for subject in range(2)
+    ]
+    scores = tidy_scores(scored, ["b", "a"])
+    assert scores["method"].unique().tolist() == ["b", "a"]
+    summary = summarize(scores, seed=0, resamples=500).set_index("method")
+    row = summary.loc["a"]
     assert row["mean"] == pytest.approx(values.mean())
     assert row["low"] < row["mean"] < row["high"]
     assert (row["n_subjects"], row["n_images"], row["n_undefined"]) == (2, 30, 0)
+    spread = values.mean(axis=(1, 2)).std(ddof=1)
+    assert row["seed_sd"] == pytest.approx(spread)
+    assert np.isnan(summary.loc["b", "seed_sd"])  # nothing is trained
+    difference = compare_with(scores, "b", seed=0, resamples=50)
+    assert np.isnan(difference["seed_sd"]).all()
+    difference = compare_with(scores, "a", seed=0, resamples=50)
+    assert difference["seed_sd"].item() == pytest.approx(spread)
+
+
+def test_intervals_are_about_the_mean_of_the_seeds():
+    values = np.random.default_rng(6).standard_normal((2, 1, 40))
+    both = [("a", 1, seed, {"mse": values[seed, 0]}) for seed in range(2)]
+    mean = [("a", 1, 0, {"mse": values.mean(axis=0)[0]})]
+    columns = ["mean", "low", "high", "n_subjects"]
+    two, one = (
+        summarize(tidy_scores(scored, ["a"]), seed=0, resamples=100)[columns]
+        for scored in (both, mean)
+    )
+    np.testing.assert_allclose(two, one)
 
 
 def test_paired_differences_are_those_of_the_same_images():
     rng = np.random.default_rng(4)
     base = rng.standard_normal((2, 40))
     scored = [
-        (name, subject, {"mse": base[subject] + shift})
+        (name, subject, 0, {"mse": base[subject] + shift})
         for name, shift in (("a", 0.0), ("b", 0.5))
         for subject in range(2)
     ]
-    row = compare_with(tidy_scores(scored), "a", seed=0, resamples=200).iloc[0]
+    scores = tidy_scores(scored, ["a", "b"])
+    row = compare_with(scores, "a", seed=0, resamples=200).iloc[0]
     assert row["method"] == "b"
     np.testing.assert_allclose(row[["mean", "low", "high"]].astype(float), 0.5)
 
 
-def test_correlation_over_images_beside_its_ceilings():
-    rng = np.random.default_rng(5)
-    signal = rng.standard_normal((300, 1, 2, 3))
-    trials = signal + 2 * rng.standard_normal((300, 8, 2, 3))
-    predictions = [("signal", signal[:, 0]), ("mean", np.zeros((300, 2, 3)))]
-    table = across_images(predictions, trials, halvings=4, rng=rng)
-    found = table.set_index("method")["correlation"]
-    # halves of four trials of noise variance 4: signal and noise have variance 1
-    assert found["Ceiling, lower"] == pytest.approx(1 / 2, abs=0.06)
-    assert found["signal"] == pytest.approx(np.sqrt(1 / 2), abs=0.05)
-    assert found["Ceiling, lower"] < found["signal"] < found["Ceiling, upper"]
-    assert np.isnan(found["mean"])
+def test_a_pair_needs_both_scores():
+    a, b = np.random.default_rng(12).standard_normal((2, 10))
+    a[0] = b[5] = np.nan
+    scored = [("a", 1, 0, {"mse": a}), ("b", 1, 0, {"mse": b})]
+    row = compare_with(tidy_scores(scored, "ab"), "b", seed=0, resamples=50).iloc[0]
+    assert row["n_undefined"] == 2
+    assert row["mean"] == pytest.approx(np.nanmean(a - b))
 
 
-def test_methods_keep_their_order_where_a_subject_lacks_one():
-    values = {"mse": np.zeros(3)}
-    scored = [(m, 1, values) for m in "ac"] + [(m, 2, values) for m in "abc"]
-    assert list(dict.fromkeys(tidy_scores(scored)["method"])) == list("abc")
+def test_a_method_that_a_subject_lacks_is_compared_on_the_others():
+    """The subject trained on, 1, has no cross-subject score."""
+    rng = np.random.default_rng(4)
+    base = rng.standard_normal((3, 20))
+    scored = [("a", s, 0, {"mse": base[s]}) for s in range(3)]
+    scored += [("crossed", s, 0, {"mse": base[s] + 1}) for s in (0, 2)]
+    scores = tidy_scores(scored, ["crossed", "a"])
+    summary = summarize(scores, seed=0, resamples=50).set_index("method")
+    assert summary["n_subjects"].to_dict() == {"crossed": 2, "a": 3}
+    assert summary.loc["crossed", "mean"] == pytest.approx(base[[0, 2]].mean() + 1)
+    row = compare_with(scores, "a", seed=0, resamples=50).iloc[0]
+    np.testing.assert_allclose(row[["mean", "low", "high"]].astype(float), 1)
+    assert row["n_subjects"] == 2
 
 
-def test_predictions_are_what_the_comparison_asks_for(tmp_path):
+@pytest.fixture
+def comparison(tmp_path):
+    """Two participants, one diffusion model of four samples and one linear encoder."""
     rng = np.random.default_rng(3)
-    samples = rng.standard_normal((2, 5, 4, 2, 3))  # subjects, N K C T
+    samples = {"unet": rng.standard_normal((2, 5, 4, 4, 60))}  # subjects, N K C T
+    samples["linear"] = rng.standard_normal((2, 5, 1, 4, 60))
 
     def where(alias, *, run, subject, seed):
         return tmp_path / f"{alias}_{run}_{subject}_{seed}.npy"
 
-    for index, subject in enumerate((1, 2)):
-        np.save(where("samples", run="a", subject=subject, seed=0), samples[index])
+    for run, signals in samples.items():
+        for subject in (1, 2):
+            path = where("samples", run=run, subject=subject, seed=0)
+            np.save(path, signals[subject - 1])
     settings = {
         "seed": 0,
         "seeds": [0],
+        "subjects": [1, 2],
         "training_subject": 1,
-        "runs": {"a": {"label": "A"}},
+        "runs": {
+            "unet": {"label": "A", "method": "unet"},
+            "linear": {"label": "B", "method": "ridge"},
+        },
         "comparison": [
-            {"run": "a", "samples": "one"},
-            {"run": "a", "samples": "mean"},
-            {"run": "a", "samples": "mean", "cross_subject": True},
-            {"run": "a", "samples": "mean", "other_image": True},
+            {"run": "unet", "samples": "one"},
+            {"run": "linear", "samples": "mean"},
+            {"run": "unet", "samples": "mean"},
+            {"run": "unet", "samples": "mean", "cross_subject": True},
+            {"run": "unet", "samples": "mean", "other_image": True},
         ],
     }
-    first = dict(read_predictions(settings, where, 1))
-    second = dict(read_predictions(settings, where, 2))
-    assert list(first) == ["A, one sample", "A, mean of 4", "A, mean of 4, other image"]
+    return settings, where, samples
+
+
+def test_rows_are_those_of_the_comparison_in_its_order(comparison):
+    rows = comparison_rows(*comparison[:2])
+    assert rows.index.tolist() == [
+        *("A, one sample", "B", "A, mean of 4"),
+        *("A, mean of 4, cross-subject", "A, mean of 4, other image"),
+    ]
+    assert rows["kind"].tolist() == ["unet", "ridge", "unet", "unet", "unet"]
+    assert rows["cross_subject"].tolist() == [False, False, False, True, False]
+
+
+def test_two_rows_of_one_name_are_refused(comparison):
+    settings, where, _ = comparison
+    settings["comparison"].append({"run": "linear", "samples": "one"})
+    with pytest.raises(ValueError, match="names of their own; two are called 'B'"):
+        comparison_rows(settings, where)
+
+
+def test_predictions_are_what_the_comparison_asks_for(comparison):
+    settings, where, samples = comparison
+    means = {1: COMMON, 2: COMMON + 1}
+    recorded = {s: prepare(samples["linear"][s - 1, :, 0], means[s]) for s in (1, 2)}
+    found = {
+        (method, subject): responses
+        for method, subject, seed, responses in read_predictions(
+            settings,
+            where,
+            comparison_rows(settings, where),
+            recorded=recorded,
+            **VECTORS,
+        )
+    }
     crossed = "A, mean of 4, cross-subject"
-    assert set(second) - set(first) == {crossed}
-    np.testing.assert_array_equal(first["A, one sample"], samples[0, :, 0])
-    np.testing.assert_array_equal(second[crossed], samples[0].mean(axis=1))
-    moved = second["A, mean of 4, other image"]
-    own = samples[1].mean(axis=1)
-    assert not any(np.array_equal(a, b) for a, b in zip(moved, own, strict=True))
-    np.testing.assert_array_equal(np.sort(moved, axis=0), np.sort(own, axis=0))
+    assert (crossed, 1) not in found and len(found) == 9
+    own = samples["unet"].mean(axis=2)
+    values = {key: responses.values for key, responses in found.items()}
+    np.testing.assert_array_equal(values["A, one sample", 2], samples["unet"][1, :, 0])
+    np.testing.assert_array_equal(values["B", 1], samples["linear"][0, :, 0])
+    np.testing.assert_array_equal(values[crossed, 2], own[0])
+    assert found[crossed, 2].common is recorded[1].common
+    moved = found["A, mean of 4, other image", 2]
+    assert not any(
+        np.array_equal(a, b) for a, b in zip(moved.values, own[1], strict=True)
+    )
+    np.testing.assert_array_equal(
+        np.sort(moved.values, axis=0), np.sort(own[1], axis=0)
+    )
+    alone = prepare(moved.values)
+    np.testing.assert_array_equal(moved.recurrences["sl"], alone.recurrences["sl"])

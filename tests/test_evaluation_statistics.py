@@ -3,14 +3,19 @@ import pytest
 
 from paperlib.evaluation.statistics import (
     Interval,
-    bootstrap_interval,
+    bootstrap_intervals,
     derangement,
-    paired_difference,
 )
 
 
 def seeded(seed=11):
     return np.random.default_rng(seed)
+
+
+def bootstrap_interval(scores, **options):
+    """Return the interval of one table."""
+    (interval,) = bootstrap_intervals(scores[..., None], **options)
+    return interval
 
 
 def half_width(interval):
@@ -107,32 +112,27 @@ def test_no_interval_without_a_sample(scores, mean, n_undefined):
     assert interval.n_undefined == n_undefined
 
 
-def test_pairing_removes_what_both_methods_share():
-    shared = 10 * seeded(9).standard_normal((8, 30))
-    a = shared + 0.1 * seeded(10).standard_normal((8, 30)) + 0.2
-    difference = paired_difference(a, shared, rng=seeded())
-    assert 0 < difference.low < 0.2 < difference.high
-    assert half_width(difference) < 0.05
-    assert half_width(bootstrap_interval(a, rng=seeded())) > 1
-
-
-def test_a_pair_needs_both_scores():
-    a, b = seeded(12).standard_normal((2, 3, 10))
-    a[0, 0] = b[2, 5] = np.nan
-    difference = paired_difference(a, b, rng=seeded())
-    assert difference.n_undefined == 2
-    assert difference.mean == pytest.approx(np.nanmean(a - b))
+def test_tables_are_resampled_together():
+    """Each has the interval that it has alone, undefined scores or not."""
+    tables = seeded(9).standard_normal((4, 25, 3))
+    tables[1, 3, 0] = np.nan
+    tables[..., 2] = np.nan
+    together = bootstrap_intervals(tables, rng=seeded())
+    for index, interval in enumerate(together):
+        alone = bootstrap_interval(tables[..., index], rng=seeded())
+        np.testing.assert_allclose(
+            list(vars(interval).values()), list(vars(alone).values())
+        )
+    assert [interval.n_undefined for interval in together] == [1, 0, 100]
 
 
 def test_faults_are_named():
-    with pytest.raises(ValueError, match=r"scores must have shape \(any, any\)"):
-        bootstrap_interval(np.zeros(5), rng=seeded())
-    with pytest.raises(ValueError, match=r"0 infinite values in shape \(0, 5\)"):
+    with pytest.raises(ValueError, match=r"scores must have shape \(any, any, any\)"):
+        bootstrap_intervals(np.zeros((5, 2)), rng=seeded())
+    with pytest.raises(ValueError, match=r"0 infinite values in shape \(0, 5, 1\)"):
         bootstrap_interval(np.zeros((0, 5)), rng=seeded())
     with pytest.raises(ValueError, match="1 infinite values"):
         bootstrap_interval(np.array([[1.0, np.inf]]), rng=seeded())
-    with pytest.raises(ValueError, match=r"b must have shape \(2, 3\); got \(3, 2\)"):
-        paired_difference(np.zeros((2, 3)), np.zeros((3, 2)), rng=seeded())
 
 
 @pytest.mark.parametrize("n", [2, 3, 60])

@@ -100,7 +100,9 @@ def test_every_table_and_figure_comes_out(repository):
         stems += [
             f"{stem}{end}" for stem in tables_of.values() for end in ("", "_paired")
         ]
-    stems += REGION_FIGURES.values()
+    stems += [
+        f"{stem}{end}" for stem in REGION_FIGURES.values() for end in ("", "_paired")
+    ]
     assert tables == {f"{s}.{e}" for s in stems for e in ("csv", "md", "tex")}
     figures = {path.name for path in (repository / "figures/small").iterdir()}
     for stem in ("fig03_things_eeg2", "fig07_things_meg"):

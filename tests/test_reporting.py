@@ -3,15 +3,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgba
 
-from paperlib.evaluation.ablations import FULL, RETRAINED, ZEROED
+from paperlib.evaluation.ablations import FULL, RETRAINED, ZEROED, region_row
+from paperlib.evaluation.comparison import summarize, tidy_scores
 from paperlib.recordings.sensors import sensor_info
 from paperlib.recordings.things_eeg2 import NICE_CHANNELS
-from paperlib.reporting.ablations import difference_caption, plot_regions, region_row
-from paperlib.reporting.figures import COLUMN, save_figure, set_theme
+from paperlib.reporting.ablations import plot_regions
+from paperlib.reporting.figures import COLORS, COLUMN, save_figure, set_theme
 from paperlib.reporting.scores import (
     across_table,
+    budget_table,
     caption,
+    conclude,
+    difference_caption,
     plot_scores,
     with_published,
 )
@@ -20,13 +25,16 @@ from paperlib.reporting.topographies import plot_topographies, window_means
 
 SUMMARY = pd.DataFrame(
     [
-        ("Ours_a", "mse", 0.12345678901, 0.1, 0.15, 2, 60, 0),
-        ("Ours_a", "pearson", 0.5, 0.4, 0.6, 2, 60, 0),
-        ("Zero", "mse", 0.3, 0.2, 0.4, 2, 60, 0),
-        ("Zero", "pearson", np.nan, np.nan, np.nan, 2, 60, 120),
+        ("Ours_a", "mse", 0.12345678901, 0.1, 0.15, 2, 60, 0, 0.004),
+        ("Ours_a", "pearson", 0.5, 0.4, 0.6, 2, 60, 0, 0.03),
+        ("Zero", "mse", 0.3, 0.2, 0.4, 2, 60, 0, np.nan),
+        ("Zero", "pearson", np.nan, np.nan, np.nan, 2, 60, 120, np.nan),
     ],
-    columns="method metric mean low high n_subjects n_images n_undefined".split(),
+    columns=(
+        "method metric mean low high n_subjects n_images n_undefined seed_sd".split()
+    ),
 )
+ABOUT = {"dataset": "x", "resamples": 10_000}
 METRICS = {"mse": "MSE ↓", "pearson": "Pearson ↑"}
 
 
@@ -75,11 +83,94 @@ def test_published_rows_are_marked_and_have_no_interval():
     ("simulated", "words"), [(True, "2 simulated"), (False, "2 pa")]
 )
 def test_captions_say_whether_participants_are_simulated(simulated, words):
-    about = dict(dataset="things-eeg2", resamples=10_000)
-    text = caption(SUMMARY, simulated=simulated, **about)
+    text = caption(SUMMARY, simulated=simulated, seeds=[0], **ABOUT)
     assert ("2 simulated participants" in text) == simulated
     assert ("2 participants" in text) != simulated
     assert "60 test images" in text and "95 % bootstrap" in text
+
+
+def test_captions_and_tables_tell_where_participants_are_fewer():
+    crossed = SUMMARY.iloc[:2].assign(method="Ours_a, cross-subject", n_subjects=1)
+    both = pd.concat([SUMMARY, crossed])
+    text = caption(both, simulated=False, seeds=[0], **ABOUT)
+    assert "1 to 2 participants (n; cross-subject rows lack" in text
+    rows = ["Ours_a", "Ours_a, cross-subject", "Published: Ours"]
+    wide = wide_table(both, rows=rows, metrics=METRICS)
+    assert wide["n"].tolist() == ["2", "1", "–"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        ([0], "1 training of each row"),
+        ([0, 1], "2 trainings of each row and participant are averaged; over them"),
+        ([0, 1], "at most MSE 0.004, Pearson 0.030."),
+    ],
+)
+def test_captions_count_trainings_and_tell_their_spread(seeds, words):
+    about = {"simulated": True, "seeds": seeds, **ABOUT}
+    assert words in caption(SUMMARY, **about)
+    text = difference_caption(SUMMARY, "Full", **about)
+    assert words in text and "2 simulated participants" in text
+    assert "differences from Full" in text and "10,000 resamples" in text
+
+
+def test_budgets_stand_beside_scores():
+    costs = {
+        "parameters": 1234.0,
+        "steps": 10,
+        "seconds": 2.5,
+        "sampling_seconds": 0.75,
+    }
+    costs |= {"seconds_a_signal": 0.0125, "sample_variance": np.nan}
+    budgets = pd.DataFrame([costs], index=["Ours_a"])
+    summary = pd.concat(
+        [SUMMARY, *(SUMMARY[:1].assign(metric=metric) for metric in ("cosine", "sl"))]
+    )
+    row = budget_table(budgets, summary).loc["Ours_a"]
+    assert row["Learned numbers"] == "1,234" and row["A signal (s)"] == "0.013"
+    assert row["Pearson ↑"] == "0.500"
+    assert row["Variance of samples / of trials"] == "–"
+
+
+def test_conclusions_are_those_of_the_numbers():
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(60)
+    shifts = {"Training mean": 0.0, "Ridge": 0.3, "Ours": -0.1, "Other": 0.0}
+    hits = {"Training mean": 0.08, "Ridge": 1.0, "Ours": 0.08, "Other": 0.08}
+    scored = [
+        (
+            method,
+            1,
+            0,
+            {
+                "pearson": base + shift + 0.05 * rng.standard_normal(60),
+                "top5": np.full(60, hits[method]),
+            },
+        )
+        for method, shift in shifts.items()
+    ]
+    half = {"pearson": np.full(60, 0.9), "top5": np.ones(60)}
+    scored.append(("Split half of the repetitions", 1, None, half))
+    scores = tidy_scores(scored, [row[0] for row in scored])
+    bootstrap = {"seed": 0, "resamples": 200}
+    rows = pd.DataFrame(
+        {
+            "kind": ["ridge", "dit", "unet"],
+            "cross_subject": False,
+            "other_image": False,
+        },
+        index=["Ridge", "Ours", "Other"],
+    )
+    summary = summarize(scores, **bootstrap)
+    mean, known, lead, best = conclude(
+        scores, summary, rows, chance=1 / 12, **bootstrap
+    )
+    assert "interval without zero: Ridge (+0." in mean and "below it: Ours (-0." in mean
+    assert "Other" not in mean
+    assert known.endswith("Ridge (100%); not: Ours (8%), Other (8%).")
+    assert "Ridge, beats the best of ours, Ours: 0.4" in lead
+    assert "(Ridge)" in best and "0.900" in best
 
 
 def test_figures_have_the_same_bytes_at_every_run(tmp_path):
@@ -102,18 +193,20 @@ def test_figures_keep_their_size(tmp_path):
     assert plt.imread(png).shape[:2] == (600, int(COLUMN * 300))
 
 
-@pytest.mark.parametrize("subjects", [(1, 2), (2, 1)])
-def test_rows_that_a_subject_lacks_are_kept(subjects):
+def test_rows_that_a_subject_lacks_are_kept():
     """The subject trained on, 1, has no cross-subject score."""
-    found = {1: {"a": 0.5, "c": 0.25}, 2: {"a": 0.1, "b": 0.2, "c": 0.75}}
-    parts = [
-        pd.DataFrame(found[s].items(), columns=["method", "correlation"])
-        for s in subjects
+    found = [
+        (1, "a", 0.5),
+        (1, "c", 0.25),
+        (2, "a", 0.1),
+        (2, "b", 0.2),
+        (2, "c", 0.75),
     ]
-    table = across_table(pd.concat(parts, keys=subjects, names=["subject"]))
-    assert table.index.tolist() == ["a", "b", "c"]
-    assert table["Subject 1"].tolist() == ["0.500", "–", "0.250"]
-    assert table["Mean"].tolist() == ["0.300", "0.200", "0.500"]
+    across = pd.DataFrame(found, columns=["subject", "method", "correlation"])
+    table = across_table(across, ["c", "a", "b"])
+    assert table.index.tolist() == ["c", "a", "b"]
+    assert table["Subject 1"].tolist() == ["0.250", "0.500", "–"]
+    assert table["Mean"].tolist() == ["0.500", "0.300", "0.200"]
 
 
 def test_scores_are_drawn_where_they_are():
@@ -123,6 +216,17 @@ def test_scores_are_drawn_where_they_are():
     points = fig.axes[0].collections[1].get_offsets()
     np.testing.assert_allclose(points, [[0.3, 0], [0.12345678901, -1]])
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["Zero", "Ours_a"]
+
+
+def test_the_first_row_is_not_at_the_edge_and_kinds_have_their_colors():
+    kinds = {"Zero": "control", "Ridge": "baseline", "Ours+": "generated"}
+    summary = pd.concat(SUMMARY[:2].assign(method=method) for method in kinds)
+    fig = plot_scores(summary, rows=list(kinds), metrics=METRICS, chance={})
+    low, high = fig.axes[0].get_ylim()
+    assert low < -2.5 and high > 0.5
+    drawn = fig.axes[0].collections[1].get_facecolors()
+    expected = [to_rgba(COLORS[kind]) for kind in kinds.values()]
+    np.testing.assert_allclose(drawn, expected)
 
 
 def test_window_means():
@@ -205,12 +309,3 @@ def test_every_reading_of_a_removed_region_is_drawn_at_its_score():
 
 def scatters(ax):
     return [part for part in ax.collections if isinstance(part, PathCollection)]
-
-
-@pytest.mark.parametrize(
-    ("seeds", "words"), [([0], "1 training of"), ([0, 1], "2 trainings")]
-)
-def test_captions_of_ablations_count_trainings(seeds, words):
-    about = {"simulated": True, "dataset": "x", "resamples": 10}
-    text = difference_caption("Full", seeds=seeds, **about)
-    assert words in text and "simulated" in text and "from Full" in text

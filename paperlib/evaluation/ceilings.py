@@ -4,11 +4,15 @@ Half of the repetitions of each test image predicts the other half. Any metric o
 sets of responses has such a ceiling: apply it to what `split_halves` yields.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from paperlib.evaluation.metrics import pearson_across_images
+from paperlib.evaluation.metrics import (
+    pearson_across_images,
+    standardized_over_images,
+)
 from paperlib.validation import check_finite, check_shape
 
 CEILINGS = ("Ceiling, lower", "Ceiling, upper")
@@ -55,45 +59,60 @@ def split_halves(
         )
 
 
-def correlations_with_halves(
-    predictions: Sequence[tuple[str, np.ndarray]],
-    repetitions: np.ndarray,
-    *,
-    n_splits: int,
-    rng: np.random.Generator,
-) -> list[tuple[str, np.ndarray]]:
-    """Correlate predictions over images with half of the repetitions.
+@dataclass(frozen=True)
+class Halves:
+    """Halves of the repetitions that predictions are correlated with over images.
 
     Follows Gifford et al. (NeuroImage 264, 2022): the target is the mean of one half;
     the other half gives the lower, all repetitions the upper ceiling of what a perfect
     model would reach. The upper one is optimistic: the mean of all contains the half.
 
-    Parameters
+    Attributes
     ----------
-    predictions : sequence of (str, ndarray of shape (n_images, n_channels, n_times))
-        Methods and what they predict.
-    repetitions, n_splits, rng
-        As in `split_halves`.
-
-    Returns
-    -------
-    list of (str, ndarray of shape (n_channels, n_times))
-        Methods, then the `CEILINGS`. Means over the splits; NaN for a prediction that
-        is the same for all images.
-
-    Raises
-    ------
-    ValueError
-        As in `split_halves` and `pearson_across_images`.
+    target : ndarray of shape (n_images, n_channels, n_times)
+        Of mean 0 and length 1 over images in each halving; mean over the halvings.
+    lower, upper : ndarray of shape (n_channels, n_times)
+        The ceilings.
     """
-    names = [*(name for name, _ in predictions), *CEILINGS]
-    known = [generated for _, generated in predictions]
-    everything = _mean_of(repetitions, np.arange(repetitions.shape[1]))
-    total = np.zeros((len(names), *repetitions.shape[2:]))
-    for target, other in split_halves(repetitions, n_splits=n_splits, rng=rng):
-        compared = [*known, other, everything]
-        total += [pearson_across_images(responses, target) for responses in compared]
-    return list(zip(names, total / n_splits, strict=True))
+
+    target: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+    @classmethod
+    def draw(
+        cls, repetitions: np.ndarray, *, n_splits: int, rng: np.random.Generator
+    ) -> "Halves":
+        """Draw halvings; parameters and errors as in `split_halves`."""
+        everything = _mean_of(repetitions, np.arange(repetitions.shape[1]))
+        target, lower = np.zeros(everything.shape), np.zeros(everything.shape[1:])
+        for half, other in split_halves(repetitions, n_splits=n_splits, rng=rng):
+            target += standardized_over_images(half) / n_splits
+            lower += pearson_across_images(other, half) / n_splits
+        upper = (standardized_over_images(everything) * target).sum(axis=0)
+        return cls(target, lower, upper)
+
+    def correlate(self, generated: np.ndarray) -> np.ndarray:
+        """Correlate predictions over images with the halves.
+
+        Parameters
+        ----------
+        generated : ndarray of shape (n_images, n_channels, n_times)
+
+        Returns
+        -------
+        ndarray of shape (n_channels, n_times)
+            Mean over the halvings; NaN for a prediction that is the same for all
+            images.
+
+        Raises
+        ------
+        ValueError
+            If the shape is not that of the target or a value is NaN or infinite.
+        """
+        check_shape("generated", generated, self.target.shape)
+        check_finite("generated", generated)
+        return (standardized_over_images(generated) * self.target).sum(axis=0)
 
 
 def _mean_of(repetitions: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -1,12 +1,11 @@
 """Score every method on the same recordings, image by image."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from paperlib.evaluation.ceilings import correlations_with_halves, split_halves
+from paperlib.evaluation.ceilings import split_halves
 from paperlib.evaluation.identification import (
     response_correlations,
     top_hits,
@@ -19,12 +18,9 @@ from paperlib.evaluation.metrics import (
     pearson,
     pearson_flattened,
 )
-from paperlib.evaluation.statistics import bootstrap_interval, paired_difference
-from paperlib.evaluation.synchronization import (
-    matched_chance,
-    recurrence_agreement,
-    recurrences,
-)
+from paperlib.evaluation.responses import Responses
+from paperlib.evaluation.statistics import bootstrap_intervals
+from paperlib.evaluation.synchronization import matched_chance, recurrence_agreement
 
 # Columns of the main table (the paper's four) and of the supplement.
 MAIN_METRICS = {
@@ -44,133 +40,93 @@ SUPPLEMENT_METRICS = {
     "two_versus_two": "2 versus 2 ↑",
 }
 METRICS = MAIN_METRICS | SUPPLEMENT_METRICS
+ZERO = "Zero"
+TRAINING_MEAN = "Training mean"
+CROSSED_MEAN = "Training mean, cross-subject"
+CONTROLS = (ZERO, TRAINING_MEAN, CROSSED_MEAN)
 CEILING = "Split half of the repetitions"
 
 Scores = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Recordings:
-    """Test responses of one participant, prepared for scoring many predictions.
-
-    Attributes
-    ----------
-    responses : ndarray of shape (N, C, T)
-        Mean over repetitions.
-    common : ndarray of shape (C, T)
-        Mean response to all training images: what can be known without the image.
-    sfreq : float
-        Sampling rate in Hz.
-    embedding : dict
-        Arguments of the synchronization likelihood, two Theiler windows among them.
-    recurrences : dict
-        Metric (sl, sl_theiler) -> recurrences of the responses; the same for every
-        prediction.
-    """
-
-    responses: np.ndarray
-    common: np.ndarray
-    sfreq: float
-    embedding: dict[str, int | tuple[int, int]]
-    recurrences: Scores
-
-    @classmethod
-    def prepare(
-        cls,
-        responses: np.ndarray,
-        common: np.ndarray,
-        *,
-        sfreq: float,
-        dim: int,
-        delay: int,
-        neighbors: int,
-    ) -> "Recordings":
-        """Compute the recurrences without and with a Theiler window.
-
-        Parameters
-        ----------
-        responses : ndarray of shape (N, C, T)
-        common : ndarray of shape (C, T)
-        sfreq
-            In Hz.
-        dim, delay, neighbors
-            Of the synchronization likelihood. The window is (dim - 1) * delay, the
-            span of a delay vector.
-        """
-        embedding = {"dim": dim, "delay": delay, "neighbors": neighbors}
-        embedding["theiler"] = (0, (dim - 1) * delay)
-        found = _recurrences(responses, embedding)
-        return cls(responses, common, sfreq, embedding, found)
-
-    def select(self, channels: np.ndarray) -> "Recordings":
-        """Return the recordings of some channels.
-
-        Parameters
-        ----------
-        channels : ndarray of int
-            Positions.
-        """
-        return replace(
-            self,
-            responses=self.responses[:, channels],
-            common=self.common[channels],
-            recurrences={k: r[:, channels] for k, r in self.recurrences.items()},
-        )
-
-
-def score(generated: np.ndarray, recorded: Recordings) -> Scores:
+def score(generated: Responses, recorded: Responses, *, sfreq: float) -> Scores:
     """Score predicted responses, one value for each metric and image.
 
     Parameters
     ----------
-    generated : ndarray of shape (N, C, T)
+    generated
         One prediction for each image, in the order of the recordings.
     recorded
         What was measured.
+    sfreq
+        Sampling rate in Hz.
 
     Returns
     -------
     dict
         Each key of :data:`METRICS` -> ndarray of shape (N,); NaN where a metric is
         not defined, as correlation is for a constant signal.
+
+    Notes
+    -----
+    ``pearson_specific`` takes from each side the training mean of its own participant.
+    A model that was trained on another one knows that participant's mean only: what it
+    says of the image is how it departs from there. Were the mean of the participant
+    tested taken from both sides, the difference between two people would count as an
+    answer to the image.
     """
-    responses = recorded.responses
-    correlations = response_correlations(responses, generated)
+    predicted, measured = generated.values, recorded.values
+    correlations = response_correlations(measured, predicted)
     return {
-        "mse": mean_squared_error(generated, responses),
-        "pearson": pearson(generated, responses),
-        "cosine": cosine_similarity(generated, responses),
+        "mse": mean_squared_error(predicted, measured),
+        "pearson": pearson(predicted, measured),
+        "cosine": cosine_similarity(predicted, measured),
         **_synchronization(generated, recorded),
-        "log_psd": log_psd_distance(generated, responses, sfreq=recorded.sfreq),
-        "pearson_flattened": pearson_flattened(generated, responses),
+        "log_psd": log_psd_distance(predicted, measured, sfreq=sfreq),
+        "pearson_flattened": pearson_flattened(predicted, measured),
         "pearson_specific": pearson_flattened(
-            generated - recorded.common, responses - recorded.common
+            predicted - generated.common, measured - recorded.common
         ),
         "top1": top_hits(correlations, k=1),
-        "top5": top_hits(correlations, k=min(5, len(responses))),
+        "top5": top_hits(correlations, k=min(5, len(measured))),
         "two_versus_two": two_versus_two(correlations),
     }
 
 
-def control_predictions(
-    training_mean: np.ndarray, n_images: int
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what knows nothing of the image: silence, and the mean response.
+def control_responses(
+    recorded: dict[int, Responses],
+    *,
+    training_subject: int,
+    dim: int,
+    delay: int,
+    neighbors: int,
+) -> Iterator[tuple[str, int, None, Responses]]:
+    """Yield what knows nothing of the image: silence, and mean responses.
 
     Parameters
     ----------
-    training_mean : ndarray of shape (C, T)
-        Mean of the responses to all training images.
-    n_images
-        Test images.
+    recorded
+        Subject -> test responses.
+    training_subject
+        Whose mean response answers for the others, beside their own.
+    dim, delay, neighbors
+        Of the synchronization likelihood.
 
     Yields
     ------
-    name, prediction of shape (N, C, T)
+    method, subject compared with, None for a training seed, responses
     """
-    shape = (n_images, *training_mean.shape)
-    yield "Zero", np.zeros(shape, training_mean.dtype)
-    yield "Training mean", np.broadcast_to(training_mean, shape)
+    options = {"dim": dim, "delay": delay, "neighbors": neighbors}
+    for subject, measured in recorded.items():
+        common, everywhere = measured.common, np.zeros(len(measured.values), int)
+        silent = np.zeros_like(common)[None]
+        for name, response in ((ZERO, silent), (TRAINING_MEAN, common[None])):
+            prepared = Responses.prepare(response, common, **options)
+            yield name, subject, None, prepared.reorder(everywhere)
+        if subject != training_subject:
+            other = recorded[training_subject].common
+            prepared = Responses.prepare(other[None], other, **options)
+            yield CROSSED_MEAN, subject, None, prepared.reorder(everywhere)
 
 
 def split_half_scores(
@@ -204,54 +160,43 @@ def split_half_scores(
     dim, delay, neighbors
         Of the synchronization likelihood.
     """
-    options = {"sfreq": sfreq, "dim": dim, "delay": delay, "neighbors": neighbors}
-    scores = [
-        score(first, Recordings.prepare(second, common, **options))
-        for first, second in split_halves(repetitions, n_splits=halvings, rng=rng)
-    ]
+    options = {"dim": dim, "delay": delay, "neighbors": neighbors}
+    scores = []
+    for halves in split_halves(repetitions, n_splits=halvings, rng=rng):
+        first, second = (Responses.prepare(h, common, **options) for h in halves)
+        scores.append(score(first, second, sfreq=sfreq))
     return {metric: np.mean([s[metric] for s in scores], axis=0) for metric in METRICS}
 
 
-def tidy_scores(scored: Iterable[tuple[str, int, Scores]]) -> pd.DataFrame:
+def tidy_scores(
+    scored: Iterable[tuple[str, int, int | None, Scores]], methods: Sequence[str]
+) -> pd.DataFrame:
     """Put scores into one table.
 
     Parameters
     ----------
     scored
-        Method, subject, scores.
+        Method, subject, training seed (None for what is not trained), scores.
+    methods
+        In the order wanted; the scores may come in any.
 
     Returns
     -------
     DataFrame
-        Columns method, subject, image, metric, value. Equal method and subject (other
-        training seeds) are averaged, methods in order.
+        Columns method, subject, seed, image, metric, value.
     """
     parts = [
         pd.DataFrame(scores)
         .rename_axis("image")
         .melt(var_name="metric", ignore_index=False)
         .reset_index()
-        .assign(method=method, subject=subject)
-        for method, subject, scores in scored
+        .assign(method=method, subject=subject, seed=np.nan if seed is None else seed)
+        for method, subject, seed, scores in scored
     ]
-    keys = ["method", "subject", "image", "metric"]
-    scores = pd.concat(parts).groupby(keys, sort=False)["value"].mean().reset_index()
-    order = methods_in_order(scores)
-    return scores.sort_values("method", key=lambda m: m.map(order.index), kind="stable")
-
-
-def methods_in_order(scores: pd.DataFrame) -> list[str]:
-    """List the methods as the subject has them who has most.
-
-    Cross-subject scores lack the subject trained on: no list of another subject but
-    the longest one holds every method.
-
-    Parameters
-    ----------
-    scores
-        With columns method and subject, each subject's methods in order.
-    """
-    return list(max(scores.groupby("subject")["method"].unique(), key=len))
+    place = {method: number for number, method in enumerate(methods)}
+    parts.sort(key=lambda part: place[part["method"][0]])
+    columns = ["method", "subject", "seed", "image", "metric", "value"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
 def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFrame:
@@ -260,7 +205,8 @@ def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFram
     Parameters
     ----------
     scores
-        From :func:`tidy_scores`.
+        From :func:`tidy_scores`. Training seeds are averaged before participants and
+        images are resampled: the interval is about them, not about other trainings.
     seed
         Of the bootstrap; every method meets the same resamples.
     resamples
@@ -269,52 +215,12 @@ def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFram
     Returns
     -------
     DataFrame
-        Columns method, metric, mean, low, high, n_subjects, n_images, n_undefined.
+        Columns method, metric, mean, low, high, n_subjects, n_images, n_undefined,
+        and seed_sd: standard deviation over training seeds of the mean over subjects
+        and images, NaN with one seed.
     """
-    rows = []
-    for (method, metric), group in scores.groupby(["method", "metric"], sort=False):
-        table = group.pivot(index="subject", columns="image", values="value")
-        interval = bootstrap_interval(
-            table.to_numpy(),
-            rng=np.random.default_rng(seed),
-            n_resamples=resamples,
-        )
-        rows.append({"method": method, "metric": metric, **vars(interval)})
-    return pd.DataFrame(rows)
-
-
-def across_images(
-    predictions: Sequence[tuple[str, np.ndarray]],
-    repetitions: np.ndarray,
-    *,
-    halvings: int,
-    rng: np.random.Generator,
-) -> pd.DataFrame:
-    """Correlate over images, for each channel and time, with half of the repetitions.
-
-    Parameters
-    ----------
-    predictions
-        Method, ndarray of shape (N, C, T). Equal methods (other training seeds) are
-        averaged.
-    repetitions : ndarray of shape (N, R, C, T)
-        Single test responses.
-    halvings
-        Random halvings that are averaged.
-    rng
-        Draws them.
-
-    Returns
-    -------
-    DataFrame
-        Columns method and correlation (the mean over channels and times): methods,
-        then the lower and the upper ceiling.
-    """
-    found = correlations_with_halves(
-        predictions, repetitions, n_splits=halvings, rng=rng
-    )
-    rows = [{"method": name, "correlation": r.mean()} for name, r in found]
-    return pd.DataFrame(rows).groupby("method", sort=False).mean().reset_index()
+    summary = _intervals(_tables(scores), seed=seed, resamples=resamples)
+    return summary.assign(seed_sd=_seed_spread(scores)).reset_index()
 
 
 def compare_with(
@@ -327,54 +233,78 @@ def compare_with(
     scores
         From :func:`tidy_scores`.
     reference
-        The method that is subtracted, on the same subjects and images.
+        The method that is subtracted, on the same subjects and images. Both are
+        resampled together, and a pair counts only if both scores are defined.
     seed, resamples
         Of the bootstrap, see :func:`summarize`.
 
     Returns
     -------
     DataFrame
-        Columns as those of :func:`summarize`.
+        Columns as those of :func:`summarize`. Trainings of two methods are independent:
+        ``seed_sd`` is the root of the sum of both squared.
     """
-    rows = []
-    for metric, group in scores.groupby("metric", sort=False):
-        tables = {
-            method: part.pivot(index="subject", columns="image", values="value")
-            for method, part in group.groupby("method", sort=False)
-        }
-        for method, table in tables.items():
-            if method == reference:
-                continue
-            interval = paired_difference(
-                table.to_numpy(),
-                tables[reference].loc[table.index].to_numpy(),
-                rng=np.random.default_rng(seed),
-                n_resamples=resamples,
-            )
-            rows.append({"method": method, "metric": metric, **vars(interval)})
-    return pd.DataFrame(rows)
+    tables = _tables(scores)
+    differences = {
+        (method, metric): table - tables[reference, metric].loc[table.index]
+        for (method, metric), table in tables.items()
+        if method != reference
+    }
+    compared = _intervals(differences, seed=seed, resamples=resamples)
+    spread = _seed_spread(scores)
+    known = spread.reindex(compared.index)
+    of_reference = spread[reference].reindex(compared.index.get_level_values("metric"))
+    both = np.hypot(known.fillna(0).to_numpy(), of_reference.to_numpy())
+    return compared.assign(seed_sd=both).reset_index()
 
 
-def _synchronization(generated: np.ndarray, recorded: Recordings) -> Scores:
+def _tables(scores: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """Return tables of subjects and images by method and metric, seeds averaged."""
+    keys = ["method", "metric"]
+    of_image = scores.groupby([*keys, "subject", "image"], sort=False)["value"].mean()
+    tables = of_image.unstack("image").groupby(keys, sort=False)
+    return {key: table.droplevel(keys).sort_index() for key, table in tables}
+
+
+def _intervals(
+    tables: dict[tuple[str, str], pd.DataFrame], *, seed: int, resamples: int
+) -> pd.DataFrame:
+    """Bootstrap tables of subjects and images, those of the same subjects at once."""
+    groups: dict[tuple, list] = {}
+    for key, table in tables.items():
+        groups.setdefault(tuple(table.index), []).append(key)
+    found = {}
+    for keys in groups.values():
+        intervals = bootstrap_intervals(
+            np.stack([tables[key].to_numpy() for key in keys], axis=-1),
+            rng=np.random.default_rng(seed),
+            n_resamples=resamples,
+        )
+        found |= zip(keys, intervals, strict=True)
+    index = pd.MultiIndex.from_tuples(tables, names=["method", "metric"])
+    return pd.DataFrame([vars(found[key]) for key in tables], index=index)
+
+
+def _seed_spread(scores: pd.DataFrame) -> pd.Series:
+    """Return the standard deviation over seeds by method and metric, else NaN."""
+    keys = ["method", "metric"]
+    of_seed = scores.groupby([*keys, "seed"], dropna=False)["value"].mean()
+    return of_seed.groupby(keys).std()
+
+
+def _synchronization(generated: Responses, recorded: Responses) -> Scores:
     """Return synchronization likelihoods, and that with other images: its chance."""
-    if (np.ptp(generated, axis=-1) == 0).any():
-        undefined = np.full(len(generated), np.nan)
-        return dict.fromkeys((*recorded.recurrences, "sl_chance"), undefined)
-    found = _recurrences(generated, recorded.embedding)
+    found, true = generated.recurrences, recorded.recurrences
+    if not (found and true):
+        undefined = np.full(len(recorded.values), np.nan)
+        return dict.fromkeys(("sl", "sl_theiler", "sl_chance"), undefined)
     scores = {
-        metric: recurrence_agreement(found[metric], recorded.recurrences[metric])
-        for metric in found
+        metric: recurrence_agreement(found[metric], true[metric]) for metric in found
     }
     scores["sl_chance"] = matched_chance(
-        recorded.recurrences["sl"],
+        true["sl"],
         found["sl"],
         n_derangements=1,
-        rng=np.random.default_rng(len(generated)),  # the same for every prediction
+        rng=np.random.default_rng(len(recorded.values)),  # the same for all predictions
     )
     return {metric: values.mean(axis=-1) for metric, values in scores.items()}
-
-
-def _recurrences(signals: np.ndarray, embedding: dict) -> Scores:
-    """Return the recurrences without and with a Theiler window, by metric."""
-    both = recurrences(signals, **embedding)
-    return dict(zip(("sl", "sl_theiler"), both, strict=True))

@@ -12,7 +12,7 @@ images and reports how many there were.
 from collections.abc import Callable
 
 import numpy as np
-from scipy.signal import periodogram
+from scipy.signal.windows import hann
 
 from paperlib.validation import check_finite, check_shape
 
@@ -174,9 +174,35 @@ def pearson_across_images(generated: np.ndarray, recorded: np.ndarray) -> np.nda
     return result
 
 
+def standardized_over_images(responses: np.ndarray) -> np.ndarray:
+    """Return responses of mean 0 and length 1 over images, per channel and time.
+
+    The sum over images of two such is their correlation over images.
+
+    Parameters
+    ----------
+    responses : ndarray of shape (n_images, n_channels, n_times)
+        In any unit.
+
+    Returns
+    -------
+    ndarray of shape (n_images, n_channels, n_times), float64
+        NaN where all images have the same value.
+    """
+    constant = np.ptp(responses, axis=0) == 0
+    centered = responses - responses.mean(axis=0, dtype=np.float64)
+    return centered / np.where(constant, np.nan, np.linalg.norm(centered, axis=0))
+
+
 def _log_power(signals: np.ndarray, sfreq: float) -> np.ndarray:
-    """Return the log power of signals (C, T) from 1 to 40 Hz, in decibels."""
-    frequencies, power = periodogram(signals, sfreq, window="hann")
+    """Return the log power of signals (C, T) from 1 to 40 Hz, in decibels.
+
+    Relative to a unit that is the same for all signals of one length.
+    """
+    n_times = signals.shape[-1]
+    centered = signals - signals.mean(axis=-1, keepdims=True)
+    power = np.abs(np.fft.rfft(centered * hann(n_times, sym=False))) ** 2
+    frequencies = np.fft.rfftfreq(n_times, 1 / sfreq)
     inside = (frequencies >= 1) & (frequencies <= 40)
     return 10 * np.log10(np.where(power > 0, power, np.nan)[:, inside])
 

@@ -8,95 +8,174 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from paperlib.evaluation.responses import Responses
 from paperlib.evaluation.statistics import derangement
+from paperlib.validation import check_distinct
 
 _N_SPREAD = 16  # samples of an image whose variance is taken
 
 
-def read_predictions(
-    settings: dict, where: Callable[..., Path], subject: int
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the predictions of a comparison for one participant, a seed at a time.
+def comparison_rows(settings: dict, where: Callable[..., Path]) -> pd.DataFrame:
+    """Name the rows of a comparison, in its order.
 
     Parameters
     ----------
     settings
         Of notebook 06: ``comparison`` (entries with run, samples and, if wanted,
-        cross_subject and other_image), ``runs``, ``seeds``, ``training_subject`` and
-        ``seed``.
+        cross_subject and other_image), ``runs``, ``subjects``, ``training_subject``,
+        ``seeds`` and ``seed``.
     where
         From :func:`paperlib.paths.locate`.
-    subject
-        Whose recordings will be compared.
+
+    Returns
+    -------
+    DataFrame
+        The name, such as ``Ours (v), mean of 16, cross-subject``, is the index;
+        columns run, kind (its method), samples (one or mean), cross_subject,
+        other_image.
+
+    Raises
+    ------
+    ValueError
+        If two rows have the same name.
+    """
+    rows = []
+    for entry in settings["comparison"]:
+        run = settings["runs"][entry["run"]]
+        keys = {"subject": settings["training_subject"], "seed": settings["seeds"][0]}
+        path = where("samples", run=entry["run"], **keys)
+        n_samples = np.load(path, mmap_mode="r").shape[1]
+        flags = {key: entry.get(key, False) for key in ("cross_subject", "other_image")}
+        name = method_name(run["label"], entry, n_samples)
+        rows.append({"method": name, "kind": run["method"], **entry, **flags})
+    check_distinct("Rows of the comparison", "names", [row["method"] for row in rows])
+    return pd.DataFrame(rows).set_index("method")
+
+
+def read_predictions(
+    settings: dict,
+    where: Callable[..., Path],
+    rows: pd.DataFrame,
+    *,
+    recorded: dict[int, Responses],
+    dim: int,
+    delay: int,
+    neighbors: int,
+) -> Iterator[tuple[str, int, int, Responses]]:
+    """Yield the predictions of a comparison, each read and prepared once.
+
+    Parameters
+    ----------
+    settings, where
+        As for :func:`comparison_rows`.
+    rows
+        From :func:`comparison_rows`.
+    recorded
+        Subject -> test responses.
+    dim, delay, neighbors
+        Of the synchronization likelihood.
 
     Yields
     ------
-    method, prediction of shape (N, C, T)
+    method, subject compared with, training seed, responses
+        Those of one run, participant and seed after one another: rows that show them
+        across subjects or for other images share the recurrences.
     """
-    source = settings["training_subject"]
-    for entry in settings["comparison"]:
-        crosses = entry.get("cross_subject", False)
-        if crosses and subject == source:
-            continue
-        for seed in settings["seeds"]:
-            keys = {"subject": source if crosses else subject, "seed": seed}
-            path = where("samples", run=entry["run"], **keys)
-            samples = np.load(path, mmap_mode="r")  # N K C T
-            predicted = samples[:, 0] if entry["samples"] == "one" else samples.mean(1)
-            if entry.get("other_image", False):
-                rng = np.random.default_rng((settings["seed"], subject))
-                predicted = predicted[derangement(len(predicted), rng)]
-            label = settings["runs"][entry["run"]]["label"]
-            yield method_name(label, entry, samples.shape[1]), predicted
+    options = {"dim": dim, "delay": delay, "neighbors": neighbors}
+    for (run, samples), alike in rows.groupby(["run", "samples"], sort=False):
+        for source, seed in product(settings["subjects"], settings["seeds"]):
+            tested = [
+                (row, subject)
+                for row in alike.itertuples()
+                for subject in _tested(row.cross_subject, source, settings)
+            ]
+            if not tested:
+                continue
+            path = where("samples", run=run, subject=source, seed=seed)
+            common = recorded[source].common
+            found = read_responses(path, common, samples=samples, **options)
+            for row, subject in tested:
+                shown = found
+                if row.other_image:
+                    rng = np.random.default_rng((settings["seed"], subject))
+                    shown = found.reorder(derangement(len(found.values), rng))
+                yield row.Index, subject, seed, shown
 
 
-def read_mean(path: Path) -> np.ndarray:
-    """Return the mean over the samples of each image, of shape (N, C, T).
+def read_responses(
+    path: Path,
+    common: np.ndarray,
+    *,
+    samples: str = "mean",
+    dim: int,
+    delay: int,
+    neighbors: int,
+) -> Responses:
+    """Read a prediction: one generated signal of each image or the mean of all.
 
     Parameters
     ----------
     path
         Of generated signals (N, K, C, T).
+    common : ndarray of shape (C, T)
+        Mean training response of the participant the model was trained on.
+    samples
+        "one" or "mean".
+    dim, delay, neighbors
+        Of the synchronization likelihood.
     """
-    return np.load(path, mmap_mode="r").mean(axis=1)
+    generated = np.load(path, mmap_mode="r")  # N K C T
+    one = samples == "one"
+    values = np.array(generated[:, 0]) if one else generated.mean(axis=1)
+    options = {"dim": dim, "delay": delay, "neighbors": neighbors}
+    return Responses.prepare(values, common, **options)
 
 
 def read_budgets(
-    settings: dict, where: Callable[..., Path], *, trial_variance: dict[int, float]
+    settings: dict,
+    where: Callable[..., Path],
+    rows: pd.DataFrame,
+    *,
+    trial_variance: dict[int, float],
 ) -> pd.DataFrame:
-    """Return what each run of a comparison cost, and how much its samples differ.
+    """Return what each method of a comparison cost, and how much its samples differ.
 
     Parameters
     ----------
     settings, where
-        As for :func:`read_predictions`.
+        As for :func:`comparison_rows`.
+    rows
+        From :func:`comparison_rows`.
     trial_variance
         Subject -> variance over repetitions of an image of what models learn from.
 
     Returns
     -------
     DataFrame
-        A row for each run: its label as Method, learned numbers, optimizer steps,
-        seconds of training, and the variance over the samples of an image as a share
-        of that over trials. Means over subjects and seeds; NaN for methods that do not
-        sample.
+        Indexed by method, without the rows that show a model once more (cross-subject,
+        other image): learned numbers, optimizer steps, seconds of training and of
+        sampling, seconds a generated signal, and the variance over the samples of an
+        image as a share of that over trials. Means over subjects and seeds; NaN for
+        methods that do not sample.
     """
-    rows = []
-    for run in dict.fromkeys(entry["run"] for entry in settings["comparison"]):
-        label = settings["runs"][run]["label"]
+    found = []
+    own = rows[~rows["cross_subject"] & ~rows["other_image"]]
+    for row in own.itertuples():
         for subject, seed in product(settings["subjects"], settings["seeds"]):
-            keys = {"run": run, "subject": subject, "seed": seed}
-            budget = (where("training", **keys) / "budget.json").read_text()
+            keys = {"run": row.run, "subject": subject, "seed": seed}
+            training = json.loads(
+                (where("training", **keys) / "budget.json").read_text()
+            )
+            sampling = json.loads(where("sampling", **keys).read_text())["seconds"]
             samples = np.load(where("samples", **keys), mmap_mode="r")  # N K C T
             share = _spread(samples[:, :_N_SPREAD]) / trial_variance[subject]
-            row = {"Method": label, **json.loads(budget), "sample_variance": share}
-            rows.append(row)
-    return pd.DataFrame(rows).groupby("Method", sort=False).mean()
-
-
-def _spread(samples: np.ndarray) -> float:
-    """Return the variance over the samples (N, K, C, T) of an image."""
-    return samples.var(axis=1, ddof=1).mean() if samples.shape[1] > 1 else np.nan
+            cost = {
+                "sampling_seconds": sampling,
+                "seconds_a_signal": sampling / (samples.shape[0] * samples.shape[1]),
+                "sample_variance": share,
+            }
+            found.append({"method": row.Index, **training, **cost})
+    return pd.DataFrame(found).groupby("method", sort=False).mean()
 
 
 def method_name(label: str, entry: dict, n_samples: int) -> str:
@@ -111,3 +190,16 @@ def method_name(label: str, entry: dict, n_samples: int) -> str:
     parts += ["cross-subject"] * entry.get("cross_subject", False)
     parts += ["other image"] * entry.get("other_image", False)
     return ", ".join(parts)
+
+
+def _tested(cross_subject: bool, source: int, settings: dict) -> list[int]:
+    """List the participants to whom a row compares predictions made for one."""
+    if not cross_subject:
+        return [source]
+    others = [subject for subject in settings["subjects"] if subject != source]
+    return others if source == settings["training_subject"] else []
+
+
+def _spread(samples: np.ndarray) -> float:
+    """Return the variance over the samples (N, K, C, T) of an image."""
+    return samples.var(axis=1, ddof=1).mean() if samples.shape[1] > 1 else np.nan

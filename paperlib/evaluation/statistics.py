@@ -36,100 +36,86 @@ class Interval:
     n_undefined: int
 
 
-def bootstrap_interval(
+def bootstrap_intervals(
     scores: np.ndarray,
     *,
     rng: np.random.Generator,
     n_resamples: int = 10_000,
-) -> Interval:
-    """Return the mean score with its 95 % percentile bootstrap interval.
+) -> list[Interval]:
+    """Return mean scores with their 95 % percentile bootstrap intervals.
 
     Parameters
     ----------
-    scores : ndarray of shape (n_subjects, n_images)
-        One value per subject and image; NaN where it is undefined.
+    scores : ndarray of shape (n_subjects, n_images, n_tables)
+        One value per subject, image and table, a table being a metric of a method or
+        the difference between two methods; NaN where it is undefined.
     rng : numpy.random.Generator
-        Draws the resamples.
+        Draws the resamples, the same for all tables.
     n_resamples : int
         Number of resamples.
 
     Returns
     -------
-    Interval
-        Low and high are NaN if there is one score only, or none is defined.
+    list of Interval
+        One a table. Low and high are NaN if the table has one score only, or none is
+        defined.
 
     Raises
     ------
     ValueError
-        If the scores are not a table, hold infinity or are empty.
+        If the shape is another, or the scores hold infinity or are empty.
 
     Notes
     -----
     The percentile interval of few subjects is too narrow, by about
-    sqrt((n - 1) / n) for n of them.
+    sqrt((n - 1) / n) for n of them. Images are resampled as independent draws: both
+    test sets show one image of each of 200 concepts, so that none shares its concept
+    with another.
     """
-    check_shape("scores", scores, (None, None))
+    check_shape("scores", scores, (None, None, None))
     if scores.size == 0 or np.isinf(scores).any():
         raise ValueError(
             f"scores must hold finite numbers or NaN; got {np.isinf(scores).sum()} "
             f"infinite values in shape {scores.shape}."
         )
+    n_subjects, n_images, n_tables = scores.shape
     defined = ~np.isnan(scores)
-    low = high = np.nan
-    if scores.size > 1 and defined.any():
-        means = _resampled_means(scores, rng=rng, n_resamples=n_resamples)
-        low, high = np.nanquantile(means, [0.025, 0.975])
-    return Interval(
-        mean=float(scores[defined].mean()) if defined.any() else np.nan,
-        low=float(low),
-        high=float(high),
-        n_subjects=scores.shape[0],
-        n_images=scores.shape[1],
-        n_undefined=int((~defined).sum()),
-    )
-
-
-def paired_difference(
-    a: np.ndarray,
-    b: np.ndarray,
-    *,
-    rng: np.random.Generator,
-    n_resamples: int = 10_000,
-) -> Interval:
-    """Return the mean of a - b with its 95 % interval, for two methods.
-
-    Parameters
-    ----------
-    a, b : ndarray of shape (n_subjects, n_images)
-        Scores of the two methods on the same images. Both are resampled together, and
-        a pair counts only if both of its scores are defined.
-    rng, n_resamples
-        As in `bootstrap_interval`.
-
-    Returns
-    -------
-    Interval
-        Of the difference; ``n_undefined`` counts pairs.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or as in `bootstrap_interval`.
-    """
-    check_shape("b", b, a.shape)
-    return bootstrap_interval(a - b, rng=rng, n_resamples=n_resamples)
+    ends = np.full((2, n_tables), np.nan)
+    known = defined.any(axis=(0, 1))
+    if n_subjects * n_images > 1 and known.any():
+        means = _resampled_means(scores[..., known], rng=rng, n_resamples=n_resamples)
+        ends[:, known] = np.nanquantile(means, [0.025, 0.975], axis=0)
+    return [
+        Interval(
+            mean=float(table[present].mean()) if present.any() else np.nan,
+            low=float(low),
+            high=float(high),
+            n_subjects=n_subjects,
+            n_images=n_images,
+            n_undefined=int((~present).sum()),
+        )
+        for table, present, low, high in zip(
+            np.moveaxis(scores, -1, 0), np.moveaxis(defined, -1, 0), *ends, strict=True
+        )
+    ]
 
 
 def _resampled_means(
     scores: np.ndarray, *, rng: np.random.Generator, n_resamples: int
 ) -> np.ndarray:
-    """Return the mean of each resample (NaN if it drew no defined score)."""
+    """Return the mean of each resample and table (NaN if it drew no defined score)."""
     subjects, images = (
-        rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) for n in scores.shape
+        rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(float)
+        for n in scores.shape[:2]
     )  # how often each was drawn: resamples, S and resamples, N
     defined = ~np.isnan(scores)
-    totals = ((subjects @ np.where(defined, scores, 0)) * images).sum(axis=1)
-    counts = ((subjects @ defined.astype(float)) * images).sum(axis=1)
+    totals, counts = (
+        sum(
+            drawn[:, None] * (images @ table)  # resamples, tables
+            for drawn, table in zip(subjects.T, values, strict=True)
+        )
+        for values in (np.where(defined, scores, 0), defined.astype(float))
+    )
     return totals / np.where(counts > 0, counts, np.nan)
 
 

@@ -1,15 +1,21 @@
-"""The comparison of methods as table rows, caption and figure."""
+"""The comparison of methods as table rows, captions, sentences and figure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from paperlib.evaluation.comparison import methods_in_order
+from paperlib.evaluation.comparison import (
+    CEILING,
+    MAIN_METRICS,
+    TRAINING_MEAN,
+    compare_with,
+)
+from paperlib.models.linear import FITS
 from paperlib.reporting.figures import COLORS, PAGE
-from paperlib.reporting.tables import MISSING
+from paperlib.reporting.tables import MISSING, format_interval
 
 _KINDS = (  # what a method's name contains -> its color
     ("Zero", "control"),
@@ -17,8 +23,16 @@ _KINDS = (  # what a method's name contains -> its color
     ("other image", "control"),
     ("Split half", "ceiling"),
     ("cross-subject", "cross"),
-    ("Ours+", "plus"),
+    ("Ours", "generated"),
 )
+_COSTS = {  # column of the budgets -> heading, format
+    "parameters": ("Learned numbers", "{:,.0f}"),
+    "steps": ("Steps", "{:,.0f}"),
+    "seconds": ("Training (s)", "{:.1f}"),
+    "sampling_seconds": ("Sampling (s)", "{:.1f}"),
+    "seconds_a_signal": ("A signal (s)", "{:.2g}"),
+    "sample_variance": ("Variance of samples / of trials", "{:.2f}"),
+}
 
 
 def with_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
@@ -42,6 +56,7 @@ def caption(
     simulated: bool,
     dataset: str,
     resamples: int,
+    seeds: Sequence[int],
     chance: dict[str, float] | None = None,
 ) -> str:
     """Say what a table's numbers are.
@@ -56,17 +71,13 @@ def caption(
         Name of the data set.
     resamples
         Of the bootstrap.
+    seeds
+        Trainings of each row.
     chance
         Chance levels of identification, where the table shows it.
     """
-    n_subjects = summary["n_subjects"].max()
-    who = "participant" if n_subjects == 1 else "participants"
-    kind = f"simulated {who}" if simulated else who
-    text = (
-        f"{dataset}, {n_subjects} {kind}, "
-        f"{summary['n_images'].max()} test images: mean [95 % bootstrap "
-        f"interval over participants and images, {resamples:,} resamples]. "
-    )
+    about = {"simulated": simulated, "dataset": dataset, "resamples": resamples}
+    text = f"{_conditions(summary, 'mean', **about)} {_trainings(summary, seeds)} "
     if chance:
         levels = ", ".join(
             f"{name.replace('_', ' ')} {level:.1%}" for name, level in chance.items()
@@ -80,43 +91,113 @@ def caption(
     return text + "Rows marked Published are the paper's."
 
 
-def across_table(tidy: pd.DataFrame) -> pd.DataFrame:
+def difference_caption(
+    differences: pd.DataFrame,
+    reference: str,
+    *,
+    simulated: bool,
+    dataset: str,
+    resamples: int,
+    seeds: Sequence[int],
+) -> str:
+    """Say what paired differences are.
+
+    Parameters
+    ----------
+    differences
+        From :func:`paperlib.evaluation.comparison.compare_with`.
+    reference
+        The row that is subtracted.
+    simulated, dataset, resamples, seeds
+        As for :func:`caption`.
+    """
+    about = {"simulated": simulated, "dataset": dataset, "resamples": resamples}
+    what = f"paired differences from {reference}, mean"
+    return f"{_conditions(differences, what, **about)} {_trainings(differences, seeds)}"
+
+
+def across_table(across: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
     """Lay correlations over images out: a row a method, a column a subject.
 
     Parameters
     ----------
-    tidy
-        Columns method and correlation, subjects in the index.
+    across
+        Columns method, subject and correlation.
+    rows
+        Methods in their order.
     """
-    scores = tidy.reset_index("subject")
-    wide = scores.pivot(index="method", columns="subject", values="correlation")
-    wide = wide.reindex(methods_in_order(scores)).rename(columns="Subject {}".format)
+    wide = across.pivot(index="method", columns="subject", values="correlation")
+    wide = wide.reindex(rows).rename(columns="Subject {}".format)
     text = (
         wide.assign(Mean=wide.mean(axis=1)).map("{:.3f}".format).replace("nan", MISSING)
     )
     return text.rename_axis(index="Method", columns=None)
 
 
-def budget_table(budgets: pd.DataFrame) -> pd.DataFrame:
-    """Lay the cost of each run out as text.
+def budget_table(budgets: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """Lay the cost of each method out as text, beside its scores.
 
     Parameters
     ----------
     budgets
         From :func:`paperlib.evaluation.predictions.read_budgets`.
+    summary
+        Measured scores.
     """
-    formats = {
-        "parameters": ("Learned numbers", "{:,.0f}"),
-        "steps": ("Steps", "{:,.0f}"),
-        "seconds": ("Training (s)", "{:.1f}"),
-        "sample_variance": ("Variance of samples / of trials", "{:.2f}"),
-    }
+    means = summary.pivot(index="method", columns="metric", values="mean")
+    both = budgets.join(means)
+    scores = {metric: (heading, "{:.3f}") for metric, heading in MAIN_METRICS.items()}
     columns = {
-        heading: budgets[name].map(form.format).replace("nan", MISSING)
-        for name, (heading, form) in formats.items()
-        if name in budgets
+        heading: both[name].map(form.format).replace("nan", MISSING)
+        for name, (heading, form) in (_COSTS | scores).items()
     }
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns).rename_axis(index="Method")
+
+
+def conclude(
+    scores: pd.DataFrame,
+    summary: pd.DataFrame,
+    rows: pd.DataFrame,
+    *,
+    chance: float,
+    seed: int,
+    resamples: int,
+) -> list[str]:
+    """Say in sentences what the numbers decide, and what they leave open.
+
+    Parameters
+    ----------
+    scores
+        From :func:`paperlib.evaluation.comparison.tidy_scores`.
+    summary
+        Their means.
+    rows
+        From :func:`paperlib.evaluation.predictions.comparison_rows`; those that show a
+        model once more (cross-subject, other image) are left out.
+    chance
+        Of the right image being among the best five.
+    seed, resamples
+        Of the bootstrap.
+    """
+    own = rows[~rows["cross_subject"] & ~rows["other_image"]]
+    bootstrap = {"seed": seed, "resamples": resamples}
+    correlations = scores[scores["metric"] == "pearson"]
+    from_mean = compare_with(correlations, TRAINING_MEAN, **bootstrap)
+    from_mean = from_mean[from_mean["method"].isin(own.index)]
+    pearson, top5 = (
+        summary[summary["metric"] == metric].set_index("method")
+        for metric in ("pearson", "top5")
+    )
+    best = pearson.loc[own.index, "mean"].idxmax()
+    return [
+        f"Pearson above that of the training mean, interval without zero: "
+        f"{_listed(from_mean[from_mean['low'] > 0])}; below it: "
+        f"{_listed(from_mean[from_mean['high'] < 0])}.",
+        _identification(top5.loc[own.index].reset_index(), chance),
+        *_lead(correlations, pearson["mean"], own["kind"], **bootstrap),
+        f"The best Pearson is {pearson.loc[best, 'mean']:.3f} ({best}); half of "
+        f"the repetitions reaches {pearson.loc[CEILING, 'mean']:.3f} against the rest.",
+    ]
 
 
 def plot_scores(
@@ -133,12 +214,14 @@ def plot_scores(
     summary
         Measured scores.
     rows
-        Methods from top to bottom.
+        Methods from top to bottom; one that has none of these scores is left out.
     metrics
         Metric -> axis label.
     chance
         Metric -> level drawn as a dashed line.
     """
+    defined = summary[summary["metric"].isin(metrics) & summary["mean"].notna()]
+    rows = [method for method in rows if method in set(defined["method"])]
     size = (PAGE, 0.6 + 0.2 * len(rows))
     fig, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True)
     table = summary.set_index(["metric", "method"])
@@ -152,8 +235,84 @@ def plot_scores(
             ax.axvline(chance[metric], color=COLORS["control"], ls="--", lw=0.6)
         ax.set_xlabel(label)
     axes[0].set_yticks(places, rows)
+    axes[0].set_ylim(0.3 - len(rows), 0.7)
     return fig
 
 
 def _kind(method: str) -> str:
-    return next((kind for part, kind in _KINDS if part in method), "generated")
+    return next((kind for part, kind in _KINDS if part in method), "baseline")
+
+
+def _conditions(
+    summary: pd.DataFrame, what: str, *, simulated: bool, dataset: str, resamples: int
+) -> str:
+    """Say who saw how many images, and what the cells hold."""
+    fewest, most = summary["n_subjects"].min(), summary["n_subjects"].max()
+    number = f"{most}" if fewest == most else f"{fewest} to {most}"
+    who = "participant" if most == 1 else "participants"
+    kind = f"simulated {who}" if simulated else who
+    rows = "" if fewest == most else " (n; cross-subject rows lack the one trained on)"
+    return (
+        f"{dataset}, {number} {kind}{rows}, {summary['n_images'].max()} test images: "
+        f"{what} [95 % bootstrap interval over participants and images, "
+        f"{resamples:,} resamples]."
+    )
+
+
+def _trainings(summary: pd.DataFrame, seeds: Sequence[int]) -> str:
+    """Say how many trainings stand behind a row, and how far they are apart."""
+    if len(seeds) == 1:
+        return "1 training of each row and participant."
+    largest = summary.groupby("metric")["seed_sd"].max()
+    shown = ", ".join(
+        f"{heading.split()[0]} {largest[metric]:.3f}"
+        for metric, heading in MAIN_METRICS.items()
+        if metric in largest
+    )
+    return (
+        f"{len(seeds)} trainings of each row and participant are averaged; over them "
+        f"these means have a standard deviation of at most {shown}."
+    )
+
+
+def _listed(differences: pd.DataFrame) -> str:
+    shown = (f"{row.method} ({row.mean:+.3f})" for row in differences.itertuples())
+    return ", ".join(shown) or "none"
+
+
+def _identification(top5: pd.DataFrame, chance: float) -> str:
+    """Tell the methods that identify the image above chance from those that do not."""
+    above = top5["low"] > chance
+    known, unknown = (
+        ", ".join(f"{row.method} ({row.mean:.0%})" for row in found.itertuples())
+        for found in (top5[above], top5[~above])
+    )
+    return (
+        f"The image is among the best five more often than by chance ({chance:.0%}, "
+        f"interval above it): {known or 'none'}; not: {unknown or 'none'}."
+    )
+
+
+def _lead(
+    correlations: pd.DataFrame,
+    means: pd.Series,
+    kinds: pd.Series,
+    *,
+    seed: int,
+    resamples: int,
+) -> Iterator[str]:
+    """Compare the best linear encoder with the best diffusion transformer, if any."""
+    linear, ours = kinds.index[kinds.isin(list(FITS))], kinds.index[kinds == "dit"]
+    if linear.empty or ours.empty:
+        return
+    best_linear, best_ours = means[linear].idxmax(), means[ours].idxmax()
+    two = correlations[correlations["method"].isin([best_linear, best_ours])]
+    row = compare_with(two, best_ours, seed=seed, resamples=resamples).iloc[0]
+    verdict = "is not told apart from"
+    if row["low"] > 0 or row["high"] < 0:
+        verdict = "beats" if row["low"] > 0 else "is behind"
+    difference = format_interval(row["mean"], row["low"], row["high"])
+    yield (
+        f"The best linear encoder, {best_linear}, {verdict} the best of ours, "
+        f"{best_ours}: {difference} in Pearson."
+    )

@@ -28,7 +28,7 @@ def wide_table(
     Parameters
     ----------
     scores
-        Tidy scores with columns method, metric, mean, low, high.
+        Tidy scores with columns method, metric, mean, low, high, n_subjects.
     rows
         Methods in their order.
     metrics
@@ -37,13 +37,15 @@ def wide_table(
     Returns
     -------
     DataFrame
-        Text cells, a dash where a method has no score.
+        Text cells, a dash where a method has no score; n is the number of subjects.
     """
+    n_subjects = scores.groupby("method")["n_subjects"].max().reindex(rows)
     cells = {
         (row.method, row.metric): format_interval(row.mean, row.low, row.high)
         for row in scores.itertuples()
     }
-    table = {
+    table = {"n": n_subjects.map("{:.0f}".format).replace("nan", MISSING).tolist()}
+    table |= {
         heading: [cells.get((method, metric), MISSING) for method in rows]
         for metric, heading in metrics.items()
     }
@@ -82,7 +84,7 @@ def save_table(
     # Ten digits: more than any reader needs, fewer than differ between runs.
     texts = {
         ".csv": tidy.to_csv(index=False, float_format="%.10g", lineterminator="\n"),
-        ".md": f"{wide.to_markdown()}\n\n{caption}\n",
+        ".md": f"{wide.to_markdown(disable_numparse=True)}\n\n{caption}\n",
         ".tex": _latex(wide, caption=caption, label=f"tab:{stem.name}"),
     }
     for ending, text in texts.items():
