@@ -111,7 +111,9 @@ def test_loss_at_initialization_is_the_variance_of_the_noise(data):
 
 def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path):
     torch.manual_seed(0)
-    unbroken, curve = run(data, tmp_path, model=StopsAfter(build_model(RECIPE), 10**6))
+    unbroken, curve = run(
+        data, tmp_path / "unbroken", model=StopsAfter(build_model(RECIPE), 10**6)
+    )
     torch.manual_seed(0)
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path, model=StopsAfter(build_model(RECIPE), 17))
@@ -125,7 +127,14 @@ def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path):
         {k: v for k, v in row.items() if k != "seconds"} for row in curve + curve_again
     ]
     assert strip[:3] == strip[3:]
-    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_is_not_run_again(data, tmp_path):
+    first, curve = run(data, tmp_path)
+    again, curve_again = run(data, tmp_path)
+    assert curve == curve_again
+    for one, other in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_state_of_other_settings_is_not_continued(data, tmp_path, capsys):
@@ -138,7 +147,7 @@ def test_a_state_of_other_settings_is_not_continued(data, tmp_path, capsys):
 
 
 def test_seed_decides_everything(data, tmp_path):
-    models = [run(data, tmp_path)[0] for _ in range(2)]
+    models = [run(data, tmp_path / folder)[0] for folder in "ab"]
     for first, second in zip(*(m.parameters() for m in models), strict=True):
         assert torch.equal(first, second)
 
