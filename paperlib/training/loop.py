@@ -23,6 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from paperlib.atomic import atomic_path
+from paperlib.checkpoints import pick_device
 from paperlib.progress import progress_bar
 from paperlib.training.objective import Loss
 from paperlib.training.pairs import Batches, Pairs
@@ -261,7 +262,7 @@ def _accelerator(
         )
     accelerator = Accelerator(
         mixed_precision=settings.precision,
-        cpu=device == "cpu",
+        cpu=pick_device(device).type == "cpu",
         gradient_accumulation_steps=settings.accumulate,
         log_with="tensorboard" if settings.tensorboard else None,
         project_dir=state_file.parent / "tensorboard",
