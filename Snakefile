@@ -9,7 +9,7 @@ Snakemake keeps logs of failed jobs.
 """
 
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +23,7 @@ from paperlib.config import (
     first_run,
     load_config,
     load_settings,
+    specialize,
     token_sources,
 )
 from paperlib.paths import (
@@ -37,6 +38,7 @@ from paperlib.paths import (
     job_name,
     template,
 )
+from paperlib.plan import Plan
 from paperlib.provenance import library_modules
 from paperlib.recordings.sources import source_files
 from paperlib.results import select_results
@@ -49,6 +51,14 @@ SETTINGS = load_config(CONFIG)
 NAME = SETTINGS["name"]
 DATASETS = SETTINGS["datasets"]
 SIMULATED = "minithings" in SETTINGS
+REFERENCE = SETTINGS["evaluation"]["reference"]
+OWN_IMAGES = {  # the run that the others are compared with, on one participant
+    "dataset": next(iter(DATASETS)),
+    "run": next(n for n, r in SETTINGS["runs"].items() if r["label"] == REFERENCE),
+    "subject": next(iter(DATASETS.values()))["training_subject"],
+    "seed": next(iter(DATASETS.values()))["seeds"][0],
+    "images": "",
+}
 CAPTIONERS = dict(zip(SETTINGS["clip_score"]["captioners"], CLIP_SCORE_TABLES))
 TABLES = ("", "_supplement", "_across", "_paired", "_budgets")  # of a data set
 MANIFEST = f"{SETTINGS['data_root']}/manifest.json"
@@ -113,6 +123,32 @@ def settings(notebook, **fixed):
     return values
 
 
+@cache
+def shares(notebook, dataset, run):
+    """Return the cores, memory (GB), hours and GPUs that an execution may use."""
+    return specialize(SETTINGS, dataset=dataset, run=run)["resources"][notebook]
+
+
+def share(notebook, name, unit=1, **fixed):
+    """Return a function: how much of one of them, in a unit of Snakemake's."""
+
+    def amount(wildcards):
+        keys = {**wildcards, **fixed}
+        return round(shares(notebook, keys.get("dataset"), keys.get("run"))[name] * unit)
+
+    return amount
+
+
+def needs(notebook, **fixed):
+    """Return the resources functions of a notebook's executions."""
+    memory = share(notebook, "memory", 1000, **fixed)
+    return {
+        "mem_mb": lambda wildcards, attempt: attempt * memory(wildcards),
+        "runtime": share(notebook, "hours", 60, **fixed),  # min
+        "gpu": share(notebook, "gpu", **fixed),
+    }
+
+
 def compared(alias, dataset, file=""):
     """List one file of every training that the comparison needs, for a data set."""
     entry = DATASETS[dataset]
@@ -145,23 +181,29 @@ def signals(dataset):
     ]
 
 
+def public(files):
+    """Leave out missing files in a dry run, which shows every run without any data."""
+    return [file for file in files if not workflow.dryrun or Path(file).exists()]
+
+
 def raw_recordings(wildcards):
     """Name what notebook 01 reads: the simulated world, or the recordings."""
     if SIMULATED:
         return [MANIFEST]
     entry = load_settings("01_preprocess", CONFIG, dataset=wildcards.dataset)
     where = partial(path, dataset=wildcards.dataset, subject=wildcards.subject)
-    return source_files(entry["preprocessing"], where, subject=int(wildcards.subject))
+    subject = int(wildcards.subject)
+    return public(source_files(entry["preprocessing"], where, subject=subject))
 
 
 def image_list(dataset):
     """Name what tells the images of a data set."""
-    return MANIFEST if SIMULATED else path("image_list", dataset=dataset)
+    return [MANIFEST] if SIMULATED else public([path("image_list", dataset=dataset)])
 
 
 def images(wildcards):
     """Name what notebooks 02 and 03 read."""
-    return [image_list(wildcards.dataset)]
+    return image_list(wildcards.dataset)
 
 
 def embedded(wildcards):
@@ -204,6 +246,7 @@ def files(*, tables=(), figures=()):
 RESULTS = {  # by the run that makes them
     job("08_clip_score"): files(tables=CAPTIONERS.values(), figures=CLIP_SCORE_FIGURES),
     job("10_schematics"): files(figures=SCHEMATICS),
+    job("11_own_images", **OWN_IMAGES): [path("own_images", **OWN_IMAGES)],
 }
 for dataset in DATASETS:
     scores, maps = MAIN_TABLES[dataset], TOPOGRAPHIES[dataset]
@@ -222,17 +265,16 @@ for dataset in DATASETS:
     }
 WANTED = select_results(RESULTS, ONLY)
 
-logger.addHandler(
-    RunsLeft(
-        Path(path("record", job="")).parent, elsewhere=f"benchmarks/run_times_{NAME}.json"
-    )
-)
+RECORDS = Path(path("record", job="")).parent
+ELSEWHERE = Path(f"benchmarks/run_times_{NAME}.json")
+logger.addHandler(RunsLeft(RECORDS, elsewhere=ELSEWHERE))
+logger.addHandler(Plan(SETTINGS, records=RECORDS, elsewhere=ELSEWHERE))  # of a dry run
 
 EXECUTE = (
     "OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} "
     "OPENBLAS_NUM_THREADS={threads} "
     "python paperlib/execution.py {input.notebook} {log.notebook} {params.identity:q} "
-    "> {log.text} 2>&1 || {{ tail -n 25 {log.text}; exit 1; }}"
+    "--gpu {resources.gpu} > {log.text} 2>&1 || {{ tail -n 25 {log.text}; exit 1; }}"
 )
 
 
@@ -261,7 +303,9 @@ if SIMULATED:
         params:
             identity=identity(),
             settings=settings("00_minithings"),
-        threads: 2
+        threads: share("00_minithings", "threads")
+        resources:
+            **needs("00_minithings"),
         message:
             "00: making the embedded world"
         shell:
@@ -284,8 +328,9 @@ rule preprocess:
     params:
         identity=identity(),
         settings=settings("01_preprocess"),
+    threads: share("01_preprocess", "threads")
     resources:
-        mem_mb=8000,
+        **needs("01_preprocess"),
     message:
         "01: preprocessing {wildcards.dataset}, participant {wildcards.subject}"
     shell:
@@ -306,8 +351,9 @@ rule caption:
     params:
         identity=identity(),
         settings=settings("02_caption"),
+    threads: share("02_caption", "threads")
     resources:
-        gpu=1,
+        **needs("02_caption"),
     message:
         "02: captions of {wildcards.dataset} by {wildcards.captioner}"
     shell:
@@ -328,8 +374,9 @@ rule embed:
     params:
         identity=identity(),
         settings=settings("03_embed"),
+    threads: share("03_embed", "threads")
     resources:
-        gpu=1,
+        **needs("03_embed"),
     message:
         "03: tokens of {wildcards.dataset}, {wildcards.tokens}"
     shell:
@@ -353,9 +400,10 @@ rule train:
     params:
         identity=identity(),
         settings=settings("04_train"),
-    priority: 1 # before 06 and 07, for which a core would have to wait
+    threads: share("04_train", "threads")
     resources:
-        gpu=1,
+        **needs("04_train"),
+    priority: 1 # before 06 and 07, for which a core would have to wait
     message:
         "04: training {wildcards.run} on {wildcards.dataset}, "
         "participant {wildcards.subject}, seed {wildcards.seed}"
@@ -378,9 +426,10 @@ rule sample:
     params:
         identity=identity(),
         settings=settings("05_sample"),
-    priority: 1 # before 06 and 07, for which a core would have to wait
+    threads: share("05_sample", "threads")
     resources:
-        gpu=1,
+        **needs("05_sample"),
+    priority: 1 # before 06 and 07, for which a core would have to wait
     message:
         "05: sampling {wildcards.run} for {wildcards.dataset}, "
         "participant {wildcards.subject}, seed {wildcards.seed}"
@@ -391,7 +440,7 @@ rule sample:
 rule clip_score:
     """Compare images with their captions: Figures 4, 5 and 8, Tables 7 and 8."""
     input:
-        [image_list(d) for d in DATASETS],
+        lambda wildcards: [file for d in DATASETS for file in image_list(d)],
         [path("captions", dataset=d, captioner=c) for d in DATASETS for c in CAPTIONERS],
         [path("published_table", name=name) for name in CAPTIONERS.values()],
         notebook="notebooks/08_clip_score.py",
@@ -406,8 +455,9 @@ rule clip_score:
     params:
         identity=identity(),
         settings=settings("08_clip_score"),
+    threads: share("08_clip_score", "threads")
     resources:
-        gpu=1,
+        **needs("08_clip_score"),
     message:
         "08: CLIP Scores of all captions"
     shell:
@@ -435,7 +485,9 @@ for dataset in DATASETS:
         params:
             identity=identity(dataset=dataset),
             settings=settings("06_evaluate", dataset=dataset),
-        threads: 2
+        threads: share("06_evaluate", "threads", dataset=dataset)
+        resources:
+            **needs("06_evaluate", dataset=dataset),
         message:
             f"06: scoring every method on {dataset}"
         shell:
@@ -460,7 +512,9 @@ for dataset in DATASETS:
         params:
             identity=identity(dataset=dataset),
             settings=settings("07_ablations", dataset=dataset),
-        threads: 2
+        threads: share("07_ablations", "threads", dataset=dataset)
+        resources:
+            **needs("07_ablations", dataset=dataset),
         message:
             f"07: scoring the ablations of {dataset}"
         shell:
@@ -482,6 +536,9 @@ for dataset in DATASETS:
         params:
             identity=identity(dataset=dataset),
             settings=settings("09_topographies", dataset=dataset),
+        threads: share("09_topographies", "threads", dataset=dataset)
+        resources:
+            **needs("09_topographies", dataset=dataset),
         message:
             f"09: scalp maps of {dataset}"
         shell:
@@ -502,7 +559,33 @@ rule schematics:
     params:
         identity=identity(),
         settings=settings("10_schematics"),
+    threads: share("10_schematics", "threads")
+    resources:
+        **needs("10_schematics"),
     message:
         "10: schematics of framework and network"
+    shell:
+        EXECUTE
+
+
+rule own_images:
+    """Answer for images that no data set has; here, as an example, for test images."""
+    input:
+        [image_list(OWN_IMAGES["dataset"])],
+        path("checkpoint", **OWN_IMAGES) + "/config.json",
+        notebook="notebooks/11_own_images.py",
+        library=library("11_own_images"),
+    output:
+        RESULTS[job("11_own_images", **OWN_IMAGES)],
+        record=record("11_own_images", **OWN_IMAGES),
+    log:
+        **logs("11_own_images", **OWN_IMAGES),
+    params:
+        identity=identity(**OWN_IMAGES),
+        settings=settings("11_own_images", **OWN_IMAGES),
+    resources:
+        gpu=1,
+    message:
+        "11: responses to images of one's own"
     shell:
         EXECUTE

@@ -5,8 +5,10 @@
 #   ./run_all.sh test                  the tests
 #   ./run_all.sh --config paper        on the real recordings
 #   ./run_all.sh check --config paper  which of them, and which weights, are missing
+#   ./run_all.sh plan --config paper   every run of it, and the GPU hours; needs no data
 #   ./run_all.sh fetch --config paper --dataset things-eeg2 --subjects 1,3   brings them
 #   ./run_all.sh --only tab07          one table or figure, by how its name begins
+#   ./run_all.sh --config paper --profile config/profiles/slurm   on a cluster
 #   ./run_all.sh --cores 4 -n          any other option or target goes to Snakemake
 #   ./run_all.sh tables/mini/tab01_things_eeg2.csv
 set -euo pipefail
@@ -65,16 +67,19 @@ list_results() {
 
 config=mini
 only=
-cores=all
+cores=
 dry_run=
+profile=
 task=reproduce
 passed=()
 while [ $# -gt 0 ]; do
     case $1 in
-        -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         test | check | fetch) task=$1 ;;
         --config) config=${2:?--config needs a name}; shift ;;
         --config=*) config=${1#*=} ;;
+        plan) passed+=(--quiet host rules reason progress -n --forceall); dry_run=yes ;;
+        --profile | --profile=*) passed+=("$1"); profile=yes ;;
         --only) only=${2:?--only needs the beginning of a name, such as tab07}; shift ;;
         --only=*) only=${1#*=} ;;
         --cores) cores=${2:?--cores needs a number}; shift ;;
@@ -102,9 +107,12 @@ fi
 
 [ -n "$dry_run" ] || passed+=(--quiet reason)
 gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
-[ "$gpus" -eq 0 ] || passed+=(--resources "gpu=$((gpus))")  # one run on each at a time
-say "Configuration $config, cores: $cores"
-python -m snakemake --cores "$cores" --config "config=$config" ${only:+"only=$only"} \
+if [ -z "$profile" ]; then  # which else says how much there is
+    cores=${cores:-all}
+    [ "$gpus" -eq 0 ] || passed+=(--resources "gpu=$((gpus))")  # one run on each at a time
+fi
+say "Configuration $config, cores: ${cores:-as in the profile}"
+python -m snakemake ${cores:+--cores "$cores"} --config "config=$config" ${only:+"only=$only"} \
     --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
 [ -n "$dry_run" ] || list_results "$config" "$only"
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"

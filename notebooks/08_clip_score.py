@@ -18,7 +18,7 @@
 # 4, 5 and 8, Tables 7 and 8)
 #
 # - Reads: images and captions of every data set and captioner
-# - Writes: the cosine of every image and caption, three figures, a table a captioner
+# - Writes: the cosine of every image and caption, four figures, a table a captioner
 # - Time: seconds (mini, one core), minutes (paper, one GPU; not measured)
 
 # %% tags=["parameters"]
@@ -27,6 +27,7 @@ overrides: str = ""  # YAML that replaces values, as in "clip_score: {batch_size
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -43,6 +44,7 @@ from paperlib.paths import CLIP_SCORE_FIGURES, CLIP_SCORE_TABLES, locate
 from paperlib.provenance import start_record
 from paperlib.reporting.clip_scores import (
     distribution_table,
+    participants_note,
     plot_captioned,
     plot_distributions,
     reading_note,
@@ -60,12 +62,14 @@ where = locate(settings)
 record = start_record(settings, config=config, overrides=overrides)
 set_theme()
 clip_score, simulated = settings["clip_score"], settings["simulated"]
-captioners = clip_score["captioners"]
+subjects, captioners = settings["dataset_subjects"], clip_score["captioners"]
 main_captioner = captioners[0]
+labels = {name: clip_score["labels"].get(name, name) for name in captioners}
+rng = np.random.default_rng(settings["seed"])
 
 # %%
 images, captions = {}, {}
-for dataset in settings["dataset_names"]:
+for dataset in subjects:
     images[dataset] = read_images(where("images", dataset=dataset))
     for captioner in captioners:
         path = where("captions", dataset=dataset, captioner=captioner)
@@ -81,14 +85,15 @@ for dataset in settings["dataset_names"]:
 # ## Cosines
 #
 # CLIP embeds every image and every caption, training and test images alike. The control
-# is the caption of another image, half the list away. Captions are made once for an
-# image, so all participants of a data set share these numbers.
+# is the caption of an image of another concept, drawn anew for each data set. Captions
+# are made once for an image, so all participants of a data set share these numbers.
 
 # %%
 device = pick_device(settings["device"])
 options = {
     "encoders": load_encoders(clip_score["encoders"], device=device),
     "batch_size": clip_score["batch_size"],
+    "rng": rng,
 }
 parts = {}
 for dataset, table in images.items():
@@ -100,7 +105,7 @@ cosines = pd.concat(parts, names=["dataset"]).reset_index("dataset")
 raw = []
 for (dataset, captioner), rows in cosines.groupby(["dataset", "captioner"]):
     raw.append(where("clip_scores", dataset=dataset, captioner=captioner))
-    columns = ["image_id", "encoder", "cosine", "other_cosine"]
+    columns = ["image_id", "concept", "encoder", "cosine", "other_cosine"]
     write_text(raw[-1], rows[columns].to_csv(index=False, float_format="%.8g"))
 keys = ["dataset", "captioner", "encoder"]
 display(
@@ -111,17 +116,21 @@ display(
 # ## From cosines to scores
 #
 # Hessel et al. (2021) take 2.5 max(cos, 0), which can exceed 1; others (1 + cos) / 2,
-# in which even unrelated captions score above a half. The paper states neither. *Look
-# for* captions of other images: what they score is the floor of the scale.
+# in which a cosine of 0 scores a half. The paper states neither. *Look for* captions of
+# other concepts: what they score is the floor of the scale. The images of a concept
+# resemble each other; intervals come from resampling concepts.
 
 # %%
 scores = score_cosines(cosines)
-summary = describe_scores(scores)
+summary = describe_scores(scores, rng=rng, n_resamples=clip_score["resamples"])
 published = {
     captioner: pd.read_csv(where("published_table", name=name))
     for captioner, name in zip(captioners, CLIP_SCORE_TABLES, strict=False)
 }
-note = reading_note(published[main_captioner])
+encoder = options["encoders"][0].name
+is_main = (cosines["captioner"] == main_captioner) & (cosines["encoder"] == encoder)
+spread = cosines.loc[is_main, "cosine"].std()
+note = reading_note(published[main_captioner], spread=spread)
 print(note)
 
 # %% [markdown]
@@ -131,8 +140,6 @@ print(note)
 # nor the worst.
 
 # %%
-encoder = options["encoders"][0].name
-is_main = (cosines["captioner"] == main_captioner) & (cosines["encoder"] == encoder)
 pictures, texts, titles = [], [], []
 for dataset, table in images.items():
     tested = table.merge(captions[dataset, main_captioner], on="image_id")
@@ -149,25 +156,44 @@ plt.show()
 # ## Figure 5: the main captioner
 #
 # All encoders and both formulas; the published mean is drawn into both, as its formula
-# is not stated. *Look for* the distance to captions of other images (dotted).
+# is not stated. *Look for* the distance to captions of other concepts (dotted).
 
 # %%
 of_main = scores[scores["captioner"] == main_captioner]
+means = published[main_captioner].groupby("dataset")["mean"]
 main_figure = plot_distributions(
-    of_main, hue="encoder", published=published[main_captioner]
+    of_main, hue="encoder", subjects=subjects, published=means.first()
 )
 plt.show()
 
 # %% [markdown]
-# ## Figure 8: other captioners
+# ## Figure 8: further participants
 #
-# The paper shows participants 2 to 4 of THINGS-MEG, with means around 0.642. Here they
-# would repeat Figure 5, because they saw the same images; in their place stand all
-# captioners, scored by the first encoder.
+# The paper shows participants 2 to 4 of THINGS-MEG, with counts of their own (Tables 7
+# and 8) though all saw the same images. Here an image has one caption, and notebook 01
+# stops if a participant saw other images; so one panel stands for all, as in Figure 5.
+
+# %%
+last = list(subjects)[-1]  # things-meg
+further_figure = plot_distributions(
+    of_main[of_main["dataset"] == last],
+    hue="encoder",
+    subjects={last: subjects[last][1:] or subjects[last]},
+    published=means.last(),
+)
+plt.show()
+
+# %% [markdown]
+# ## All captioners
+#
+# Tables 7 and 8 as distributions beside the main captioner, by the first encoder. *Look
+# for* captioners whose scores reach down to those with captions of other concepts.
 
 # %%
 captioner_figure = plot_distributions(
-    scores[scores["encoder"] == encoder], hue="captioner"
+    scores[scores["encoder"] == encoder].replace({"captioner": labels}),
+    hue="captioner",
+    subjects=subjects,
 )
 plt.show()
 
@@ -181,17 +207,18 @@ plt.show()
 written = []
 for captioner, name in zip(captioners, CLIP_SCORE_TABLES, strict=False):
     measured = summary[summary["captioner"] == captioner]
-    tidy = score_table(measured, published[captioner])
+    tidy = score_table(measured, published[captioner], subjects=subjects)
     wide = distribution_table(tidy)
-    text = f"{table_caption(captioner, simulated=simulated)} {note}"
+    parts = (table_caption(labels[captioner], simulated=simulated), note)
+    text = " ".join([*parts, participants_note(published[captioner])]).strip()
     written += save_table(where("table", name=name), tidy=tidy, wide=wide, caption=text)
-    display(Markdown(f"**{captioner}**"), wide)
+    display(Markdown(f"**{labels[captioner]}**"), wide)
 
 # %% [markdown]
 # ## Save
 
 # %%
-figures = (example_figure, main_figure, captioner_figure)
+figures = (example_figure, main_figure, further_figure, captioner_figure)
 for name, fig in zip(CLIP_SCORE_FIGURES, figures, strict=True):
     written += save_figure(fig, where("figure", name=name), simulated=simulated)
 
@@ -200,8 +227,8 @@ for name, fig in zip(CLIP_SCORE_FIGURES, figures, strict=True):
 
 # %%
 lines = [
-    f"- {row.dataset}, {row.captioner}, {row.encoder}: {row.score} is {row.mean:.3f} "
-    f"on average, {row.other_mean:.3f} with captions of other images"
+    f"- {row.dataset}, {labels[row.captioner]}, {row.encoder}: {row.score} is "
+    f"{row.mean:.3f} on average, {row.other_mean:.3f} with captions of other concepts"
     for row in summary.itertuples()
 ]
 display(Markdown("\n".join(lines)))

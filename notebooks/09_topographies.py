@@ -51,16 +51,18 @@ windows = settings["topographies"]["windows"]
 # ## Mean responses
 #
 # The mean over all training images and over all test images of each participant,
-# averaged within time windows.
+# averaged within time windows. EEG is whitened and MEG divided by its baseline's
+# standard deviation (notebook 01): maps are in these units, not in volts or teslas.
 
 # %%
 maps = {}
 for subject in progress_bar(settings["subjects"], label="Averaging", unit="subject"):
     signals = load_signals(where("signals", subject=subject))
     for partition in ("training", "test"):
-        response = mean_response(getattr(signals, partition))  # C T
-        means = window_means(response, signals.times, windows)
-        maps[f"Subject {subject}\n{partition}"] = means
+        recorded = getattr(signals, partition)  # N R C T
+        means = window_means(mean_response(recorded), signals.times, windows)
+        maps[subject, partition] = means
+    n_images = {"training": len(signals.training), "test": len(signals.test)}
 look = {
     "windows": windows,
     "info": sensor_info(signals.ch_names, signals.sfreq),
@@ -82,12 +84,18 @@ print(
 # %%
 first = settings["training_subject"]
 second = next((s for s in settings["subjects"] if s != first), first)
-pair = {
-    label: maps[label]
-    for label in (f"Subject {first}\ntraining", f"Subject {second}\ntest")
+rows = {
+    (
+        subject,
+        partition,
+    ): f"Subject {subject}\n{partition}\n{n_images[partition]:,} images"
+    for subject, partition in maps
 }
+pair = {rows[key]: maps[key] for key in ((first, "training"), (second, "test"))}
 difference = np.subtract(*pair.values())
-comparison = plot_topographies({**pair, "Difference": difference}, **look)
+comparison = plot_topographies(
+    {**pair, "Difference,\nfirst - second": difference}, **look
+)
 plt.show()
 
 # %%
@@ -104,7 +112,7 @@ print(
 # do not.
 
 # %%
-everyone = plot_topographies(maps, **look)
+everyone = plot_topographies({rows[k]: maps[k] for k in maps}, **look)
 plt.show()
 
 # %% [markdown]

@@ -2,7 +2,7 @@
 
 Data flow, and the only direction in which modules import each other::
 
-    recordings, stimuli -> models -> diffusion -> training -> generation
+    recordings, stimuli -> models -> diffusion -> training -> sampling -> generation
                         -> evaluation -> reporting
 
 Letters used in shape comments throughout:
@@ -20,6 +20,6 @@ S     diffusion steps of the sampler
 ====  ==========================================================
 """
 
-from paperlib.torchvision_operators import declare_missing_operators
+from paperlib.torchvision_operators import prepare_for_torchvision
 
-declare_missing_operators()
+prepare_for_torchvision()

@@ -23,19 +23,23 @@ SECTIONS = {
     "01_preprocess": ("preprocessing",),
     "02_caption": ("captioning",),
     "03_embed": ("embedding",),
-    "04_train": ("channels", "conditioning", "model", "diffusion", "training"),
+    "04_train": (
+        *("simulated", "channels", "conditioning", "tokens"),
+        *("model", "diffusion", "training"),
+    ),
     "05_sample": ("seed", "conditioning", "sampling"),
     "06_evaluate": (
         *("seed", "simulated", "subjects", "training_subject", "seeds"),
         *("runs", "comparison", "evaluation"),
     ),
     "07_ablations": ("seed", "simulated", "runs", "ablations", "evaluation"),
-    "08_clip_score": ("simulated", "dataset_names", "clip_score"),
+    "08_clip_score": ("seed", "simulated", "dataset_subjects", "clip_score"),
     "09_topographies": ("simulated", "subjects", "training_subject", "topographies"),
     "10_schematics": (
         *("seed", "simulated", "datasets", "captioning", "embedding", "conditioning"),
         *("methods", "diffusion", "sampling", "runs"),
     ),
+    "11_own_images": ("seed", "simulated", "sampling", "topographies"),
 }
 
 ABLATIONS = ("components", "captioners", "conditioning", "regions")
@@ -100,19 +104,35 @@ def load_settings(
     -------
     dict
         The sections, beside ``notebook``, ``name``, ``data_root`` and ``device``;
-        ``dataset_names`` are the names of ``datasets``.
+        ``dataset_subjects`` are the subjects of each of ``datasets``.
     """
     check_option("notebook", notebook, tuple(SECTIONS))
     settings = load_config(config, overrides)
-    settings["dataset_names"] = list(settings["datasets"])
+    entries = settings["datasets"].items()
+    settings["dataset_subjects"] = {name: entry["subjects"] for name, entry in entries}
+    settings = specialize(settings, dataset=dataset, run=run)
+    if run is not None:
+        settings["model"] = model_options(settings, run)
+        settings["tokens"] = token_options(settings)
+    wanted = ("name", "data_root", "device", *SECTIONS[notebook])
+    return {"notebook": notebook} | {key: settings[key] for key in wanted}
+
+
+def specialize(settings: dict, *, dataset: str | None, run: str | None) -> dict:
+    """Return a configuration as it holds for a data set and a run, if they are given.
+
+    Parameters
+    ----------
+    settings
+        From :func:`load_config`.
+    dataset, run
+        As for :func:`load_settings`.
+    """
     for kind, entry in (("datasets", dataset), ("runs", run)):
         if entry is not None:
             check_option(kind.removesuffix("s"), entry, tuple(settings[kind]))
             settings = merge(settings, settings[kind][entry])
-    if run is not None:
-        settings["model"] = model_options(settings, run)
-    wanted = ("name", "data_root", "device", *SECTIONS[notebook])
-    return {"notebook": notebook} | {key: settings[key] for key in wanted}
+    return settings
 
 
 def merge(base: dict, changes: dict) -> dict:
@@ -129,6 +149,28 @@ def model_options(settings: dict, run: str) -> dict:
     entry = settings["runs"][run]
     options = merge(settings["methods"][entry["method"]], entry.get("model", {}))
     return {"method": entry["method"], **options}
+
+
+def token_options(settings: dict) -> dict:
+    """Return how the tokens of a run's condition are made, and nothing of others.
+
+    Parameters
+    ----------
+    settings
+        A configuration, the values of the run in place.
+
+    Returns
+    -------
+    dict
+        Sections ``embedding`` and ``captioning``; instead of all networks and
+        captioners they hold the entries of the run's ``network`` and ``captioner``, or
+        None.
+    """
+    chosen = settings["conditioning"]
+    embedding, captioning = dict(settings["embedding"]), dict(settings["captioning"])
+    embedding["network"] = embedding.pop("networks").get(chosen["network"])
+    captioning["captioner"] = captioning.pop("captioners").get(chosen["captioner"])
+    return {"embedding": embedding, "captioning": captioning}
 
 
 def first_run(settings: dict, method: str) -> str:

@@ -1,5 +1,7 @@
 """Execute one notebook with papermill: ``python paperlib/execution.py IN OUT YAML``.
 
+With ``--gpu 1`` the notebook has a GPU of its own, with ``--gpu 0`` it sees none.
+
 Papermill's own command lets kernels meet at TCP ports that are chosen before they are
 bound, so that two notebooks started together now and then choose the same one. This
 script asks for sockets in the file system instead; all else is papermill's.
@@ -8,6 +10,7 @@ script asks for sockets in the file system instead; all else is papermill's.
 import argparse
 import logging
 import sys
+from contextlib import nullcontext
 from tempfile import TemporaryDirectory
 
 import yaml
@@ -19,6 +22,8 @@ sys.modules.setdefault("rfc3987_syntax", None)
 
 import jupytext  # noqa: E402
 import papermill  # noqa: E402
+
+from paperlib.gpus import visible_to_children  # noqa: E402
 
 
 def execute(notebook: str, executed: str, parameters: dict) -> None:
@@ -57,7 +62,13 @@ def main() -> None:
     parser.add_argument("notebook")
     parser.add_argument("executed")
     parser.add_argument("parameters", type=yaml.safe_load, help="YAML mapping")
-    execute(**vars(parser.parse_args()))
+    parser.add_argument(
+        "--gpu", type=int, choices=(0, 1), help="default: all there are"
+    )
+    options = vars(parser.parse_args())
+    gpu = options.pop("gpu")
+    with nullcontext() if gpu is None else visible_to_children(needed=bool(gpu)):
+        execute(**options)
 
 
 if __name__ == "__main__":

@@ -1,150 +1,274 @@
-"""From a trained model and condition tokens to signals (section 3.4, Algorithm 2)."""
+"""Responses to a user's own images: images and a checkpoint to ``mne.EpochsArray``.
 
-from collections.abc import Callable
+Captions and tokens are made as they were for training: the recipe of a checkpoint names
+the models and their settings.
+"""
 
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mne
 import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor, nn
+from PIL import Image
 
-from paperlib.diffusion import ddim, linear_alpha_bar, timestep_pairs
-from paperlib.progress import progress_bar
+from paperlib.checkpoints import Checkpoint, pick_device
+from paperlib.methods import respond
+from paperlib.recordings.sensors import sensor_info
+from paperlib.stimuli.captioners import load_captioner
+from paperlib.stimuli.captions import read_captions, write_captions
+from paperlib.stimuli.cnn import load_cnn, write_layer_outputs
+from paperlib.stimuli.conditions import Condition
+from paperlib.stimuli.embeddings import (
+    load_clip,
+    write_image_tokens,
+    write_text_tokens,
+)
+from paperlib.stimuli.images import open_image
+from paperlib.stimuli.tokens import Tokens
+from paperlib.validation import check_distinct
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 
 
-@torch.inference_mode()
 def generate(
-    model: nn.Module,
-    recipe: dict,
-    context: Callable[[np.ndarray], np.ndarray],
-    rows: np.ndarray,
+    images: str | Path | Sequence[str | Path | Image.Image],
+    checkpoint: Checkpoint | str | Path,
     *,
-    steps: int,
-    eta: float,
-    bound: float | None,
-    samples: int,
-    seed: int,
-    batch_size: int,
-) -> np.ndarray:
-    """Draw several signals for each image.
-
-    The noise of a sample depends on ``seed``, image and sample number only, so neither
-    the batch size nor the other images change it.
+    captions: Sequence[str] | None = None,
+    samples: int = 16,
+    average: bool = True,
+    steps: int = 50,
+    eta: float = 0.0,
+    bound: float | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str = "auto",
+) -> mne.EpochsArray:
+    """Generate the responses of a participant to images.
 
     Parameters
     ----------
-    model, recipe
-        From :func:`paperlib.checkpoints.load_checkpoint`.
-    context
-        Rows of images -> tokens, ndarray of shape (B, L, D).
-    rows : ndarray of shape (N,)
-        Images to generate for.
+    images
+        Picture files, or pictures; or a text for :func:`find_images`.
+    checkpoint
+        A checkpoint, its folder, or its name on the Hugging Face hub.
+    captions
+        Of the images; None lets the captioner of the checkpoint describe them.
+    samples
+        K, signals per image; methods that do not sample give one.
+    average
+        Return the mean over the samples of an image, which estimates the evoked
+        response, instead of each of them, which carries noise as a recording does.
     steps, eta, bound
         Of the sampler, see :func:`paperlib.diffusion.ddim`.
-    samples
-        K, signals per image.
     seed
-        Of the noise.
+        Of the noise. The noise of a sample depends on it, on the place of the image in
+        ``images`` and on the number of the sample only.
     batch_size
         Signals denoised at a time.
+    device
+        ``"auto"`` takes a GPU if there is one.
 
     Returns
     -------
-    ndarray of shape (N, K, C, T), float32
-        In the unit of the training signals.
+    EpochsArray
+        One epoch an image, or one a sample, with the positions of the sensors.
+        ``event_id`` holds the images by name; ``metadata`` has the columns image,
+        caption (empty without captioner) and, without averaging, sample (from 1). The
+        values are those the model was trained on, normalized and neither V nor T:
+        ``info["description"]`` names their unit. Plot them with ``scalings=1``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If an image, the checkpoint or a pretrained model is missing.
+    ValueError
+        If a file is not an image, two images have one name, there is not one caption
+        for each image, or the checkpoint does not say how its tokens are made.
     """
-    device = next(model.parameters()).device
-    diffusion = dict(recipe["diffusion"])
-    prediction = diffusion.pop("prediction")
-    alpha_bar = linear_alpha_bar(**diffusion).to(device)
-    pairs = timestep_pairs(diffusion["timesteps"], steps)
-    shape = (len(recipe["ch_names"]), len(recipe["times"]))
-    generated = np.empty((len(rows), samples, *shape), np.float32)  # N K C T
-    at_once = max(1, batch_size // samples)
-    starts = range(0, len(rows), at_once)
-    for start in progress_bar(starts, label="Sampling", unit="batch"):
-        chosen = rows[start : start + at_once]
-        draw_noise = noise_source(seed, chosen, samples, shape=shape, device=device)
-        tokens = torch.from_numpy(context(chosen)).to(device)  # B L D
-        y = ddim(
-            _conditioned(model, tokens, samples),
-            draw_noise(),
-            pairs=pairs,
-            alpha_bar=alpha_bar,
-            prediction=prediction,
-            eta=eta,
-            bound=bound,
-            draw_noise=draw_noise,
-        )  # B*K C T
-        y = y.unflatten(0, (len(chosen), samples)) * recipe["scale"]
-        generated[start : start + at_once] = y.cpu().numpy()
-    return generated
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint.from_pretrained(checkpoint, device=device)
+    recipe = checkpoint.recipe
+    _check_recipe(recipe)
+    if isinstance(images, str | Path):
+        images = find_images(images)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        table = _list_pictures(images, folder)
+        if captions is None:
+            captions = _describe(table, recipe, folder, device=pick_device(device))
+        table["caption"] = _check_captions(captions, table, recipe)
+        condition = _embed(table, recipe, folder, device=pick_device(device))
+        sampling = {"steps": steps, "eta": eta, "bound": bound, "samples": samples}
+        sampling["batch_size"] = batch_size
+        responses = respond(
+            checkpoint.model, recipe, condition, sampling=sampling, seed=seed
+        )  # N K C T
+    return _as_epochs(responses, table, recipe, average=average)
 
 
-@torch.inference_mode()
-def predict(
-    model: nn.Module,
-    recipe: dict,
-    context: Callable[[np.ndarray], np.ndarray],
-    rows: np.ndarray,
-    *,
-    batch_size: int,
-) -> np.ndarray:
-    """Return the one signal that a deterministic network gives for each image.
+def find_images(places: str | Path) -> list[Path]:
+    """List picture files.
 
     Parameters
     ----------
-    model, recipe, context, rows
-        As for :func:`generate`; the network takes tokens and nothing else.
-    batch_size
-        Images at a time.
+    places
+        A file, or a folder, whose pictures are taken in the order of their names; or
+        several of them, with commas in between.
 
     Returns
     -------
-    ndarray of shape (N, 1, C, T), float32
-        In the unit of the training signals.
+    list of Path
+        Absolute; files that are named need not exist.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder holds no picture.
     """
-    device = next(model.parameters()).device
-    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    predicted = [
-        model(torch.from_numpy(context(batch)).to(device)).cpu().numpy()
-        for batch in progress_bar(batches, label="Predicting", unit="batch")
-    ]  # B C T each
-    return np.concatenate(predicted)[:, None] * np.float32(recipe["scale"])
+    found = []
+    for part in filter(None, map(str.strip, str(places).split(","))):
+        place = Path(part).expanduser().absolute()
+        found += _pictures_in(place) if place.is_dir() else [place]
+    return found
 
 
-def noise_source(
-    seed: int,
-    rows: np.ndarray,
-    samples: int,
-    *,
-    shape: tuple[int, int],
-    device: torch.device,
-) -> Callable[[], Tensor]:
-    """Return a function that draws noise (B * K, C, T), one stream for each sample."""
-    streams = [
-        torch.Generator().manual_seed(
-            int(np.random.SeedSequence((seed, row, k)).generate_state(1, np.uint64)[0])
+def _pictures_in(folder: Path) -> list[Path]:
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES)
+    if not found:
+        raise FileNotFoundError(
+            f"The folder {folder} holds no picture; expected files that end with "
+            f"{', '.join(_PICTURES)}."
         )
-        for row in np.asarray(rows).tolist()
-        for k in range(samples)
-    ]
-
-    def draw_noise() -> Tensor:
-        noise = [torch.randn(shape, generator=stream) for stream in streams]
-        return torch.stack(noise).to(device)
-
-    return draw_noise
+    return found
 
 
-def _conditioned(
-    model: nn.Module, tokens: Tensor, samples: int
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Bind the condition, encoded once if the network can do so beforehand."""
+def _check_recipe(recipe: dict) -> None:
+    """Stop at checkpoints that cannot take new images."""
+    needed = ("conditioning", "tokens", "simulated", "unit", "sfreq")
+    if missing := [key for key in needed if key not in recipe]:
+        raise ValueError(
+            f"The recipe of this checkpoint does not say {', '.join(missing)}, which "
+            "images of one's own need. Train it again with notebook 04."
+        )
 
-    def repeat(tensor: Tensor) -> Tensor:
-        return tensor.repeat_interleave(samples, dim=0)
 
-    if hasattr(model, "encode_context"):
-        context = [tuple(map(repeat, pair)) for pair in model.encode_context(tokens)]
-    else:
-        context = repeat(tokens)
-    return lambda y, t: model(y, t, context)
+def _list_pictures(
+    images: Sequence[str | Path | Image.Image], folder: Path
+) -> pd.DataFrame:
+    """Name the images and check that they can be read; pictures become files."""
+    rows = []
+    for number, image in enumerate(images, 1):
+        if isinstance(image, Image.Image):
+            name = getattr(image, "filename", "") or f"image-{number}"
+            path = folder / f"{number}.png"
+            image.convert("RGB").save(path)
+        else:
+            name = path = Path(image)
+            open_image(path)
+        rows.append({"image_id": Path(name).stem, "path": path})
+    if not rows:
+        raise ValueError("There is no image to generate for; give at least one.")
+    check_distinct("Images", "names", [row["image_id"] for row in rows])
+    return pd.DataFrame(rows)
+
+
+def _describe(
+    images: pd.DataFrame, recipe: dict, folder: Path, *, device: torch.device
+) -> list[str]:
+    """Caption images as for training; nothing where the model reads no captions."""
+    captioning = recipe["tokens"]["captioning"]
+    entry = captioning["captioner"]
+    if entry is None:
+        return [""] * len(images)
+    if entry["kind"] == "file":
+        raise ValueError(
+            f"The captions of {recipe['conditioning']['captioner']!r} were made by "
+            "another program, so those of new images must be given: captions=[...], "
+            "one for each image."
+        )
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    write_captions(
+        folder / "captions.jsonl",
+        images,
+        captioner=load_captioner(entry, device=device, dtype=dtype),
+        prompt=captioning["prompt"],
+        max_new_tokens=captioning["max_new_tokens"],
+        batch_size=captioning["batch_size"],
+    )
+    written = read_captions(folder / "captions.jsonl", images["image_id"])
+    return written["caption"].tolist()
+
+
+def _check_captions(
+    captions: Sequence[str], images: pd.DataFrame, recipe: dict
+) -> list[str]:
+    """Return captions if there is one for each image, and if they are read at all."""
+    if len(captions) != len(images):
+        raise ValueError(
+            f"Expected one caption for each of {len(images)} images; got "
+            f"{len(captions)}."
+        )
+    if any(captions) and not recipe["conditioning"]["captioner"]:
+        raise ValueError(
+            "This checkpoint was trained without captions; leave out captions."
+        )
+    return list(captions)
+
+
+def _embed(
+    images: pd.DataFrame, recipe: dict, folder: Path, *, device: torch.device
+) -> Condition:
+    """Write the tokens of images and captions as for training, and open them."""
+    conditioning = recipe["conditioning"]
+    embedding = recipe["tokens"]["embedding"]
+    paths = []
+    if conditioning["image"] or conditioning["captioner"]:
+        clip = load_clip(embedding["model"], embedding["pretrained"], device=device)
+        options = {"clip": clip, "batch_size": embedding["batch_size"]}
+    if conditioning["image"]:
+        paths.append(folder / "images.npy")
+        normalize = embedding["normalize_by_cls"]
+        write_image_tokens(paths[-1], images, normalize_by_cls=normalize, **options)
+    if conditioning["captioner"]:
+        paths.append(folder / "captions.npy")
+        project = embedding["project_text"]
+        write_text_tokens(paths[-1], images, project=project, **options)
+    if conditioning["network"]:
+        paths.append(folder / "layers.npy")
+        cnn = load_cnn(conditioning["network"], device=device)
+        write_layer_outputs(paths[-1], images, cnn=cnn, **embedding["network"])
+    return Condition([Tokens(path) for path in paths], images["image_id"])
+
+
+def _as_epochs(
+    responses: np.ndarray, images: pd.DataFrame, recipe: dict, *, average: bool
+) -> mne.EpochsArray:
+    """Turn signals (N, K, C, T) into epochs, the samples of an image in a row."""
+    if average:
+        responses = responses.mean(axis=1, keepdims=True)
+    n_images, n_samples, _, n_times = responses.shape
+    info = sensor_info(recipe["ch_names"], recipe["sfreq"])
+    who = "simulated participant" if recipe["simulated"] else "participant"
+    info["description"] = (
+        f"Generated for images by {recipe['method']}, {who} {recipe['subject']} of "
+        f"{recipe['dataset']}; values in {recipe['unit']}, neither V nor T"
+    )
+    metadata = images[["image_id", "caption"]].rename(columns={"image_id": "image"})
+    metadata = metadata.loc[metadata.index.repeat(n_samples)].reset_index(drop=True)
+    if not average:
+        metadata["sample"] = np.tile(np.arange(1, n_samples + 1), n_images)
+    codes = {name: code for code, name in enumerate(images["image_id"], 1)}
+    starts = np.arange(len(metadata)) * n_times
+    return mne.EpochsArray(
+        np.concatenate(responses).astype(float),
+        info,
+        events=np.c_[starts, np.zeros_like(starts), metadata["image"].map(codes)],
+        tmin=recipe["times"][0],
+        event_id=codes,
+        metadata=metadata,
+        verbose="warning",
+    )

@@ -15,19 +15,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from paperlib.checkpoints import ARCHITECTURES, build_model
+from paperlib.checkpoints import ARCHITECTURES, Model, build_model
 from paperlib.diffusion import linear_alpha_bar
-from paperlib.generation import generate, predict
 from paperlib.models.dit import DiT
 from paperlib.models.linear import FITS, LayerwiseEncoder, LinearEncoder
 from paperlib.models.synbrain import BrainVAEObjective, MapperObjective
 from paperlib.recordings.regions import channel_regions
+from paperlib.sampling import predict, sample_signals
 from paperlib.stimuli.conditions import Condition
 from paperlib.stimuli.features import LayerFeatures, token_features
 from paperlib.training import Objective, Pairs, TrainingSettings, train
 from paperlib.validation import check_option
-
-Model = nn.Module | LinearEncoder | LayerwiseEncoder
 
 Optimize = Callable[..., tuple[nn.Module, list[dict]]]  # train on given pairs
 
@@ -146,7 +144,8 @@ def respond(
     condition
         Tokens of the images.
     sampling
-        Section of a configuration; see :func:`paperlib.generation.generate`.
+        Section of a configuration; see
+        :func:`paperlib.sampling.sample_signals`.
     seed
         Of the noise.
 
@@ -163,7 +162,7 @@ def respond(
     if recipe["method"] == "synbrain":
         batch_size = sampling["batch_size"]
         return predict(model, recipe, condition, rows, batch_size=batch_size)
-    return generate(model, recipe, condition, rows, seed=seed, **sampling)
+    return sample_signals(model, recipe, condition, rows, seed=seed, **sampling)
 
 
 def _fit_denoiser(

@@ -5,6 +5,8 @@ Notebooks ask ``locate(settings, ...)("alias")`` and the Snakefile asks
 Keys in braces are identity keys; a missing one is an error that names it.
 """
 
+import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +34,10 @@ TEMPLATES = {
     ),
     "samples": (
         "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/samples.npy"
+    ),
+    "own_images": (
+        "results/{config}/{dataset}/own_images/"
+        "own_images_{run}_sub-{subject}_seed-{seed}_{images}-epo.fif"
     ),
     # what a reader looks at
     "figure": "figures/{config}/{name}",
@@ -66,6 +72,7 @@ IDENTITY = {
     "08_clip_score": (),
     "09_topographies": ("dataset",),
     "10_schematics": (),
+    "11_own_images": ("dataset", "run", "subject", "seed", "images"),
 }
 
 # Numbers under which the paper shows a data set.
@@ -88,7 +95,12 @@ SCHEMATICS = ("fig01_framework", "fig02_architecture")
 
 # ... and the captioners of the CLIP Score, in the order of the configuration.
 CLIP_SCORE_TABLES = ("fig05_clip_score", "tab07_clip_score", "tab08_clip_score")
-CLIP_SCORE_FIGURES = ("fig04_caption", "fig05_clip_score", "fig08_captioners")
+CLIP_SCORE_FIGURES = (
+    "fig04_caption",
+    "fig05_clip_score",
+    "fig08_clip_score",
+    "captioners_clip_score",
+)
 
 
 def job_name(notebook: str, **keys: str | int) -> str:
@@ -169,6 +181,15 @@ def locate(settings: dict, **keys: str | int) -> Callable[..., Path]:
 
 
 def _as_text(key: str, value: str | int) -> str:
-    """Write subjects with two digits, everything else (wildcards too) as it is."""
+    """Write subjects with two digits, paths of images as a word, all else as it is."""
+    if key == "images":
+        return _as_word(value) or "test-images"
     is_number = key == "subject" and str(value).isdigit()
     return f"{int(value):02d}" if is_number else str(value)
+
+
+def _as_word(text: str) -> str:
+    """Turn what is neither letter nor digit into hyphens; of long texts keep a hash."""
+    word = re.sub(r"\W+", "-", text).strip("-")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return word if len(word) <= 60 else f"{word[:50]}-{digest[:8]}"

@@ -124,8 +124,11 @@ def make_recipe(settings: dict, data: TrainingData, keys: dict[str, str | int]) 
         "architecture": architecture(
             method, options, condition=data.condition, **sizes
         ),
-        "diffusion": settings["diffusion"],
-        "conditioning": settings["conditioning"],
+        **{
+            key: settings[key]
+            for key in ("simulated", "conditioning", "tokens", "diffusion")
+        },
+        "training": {k: v for k, v in settings["training"].items() if k != "processes"},
         "scale": data.scale,
         "unit": data.signals.unit,
         "ch_names": data.ch_names,

@@ -7,33 +7,54 @@ diffusers stop with it. None of them calls these operators here: declaring their
 schemas is enough.
 """
 
+import sys
+from collections.abc import Sequence
 from importlib import metadata
+from importlib.abc import MetaPathFinder
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library = None  # torch forgets the schemas when the library object is collected
 
 
-def declare_missing_operators() -> bool:
-    """Declare torchvision's operators where its build does not match torch's.
+class _OperatorsFirst(MetaPathFinder):
+    """Declares the operators when torchvision is about to be imported, not before.
+
+    torch takes seconds to import, and much of the work here needs no torch.
+    """
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target=None) -> None:
+        """Leave every module, torchvision too, to the finders that come after."""
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            self.library = _declare()
+
+
+def prepare_for_torchvision() -> bool:
+    """See to it that torchvision finds its operators, if its build is not torch's.
 
     Returns
     -------
     bool
-        True if schemas were declared; False if the two builds match, either package
-        is absent, or they had been declared before.
+        Whether anything had to be done; not if the builds match, either package is
+        absent, or this was called before.
     """
-    global _library
-    if _library is not None or not _builds_differ():
+    prepared = any(isinstance(finder, _OperatorsFirst) for finder in sys.meta_path)
+    if prepared or "torchvision" in sys.modules or not _builds_differ():
         return False
+    sys.meta_path.insert(0, _finder)
+    return True
+
+
+def _declare():
+    """Return the library of schemas; torch forgets them when it is collected."""
     import torch
 
-    _library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")
     for schema in _SCHEMAS:
-        _library.define(schema)
-    return True
+        library.define(schema)
+    return library
 
 
 def _builds_differ() -> bool:
@@ -43,3 +64,6 @@ def _builds_differ() -> bool:
     except metadata.PackageNotFoundError:
         return False
     return builds[0].endswith("+cpu") and not builds[1].endswith("+cpu")
+
+
+_finder = _OperatorsFirst()

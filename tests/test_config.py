@@ -38,7 +38,8 @@ def test_mini_and_paper_have_the_same_keys():
             if isinstance(value, dict) and key not in named:
                 yield from keys(value, (*place, key))
 
-    named = ("runs", "datasets", "networks", "captioners")  # entries of their own
+    # entries with names of their own
+    named = ("runs", "datasets", "networks", "captioners", "labels", "resources")
     mini, paper = (set(keys(load_config(name))) for name in ("mini", "paper"))
     assert {k for k in mini ^ paper if k[0] != "minithings"} == set()
 
@@ -214,9 +215,9 @@ def test_a_notebook_gets_its_sections_only():
     assert settings["notebook"] == "05_sample"
 
 
-def test_a_notebook_about_all_data_sets_gets_their_names():
+def test_a_notebook_about_all_data_sets_gets_their_subjects():
     settings = load_settings("08_clip_score", "mini")
-    assert settings["dataset_names"] == ["things-eeg2", "things-meg"]
+    assert settings["dataset_subjects"] == {"things-eeg2": [1, 2], "things-meg": [1, 2]}
     assert "datasets" not in settings
 
 
@@ -298,3 +299,17 @@ def test_a_run_without_a_region_sees_the_other_channels_only():
     plain = load_settings("04_train", "mini", dataset="things-meg", run="ours_v")
     assert plain["channels"] == {"without": None}
     assert changed | {"channels": plain["channels"]} == plain
+
+
+def test_a_training_knows_how_its_own_tokens_are_made_and_no_others():
+    keys = {"dataset": "things-eeg2", "run": "captions_eighth"}
+    tokens = load_settings("04_train", "mini", **keys)["tokens"]
+    assert tokens["captioning"]["captioner"]["model"].endswith("qwen2-vl-eighth")
+    assert tokens["embedding"]["network"] is None
+    for other, is_same in (("qwen2-vl-quarter", True), ("qwen2-vl-eighth", False)):
+        change = f"captioning: {{captioners: {{{other}: {{pixels: 64}}}}}}"
+        changed = load_settings("04_train", "mini", change, **keys)
+        assert (changed["tokens"] == tokens) == is_same
+    cnn = load_settings("04_train", "mini", dataset="things-eeg2", run="guclu")
+    assert cnn["tokens"]["captioning"]["captioner"] is None
+    assert cnn["tokens"]["embedding"]["network"] == {"grid": 4, "batch_size": 8}

@@ -11,12 +11,14 @@ from paperlib.evaluation import clip_score
 from paperlib.evaluation.clip_score import (
     EDGES,
     SCORES,
+    concept_interval,
     count_ranges,
     describe_scores,
     hessel_score,
     implied_spread,
     load_encoders,
     measure_cosines,
+    pair_across_concepts,
     pair_cosines,
     score_cosines,
     shifted_score,
@@ -57,13 +59,21 @@ def images(tmp_path_factory):
     for path in paths:
         pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-    return pd.DataFrame({"image_id": [path.stem for path in paths], "path": paths})
+    names = [path.stem for path in paths]
+    return pd.DataFrame({"image_id": names, "concept": list("ababc"), "path": paths})
+
+
+def measured(images, captions, encoders):
+    options = {"encoders": encoders, "batch_size": 2}
+    return measure_cosines(images, captions, rng=np.random.default_rng(0), **options)
 
 
 def described(**columns):
     keys = {"captioner": "a", "dataset": "d", "encoder": "e"}
-    cosines = pd.DataFrame(columns).assign(**keys)
-    return describe_scores(score_cosines(cosines)).set_index("score")
+    cosines = pd.DataFrame(columns)
+    cosines = cosines.assign(**keys, concept=cosines.index)
+    resamples = {"rng": np.random.default_rng(0), "n_resamples": 1000}
+    return describe_scores(score_cosines(cosines), **resamples).set_index("score")
 
 
 def published(name):
@@ -126,20 +136,61 @@ def test_summary_of_known_cosines():
     assert shifted["mean"] == pytest.approx(0.6)
     assert hessel["sd"] == pytest.approx(0.5 / np.sqrt(2))
     assert hessel["other_mean"] == pytest.approx(0.125)
-    assert hessel["high"] - hessel["mean"] == pytest.approx(1.96 * 0.25, rel=1e-4)
+    assert (hessel["low"], hessel["high"]) == pytest.approx((0.25, 0.75))
     assert (hessel["count_0.2"], hessel["count_0.6"]) == (1, 1)
     assert shifted["share_0.4"] + shifted["share_0.6"] == 1
-    assert (rows["n_images"] == 2).all()
+    assert (rows[["n_images", "n_concepts"]] == 2).all(axis=None)
 
 
-def test_interval_covers_the_mean():
+def test_interval_covers_the_mean_when_images_of_a_concept_are_alike():
     rng = np.random.default_rng(0)
+    concepts = np.repeat(np.arange(50), rng.integers(2, 8, 50))
     covered = 0
     for _ in range(200):
-        cosine = rng.normal(0.3, 0.04, 100)
-        row = described(cosine=cosine, other_cosine=cosine).loc["(1 + cos) / 2"]
-        covered += row["low"] <= 0.65 <= row["high"]
-    assert 0.90 <= covered / 200 <= 0.99
+        values = rng.normal(0, 1, 50)[concepts] + rng.normal(0, 0.5, len(concepts))
+        low, high = concept_interval(values, concepts, rng=rng, n_resamples=400)
+        covered += low <= 0 <= high
+    assert 0.89 <= covered / 200 <= 0.98
+
+
+def test_images_that_repeat_their_concept_do_not_narrow_the_interval():
+    values = np.random.default_rng(0).normal(size=40)
+    concepts = [f"concept_{i}" for i in range(40)]
+    once, often = (
+        concept_interval(
+            np.repeat(values, n),
+            np.repeat(concepts, n),
+            rng=np.random.default_rng(1),
+            n_resamples=200,
+        )
+        for n in (1, 9)
+    )
+    assert often == pytest.approx(once)
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=20), st.integers(0, 99))
+def test_every_image_is_paired_once_with_another_concept(sizes, seed):
+    if 2 * max(sizes) > sum(sizes):
+        sizes = [*sizes, max(sizes)]
+    rng = np.random.default_rng(seed)
+    concepts = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    others = pair_across_concepts(concepts, rng)
+    assert sorted(others) == list(range(len(concepts)))
+    assert (concepts[others] != concepts).all()
+
+
+def test_pairs_are_those_of_the_seed():
+    concepts = [f"concept_{i // 3}" for i in range(60)]
+    first, again, other = (
+        pair_across_concepts(concepts, np.random.default_rng(seed)).tolist()
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_a_concept_of_most_images_cannot_be_paired():
+    with pytest.raises(ValueError, match="3 of 5 images show cat; expected half"):
+        pair_across_concepts(["cat", "dog", "cat", "cat", "egg"], None)
 
 
 def test_implied_spread_is_that_of_such_cosines():
@@ -172,17 +223,18 @@ def test_encoders_have_names_of_their_own(entries):
 
 
 def test_cosines_are_those_of_single_pairs(images, encoders):
-    table = measure_cosines(images, {"a": CAPTIONS}, encoders=encoders, batch_size=2)
+    table = measured(images, {"a": CAPTIONS}, encoders)
+    others = pair_across_concepts(images["concept"], np.random.default_rng(0))
     assert list(table["encoder"].unique()) == ["plain", "prefix"]
     for encoder, rows in zip(encoders, table.groupby("encoder"), strict=True):
         for i, row in enumerate(rows[1].itertuples()):
             seen = embed_images(encoder.clip, [Image.open(images["path"][i])])
-            own, other = CAPTIONS[i], CAPTIONS[i - len(CAPTIONS) // 2]
+            own, other = CAPTIONS[i], CAPTIONS[others[i]]
             texts = [encoder.prefix + own, encoder.prefix + other]
             want = embed_texts(encoder.clip, texts) @ seen[0]
             got = [row.cosine, row.other_cosine]
             np.testing.assert_allclose(got, want, atol=1e-6)
-            assert row.image_id == f"image_{i}"
+            assert (row.image_id, row.concept) == (f"image_{i}", "ababc"[i])
 
 
 def test_every_image_is_read_once(images, encoders, monkeypatch):
@@ -194,14 +246,14 @@ def test_every_image_is_read_once(images, encoders, monkeypatch):
 
     monkeypatch.setattr(clip_score, "open_image", open_image)
     captions = {"a": CAPTIONS, "b": CAPTIONS[::-1]}
-    table = measure_cosines(images, captions, encoders=encoders, batch_size=2)
+    table = measured(images, captions, encoders)
     assert opened == images["path"].tolist()
     assert len(table) == 2 * len(encoders) * len(images)
 
 
 def test_captions_must_be_as_many_as_images(images, encoders):
     with pytest.raises(ValueError, match=r"texts must have shape \(5, 12\); got \(4"):
-        measure_cosines(images, {"a": CAPTIONS[:4]}, encoders=encoders, batch_size=2)
+        measured(images, {"a": CAPTIONS[:4]}, encoders)
 
 
 @pytest.mark.parametrize("name", ["tab07_clip_score", "tab08_clip_score"])

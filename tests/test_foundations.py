@@ -1,8 +1,11 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from paperlib.atomic import atomic_path, write_text
-from paperlib.torchvision_operators import declare_missing_operators
+from paperlib.torchvision_operators import prepare_for_torchvision
 from paperlib.validation import check_finite, check_option, check_shape, did_you_mean
 
 
@@ -49,4 +52,12 @@ def test_vision_libraries_import():
     import torchvision
 
     assert torchvision.__version__ and open_clip.__version__
-    assert not declare_missing_operators()  # once is enough
+    assert not prepare_for_torchvision()  # once is enough
+
+
+def test_torch_is_not_imported_before_it_is_needed():
+    """It takes seconds, and Snakemake and every notebook's parent need none of it."""
+    code = "import sys, paperlib.gpus, paperlib.config; print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from paperlib.models.dit import DiT, timestep_code
 
@@ -26,6 +28,21 @@ def batch():
     return torch.randn(3, 8, 10), torch.tensor([1, 500, 1000]), torch.randn(3, 7, 6)
 
 
+def full_size_dit(regions, n_times):
+    names = [str(i) for i, count in enumerate(regions) for _ in range(count)]
+    with torch.device("meta"):
+        return DiT(
+            names,
+            n_times,
+            context_width=768,
+            width=768,
+            depth=12,
+            heads=12,
+            mlp_ratio=4.0,
+            patch=(4, 4),
+        )
+
+
 @pytest.mark.parametrize(
     ("n_channels", "n_times", "regions", "parameters"),
     [
@@ -36,20 +53,25 @@ def batch():
 def test_full_size_has_the_known_parameter_count(
     n_channels, n_times, regions, parameters
 ):
-    names = [str(i) for i, count in enumerate(regions) for _ in range(count)]
-    assert len(names) == n_channels
-    with torch.device("meta"):
-        model = DiT(
-            names,
-            n_times,
-            context_width=768,
-            width=768,
-            depth=12,
-            heads=12,
-            mlp_ratio=4.0,
-            patch=(4, 4),
-        )
+    assert sum(regions) == n_channels
+    model = full_size_dit(regions, n_times)
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_full_size_takes_the_flops_of_the_closed_form():
+    """Keys and values of the condition cost 3 % of a step; they are computed once."""
+    model = full_size_dit((22, 14, 10, 14, 3), 250)
+    n, length, d = 1134, 257 + 77, 768
+    with torch.device("meta"), sdpa_kernel(SDPBackend.MATH):
+        y, t = torch.empty(1, 63, 250), torch.ones(1, dtype=torch.long)
+        with FlopCounterMode(display=False) as once:
+            context = model.encode_context(torch.empty(1, length, d))
+        with FlopCounterMode(display=False) as step:
+            model(y, t, context)
+    tokens = n * (4 * d + 2 * n + 2 * d + 2 * length + 8 * d)  # self, cross, MLP
+    outside = 2 * n * 16 + 256 + d + 2 * d  # patches, timestep, last modulation
+    assert once.get_total_flops() == 2 * 12 * length * 2 * d * d
+    assert step.get_total_flops() == 2 * d * (12 * (tokens + 6 * d) + outside)
 
 
 def test_output_is_zero_at_initialization(batch):
@@ -85,6 +107,23 @@ def test_keys_and_values_computed_beforehand_change_nothing(batch):
     torch.testing.assert_close(
         model(y, t, model.encode_context(context)), model(y, t, context)
     )
+
+
+@pytest.mark.parametrize("cross_modulation", [False, True])
+def test_samples_of_an_image_share_its_keys_and_values(batch, cross_modulation):
+    model = awake(small_dit(cross_modulation=cross_modulation))
+    context = batch[2]
+    y, t = torch.randn(6, 8, 10), torch.randint(1, 1001, (6,))
+    torch.testing.assert_close(
+        model(y, t, model.encode_context(context)),
+        model(y, t, context.repeat_interleave(2, dim=0)),
+    )
+
+
+def test_images_must_share_the_signals_evenly(batch):
+    y, t, context = batch
+    with pytest.raises(ValueError, match="3 signals .* 2 images"):
+        small_dit()(y, t, context[:2])
 
 
 def test_condition_and_time_change_the_output(batch):

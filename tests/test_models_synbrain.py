@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from paperlib.checkpoints import build_model, load_checkpoint, save_checkpoint
-from paperlib.generation import predict
 from paperlib.models.synbrain import (
     BrainVAE,
     BrainVAEObjective,
@@ -16,6 +15,7 @@ from paperlib.models.synbrain import (
     kl_divergence,
     softclip_loss,
 )
+from paperlib.sampling import predict
 from paperlib.training import Pairs, TrainingSettings, train
 
 SMALL = dict(n_tokens=3, context_width=8, widths=(32, 32), blocks=1, hidden=16)

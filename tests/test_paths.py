@@ -56,6 +56,23 @@ def test_open_keys_stay_wildcards():
     assert job_name("04_train", **wildcards) == name
 
 
+@pytest.mark.parametrize(
+    ("images", "word"),
+    [("", "test-images"), ("~/my photos/a.jpg", "my-photos-a-jpg"), ("{a}", "a")],
+)
+def test_own_images_are_part_of_names_as_one_word(images, word):
+    where = locate(SETTINGS | {"notebook": "11_own_images"}, **KEYS, images=images)
+    name = f"own_images_ours_sub-03_seed-0_{word}-epo.fif"
+    assert where("own_images").name == name
+    assert where("record").stem.endswith(f"_sub-03_seed-0_{word}")
+
+
+def test_long_lists_of_images_have_short_names_of_their_own():
+    lists = [", ".join(f"photos/{i}.jpg" for i in range(n)) for n in (90, 91)]
+    names = [job_name("11_own_images", **KEYS, images=text) for text in lists]
+    assert names[0] != names[1] and max(map(len, names)) < 150
+
+
 @pytest.mark.parametrize("name", MAIN_TABLES.values())
 def test_no_configuration_writes_over_the_published_values(name):
     published = template("published_table", name=name)

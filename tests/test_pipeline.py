@@ -134,7 +134,7 @@ def test_the_main_table_is_complete_and_says_what_it_is(repository):
 def test_records_say_what_happened(repository):
     records = list((repository / "results/small/records").glob("*.json"))
     names = {path.name[:2] for path in records}
-    assert names == {"00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10"}
+    assert names == {f"{number:02d}" for number in range(12)}
     for path in records:
         content = json.loads(path.read_text())
         assert content["seconds"] > 0 and content["settings"]["name"] == "small"
@@ -149,12 +149,15 @@ def test_nothing_is_left_to_do(repository):
     [
         (
             "sampling",
-            {"sample", "all", "schematics"}
+            {"sample", "all", "schematics", "own_images"}
             | {
                 f"{rule}_{d}" for rule in ("evaluate", "ablations") for d in MAIN_TABLES
             },
         ),
-        ("topographies", {"all", *(f"topographies_{name}" for name in TOPOGRAPHIES)}),
+        (
+            "topographies",
+            {"all", "own_images", *(f"topographies_{name}" for name in TOPOGRAPHIES)},
+        ),
     ],
 )
 def test_a_changed_value_reruns_what_depends_on_it(repository, override, expected):

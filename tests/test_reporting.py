@@ -152,6 +152,21 @@ def test_topographies_share_one_symmetric_scale():
     assert fig.axes[0].get_title() == "0-100 ms"
 
 
+def test_electrodes_lie_on_the_head_and_colors_end_with_them():
+    info = sensor_info(NICE_CHANNELS, 250)
+    maps = {"a": np.ones((1, 63))}
+    ax = plot_topographies(maps, windows=[(0, 1)], info=info, unit="noise SD").axes[0]
+    sensors = next(line for line in ax.lines if line.get_marker() == ".").get_xydata()
+    outline = max(ax.lines, key=lambda line: np.ptp(line.get_ydata())).get_xydata()
+    middle = (outline.min(axis=0) + outline.max(axis=0)) / 2
+    radius = np.ptp(outline[:, 0]) / 2
+    assert np.linalg.norm(sensors - middle, axis=1).max() <= radius
+    edge = ax.images[0].get_clip_path().get_fully_transformed_path().vertices
+    corners = ax.transData.inverted().transform(edge)
+    gaps = np.linalg.norm(corners[:, None] - sensors, axis=2).min(axis=1)
+    assert gaps.max() < 0.02  # m
+
+
 def test_every_electrode_has_a_place():
     info = sensor_info(NICE_CHANNELS, 250)
     places = np.array([channel["loc"][:3] for channel in info["chs"]])

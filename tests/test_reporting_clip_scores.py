@@ -8,6 +8,8 @@ from paperlib.evaluation.clip_score import describe_scores, score_cosines
 from paperlib.paths import ROOT
 from paperlib.reporting.clip_scores import (
     distribution_table,
+    participant_range,
+    participants_note,
     plot_captioned,
     plot_distributions,
     reading_note,
@@ -18,6 +20,7 @@ from paperlib.reporting.figures import COLUMN, set_theme
 from paperlib.reporting.tables import save_table
 
 DATASETS = ("things-eeg2", "things-meg")
+SUBJECTS = {"things-eeg2": [1], "things-meg": [1, 2, 3, 4]}
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +38,7 @@ def scores():
             {
                 **{"captioner": "a", "dataset": dataset, "encoder": encoder},
                 **{"cosine": rng.normal(0.3, 0.04, 50), "other_cosine": 0.1},
+                **{"image_id": np.arange(50), "concept": np.arange(50) // 5},
             }
         )
         for dataset in DATASETS
@@ -43,21 +47,28 @@ def scores():
     return score_cosines(pd.concat(cosines, ignore_index=True))
 
 
+def with_published(scores, name):
+    resamples = {"rng": np.random.default_rng(0), "n_resamples": 100}
+    measured = describe_scores(scores, **resamples)
+    return score_table(measured, published(name), subjects=SUBJECTS)
+
+
 def published(name):
     return pd.read_csv(ROOT / f"tables/published/{name}.csv")
 
 
 def test_published_rows_follow_the_measured_ones_of_their_data_set(scores):
-    tidy = score_table(describe_scores(scores), published("tab07_clip_score"))
+    tidy = with_published(scores, "tab07_clip_score")
     assert tidy["dataset"].tolist() == [DATASETS[0]] * 5 + [DATASETS[1]] * 8
     is_published = tidy["encoder"] == "Published: VisualGLM"
     assert tidy.index[is_published].tolist() == [4, 9, 10, 11, 12]
     assert tidy.loc[is_published, "participants"].tolist() == ["all", *"1234"]
+    assert tidy.loc[~is_published, "participants"].unique().tolist() == ["1", "1-4"]
     assert tidy.loc[4, "count_0.6"] == 10459
 
 
 def test_table_as_a_reader_sees_it(scores, tmp_path):
-    tidy = score_table(describe_scores(scores), published("tab07_clip_score"))
+    tidy = with_published(scores, "tab07_clip_score")
     wide = distribution_table(tidy)
     assert list(wide)[-5:] == [
         *("[0.0, 0.2)", "[0.2, 0.4)", "[0.4, 0.6)", "[0.6, 0.8)", "[0.8, 1.0]")
@@ -66,6 +77,10 @@ def test_table_as_a_reader_sees_it(scores, tmp_path):
     assert wide["[0.4, 0.6)"].iloc[4] == "37.5% (6,281)"
     assert wide["[0.8, 1.0]"].iloc[4] == "0.0%"
     assert wide["Mean"].iloc[4] == "–"
+    assert wide.index[[0, 4, 5]].tolist() == [
+        *("things-eeg2, P1", "things-eeg2, all participants"),
+        "things-meg, P1-4 (same images)",
+    ]
     assert wide.index[-1] == "things-meg, P4"
     for path in save_table(tmp_path / "tab07", tidy=tidy, wide=wide, caption="All."):
         assert path.stat().st_size
@@ -73,9 +88,9 @@ def test_table_as_a_reader_sees_it(scores, tmp_path):
 
 
 def test_what_the_paper_does_not_state_is_a_dash(scores):
-    tidy = score_table(describe_scores(scores), published("fig05_clip_score"))
+    tidy = with_published(scores, "fig05_clip_score")
     last = distribution_table(tidy).iloc[-1]
-    assert last.name == "things-meg, P2-4" and last["Mean"] == "0.642"
+    assert last.name == "things-meg, P2-4 (same images)" and last["Mean"] == "0.642"
     assert last["[0.6, 0.8)"] == "–"
 
 
@@ -87,22 +102,48 @@ def test_captions_say_whether_the_data_set_is_simulated(simulated):
     assert "by qwen2-vl" in text and "Scores above 1 count in the last range" in text
 
 
-def test_reading_of_the_published_distribution():
-    note = reading_note(published("fig05_clip_score"))
+@pytest.mark.parametrize(
+    ("spread", "nearest"), [(0.01, "2.5 max(cos, 0)"), (0.03, "(1 + cos) / 2")]
+)
+def test_the_reading_follows_what_is_published_and_measured(spread, nearest):
+    main = published("fig05_clip_score")
+    note = reading_note(main, spread=spread)
     assert "0.6419 with 1.3% below 0.6" in note
-    assert "SD 0.038" in note and "SD of 0.008" in note
+    assert "0.008 under 2.5 max(cos, 0) and 0.038 under (1 + cos) / 2" in note
+    assert f"{spread:.3f}" in note and note.endswith(f"to that of {nearest}.")
+    wider = reading_note(main.assign(**{"share_0.4": 0.1}), spread=spread)
+    assert "10.0% below" in wider and "0.013 under 2.5" in wider
+
+
+def test_published_participants_who_saw_the_same():
+    note = participants_note(published("tab07_clip_score"))
+    assert note.count("run from") == 1
+    assert "8,281 to 8,369 over 4 participants of things-meg" in note
+    assert participants_note(published("fig05_clip_score")) == ""
+
+
+@pytest.mark.parametrize(
+    ("subjects", "name"), [([2], "2"), ([1, 2, 3], "1-3"), ([1, 3], "1, 3")]
+)
+def test_names_of_participants_who_share_a_row(subjects, name):
+    assert participant_range(subjects) == name
 
 
 def test_panels_of_the_distributions(scores):
-    main = published("fig05_clip_score")
-    fig = plot_distributions(scores, hue="encoder", published=main)
-    assert [ax.get_title() for ax in fig.axes[:2]] == list(DATASETS)
+    means = {"things-eeg2": 0.6419, "things-meg": 0.6421}
+    options = {"subjects": SUBJECTS, "published": means}
+    fig = plot_distributions(scores, hue="encoder", **options)
+    titles = [ax.get_title() for ax in fig.axes[:2]]
+    assert titles == ["things-eeg2, P1: 50 images", "things-meg, P1-4: 50 images"]
     assert [ax.get_xlabel() for ax in fig.axes[::2]] == list(scores["score"].unique())
     labels = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert labels[:2] == ["CLIP", "CLIP with prefix"] and "Published mean" in labels
+    assert (
+        labels[:2] == ["CLIP", "CLIP with prefix"]
+        and "Published mean, real data" in labels
+    )
     drawn = {line.get_xdata()[0] for line in fig.axes[1].lines}
     assert 0.6421 in drawn and 0.25 in drawn  # published, and 2.5 x 0.1
-    without = plot_distributions(scores, hue="captioner")
+    without = plot_distributions(scores, hue="captioner", subjects=SUBJECTS)
     assert len(without.legends[0].get_texts()) == 2
 
 

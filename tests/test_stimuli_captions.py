@@ -1,14 +1,18 @@
 import json
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from transformers import Qwen2VLImageProcessor
 
+from paperlib.config import load_config
 from paperlib.minithings.encoders import build_captioner, build_processor
 from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.captions import (
+    CLIP_CONTEXT,
     count_clip_tokens,
     import_captions,
     read_captions,
@@ -94,6 +98,43 @@ def test_images_are_resized_to_the_given_area(captioner, pictures):
     assert (size["shortest_edge"], size["longest_edge"]) == (1024, 1024)
     grid = captioner.processor.image_processor(pictures, return_tensors="pt")
     assert (grid["image_grid_thw"].prod(dim=1) <= 1024 // 4**2).all()
+
+
+@pytest.mark.parametrize("side", [500, 800])  # of the images of THINGS
+def test_the_published_captioner_sees_256_tokens_of_an_image(side):
+    captioning = load_config("paper")["captioning"]
+    entry = captioning["captioners"]["qwen2-vl"]
+    assert entry["model"] == "Qwen/Qwen2-VL-2B-Instruct"
+    assert captioning["max_new_tokens"] == CLIP_CONTEXT
+    area = {"shortest_edge": entry["pixels"], "longest_edge": entry["pixels"]}
+    processor = Qwen2VLImageProcessor(size=area)
+    picture = Image.new("RGB", (side, side))
+    grid = processor(picture, return_tensors="pt")["image_grid_thw"]
+    assert grid.prod() / processor.merge_size**2 == 256
+
+
+def test_decoding_is_greedy_whatever_the_model_suggests(
+    captioner, pictures, monkeypatch
+):
+    options = {"prompt": PROMPT, "max_new_tokens": 12}
+    greedy = captioner(pictures, **options)
+    suggested = deepcopy(captioner.model.generation_config)
+    suggested.update(do_sample=True, temperature=9.0, num_beams=2)
+    monkeypatch.setattr(captioner.model, "generation_config", suggested)
+    assert captioner(pictures, **options) == greedy
+
+
+def test_the_model_gets_all_that_the_processor_makes(captioner, pictures, monkeypatch):
+    passed, answer = {}, captioner.model.generate
+    monkeypatch.setattr(
+        captioner.model,
+        "generate",
+        lambda **given: passed.update(given) or answer(**given),
+    )
+    captioner(pictures[:2], prompt=PROMPT, max_new_tokens=2)
+    made = {"input_ids", "attention_mask", "mm_token_type_ids"}
+    assert made | {"pixel_values", "image_grid_thw"} <= set(passed)
+    assert captioner.processor.tokenizer.padding_side == "left"
 
 
 def test_caption_file(tmp_path, images, captioner):

@@ -1,10 +1,14 @@
+from copy import deepcopy
+
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
 from tiny_clip import ARCHITECTURE, write_clip
 from transformers import CLIPConfig, CLIPModel
 
+from paperlib.config import load_config
 from paperlib.stimuli.embeddings import (
     image_tokens,
     load_clip,
@@ -35,15 +39,19 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def twin(clip):
-    """The same weights in transformers' implementation of CLIP."""
-    vision, text = ARCHITECTURE["vision_cfg"], ARCHITECTURE["text_cfg"]
+    return make_twin(clip, ARCHITECTURE)
+
+
+def make_twin(clip, architecture):
+    """Return the same weights in transformers' implementation of CLIP."""
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
     config = CLIPConfig(
-        projection_dim=12,
+        projection_dim=architecture["embed_dim"],
         vision_config={
             "hidden_size": vision["width"],
             "intermediate_size": 4 * vision["width"],
             "num_hidden_layers": vision["layers"],
-            "num_attention_heads": 2,
+            "num_attention_heads": vision["width"] // vision.get("head_width", 64),
             "image_size": vision["image_size"],
             "patch_size": vision["patch_size"],
         },
@@ -96,21 +104,49 @@ def as_transformers(state):
     return renamed
 
 
-def test_image_tokens_are_those_of_transformers(clip, twin, pictures):
+def tokens_of_twin(twin, clip, pictures):
+    """Return image and text tokens as transformers computes them."""
     pixels = torch.stack([clip.preprocess(picture) for picture in pictures])
     with torch.inference_mode():
         hidden = twin.vision_model(pixels).last_hidden_state
-        want = twin.visual_projection(twin.vision_model.post_layernorm(hidden))
-    tokens = image_tokens(clip, pictures, normalize_by_cls=False)
-    torch.testing.assert_close(tokens, want, atol=1e-5, rtol=1e-5)
+        seen = twin.visual_projection(twin.vision_model.post_layernorm(hidden))
+        read = twin.text_model(clip.tokenizer(CAPTIONS)).last_hidden_state
+    return seen, read
 
 
-def test_text_tokens_are_those_of_transformers(clip, twin):
-    ids = clip.tokenizer(CAPTIONS)
-    with torch.inference_mode():
-        want = twin.text_model(ids).last_hidden_state
-    tokens = text_tokens(clip, CAPTIONS, project=False)
-    torch.testing.assert_close(tokens, want, atol=1e-5, rtol=1e-5)
+def test_tokens_are_those_of_transformers(clip, twin, pictures):
+    want = tokens_of_twin(twin, clip, pictures)
+    seen = image_tokens(clip, pictures, normalize_by_cls=False)
+    torch.testing.assert_close(seen, want[0], atol=1e-5, rtol=1e-5)
+    read = text_tokens(clip, CAPTIONS, project=False)
+    torch.testing.assert_close(read, want[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Return CLIP as the paper uses it, but for the number of its layers."""
+    name = load_config("paper")["embedding"]["model"]
+    architecture = deepcopy(open_clip.get_model_config(name))
+    for part in ("vision_cfg", "text_cfg"):
+        architecture[part]["layers"] = 1
+    folder = write_clip(tmp_path_factory.mktemp("published"), architecture)
+    return architecture, load_clip(f"local-dir:{folder}", None, device="cpu")
+
+
+def test_the_published_model_gives_257_and_77_tokens_of_width_768(published, pictures):
+    architecture, clip = published
+    want = tokens_of_twin(make_twin(clip, architecture), clip, pictures)
+    seen = image_tokens(clip, pictures, normalize_by_cls=False)
+    read = text_tokens(clip, CAPTIONS, project=False)
+    assert seen.shape == (3, 257, 768) and read.shape == (3, 77, 768)
+    torch.testing.assert_close(seen, want[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(read, want[1], atol=1e-4, rtol=1e-4)
+
+
+def test_the_published_model_computes_with_quick_gelu(published):
+    _, clip = published
+    activations = [m for m in clip.model.modules() if "GELU" in type(m).__name__]
+    assert [type(m).__name__ for m in activations] == ["QuickGELU"] * 2
 
 
 def test_first_image_token_is_the_embedding_of_the_image(clip, pictures):

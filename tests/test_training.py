@@ -13,7 +13,7 @@ from torch import nn
 
 from paperlib.checkpoints import build_model, load_checkpoint, save_checkpoint
 from paperlib.diffusion import linear_alpha_bar
-from paperlib.generation import generate
+from paperlib.sampling import sample_signals
 from paperlib.training import (
     Batches,
     Objective,
@@ -219,8 +219,12 @@ def test_checkpoint_round_trip(data, tmp_path):
     tokens, _ = data
     options = dict(steps=5, eta=1.0, bound=None, samples=3, seed=1)
     context = lambda rows: tokens[rows]  # noqa: E731
-    together = generate(model, RECIPE, context, np.arange(4), batch_size=12, **options)
-    alone = generate(loaded, recipe, context, np.arange(4), batch_size=1, **options)
+    together = sample_signals(
+        model, RECIPE, context, np.arange(4), batch_size=12, **options
+    )
+    alone = sample_signals(
+        loaded, recipe, context, np.arange(4), batch_size=1, **options
+    )
     assert together.shape == (4, 3, 6, 12)
     np.testing.assert_allclose(together, alone, atol=1e-4)
     assert not np.allclose(together[0], together[1])
@@ -238,7 +242,7 @@ def test_conditions_are_learned(data, tmp_path):
     held_out = np.arange(32, 40)
     options = dict(steps=10, eta=0.0, bound=None, samples=4, seed=0, batch_size=64)
     context = tokens.__getitem__
-    generated = generate(model, RECIPE, context, held_out, **options).mean(axis=1)
+    generated = sample_signals(model, RECIPE, context, held_out, **options).mean(axis=1)
     kinds = np.stack([signals[kind:32:4].mean(axis=(0, 1)) for kind in range(4)])
     similarity = np.corrcoef(generated.reshape(8, -1), kinds.reshape(4, -1))[:8, 8:]
     np.testing.assert_array_equal(similarity.argmax(axis=1), held_out % 4)

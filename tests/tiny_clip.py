@@ -21,12 +21,12 @@ ARCHITECTURE = {
 }
 
 
-def write_clip(folder: Path) -> Path:
+def write_clip(folder: Path, architecture: dict = ARCHITECTURE) -> Path:
     """Write weights and configuration as open_clip reads them from a folder."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = open_clip.CLIP(**ARCHITECTURE)
+        model = open_clip.CLIP(**architecture)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    config = {"model_cfg": ARCHITECTURE, "preprocess_cfg": {}}
+    config = {"model_cfg": architecture, "preprocess_cfg": {}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return folder

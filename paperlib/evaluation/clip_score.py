@@ -87,8 +87,9 @@ def measure_cosines(
     *,
     encoders: Sequence[Encoder],
     batch_size: int,
+    rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Compare images with their captions, and with those of other images.
+    """Compare images with their captions, and with those of other concepts.
 
     Every image is read once, and embedded once by each model. In memory are the
     embeddings, 3 kB an image and model for ViT-L/14.
@@ -103,19 +104,23 @@ def measure_cosines(
         From :func:`load_encoders`.
     batch_size
         Images, or captions, embedded at a time.
+    rng
+        Draws the other image of each, the same for all captioners and encoders.
 
     Returns
     -------
     DataFrame
         A row for each captioner, encoder and image: captioner, encoder, image_id,
-        cosine, and other_cosine with the caption of the image half the list away,
-        which shows another concept.
+        concept, cosine, and other_cosine with the caption of an image of another
+        concept, from :func:`pair_across_concepts`.
 
     Raises
     ------
     ValueError
-        If a captioner has not N captions, or a cosine is not finite.
+        If a captioner has not N captions, a cosine is not finite, or as in
+        ``pair_across_concepts``.
     """
+    others = pair_across_concepts(images["concept"], rng)
     clips = list(dict.fromkeys(encoder.clip for encoder in encoders))
     pictures = _embed_pictures(clips, images["path"], batch_size=batch_size)
     tables = []
@@ -123,16 +128,57 @@ def measure_cosines(
         for encoder in encoders:
             seen = pictures[encoder.clip]  # N D
             read = _embed_captions(encoder, texts, batch_size=batch_size)  # N D
-            other = np.roll(read, len(read) // 2, axis=0)
             columns = {
                 "captioner": captioner,
                 "encoder": encoder.name,
                 "image_id": images["image_id"],
+                "concept": images["concept"],
                 "cosine": pair_cosines(seen, read),
-                "other_cosine": pair_cosines(seen, other),
+                "other_cosine": pair_cosines(seen, read[others]),
             }
             tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def pair_across_concepts(
+    concepts: Sequence[str], rng: np.random.Generator
+) -> np.ndarray:
+    """Assign to each image one of another concept, every image once.
+
+    Images are put in a random order in which those of a concept stay together; each
+    gets the one as many places away as the largest concept has images.
+
+    Parameters
+    ----------
+    concepts
+        Of N images.
+    rng
+        Draws the order.
+
+    Returns
+    -------
+    ndarray of int, shape (N,)
+        A permutation.
+
+    Raises
+    ------
+    ValueError
+        If one concept has more than half of the images.
+    """
+    names, codes, counts = np.unique(
+        list(concepts), return_inverse=True, return_counts=True
+    )
+    step = counts.max()
+    if 2 * step > len(codes):
+        raise ValueError(
+            f"{step} of {len(codes)} images show {names[counts.argmax()]}; expected "
+            "half of them at most, so that each can be paired with another concept."
+        )
+    places = rng.permutation(len(names))[codes]
+    order = np.lexsort((rng.permutation(len(codes)), places))
+    others = np.empty_like(order)
+    others[order] = np.roll(order, step)
+    return others
 
 
 def pair_cosines(pictures: np.ndarray, texts: np.ndarray) -> np.ndarray:
@@ -208,28 +254,71 @@ def count_ranges(scores: np.ndarray) -> np.ndarray:
     return np.bincount(places, minlength=len(EDGES) - 1)
 
 
-def describe_scores(scores: pd.DataFrame) -> pd.DataFrame:
+def describe_scores(
+    scores: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int
+) -> pd.DataFrame:
     """Summarize the scores of each captioner, data set, encoder and formula.
 
     Parameters
     ----------
     scores
         From :func:`score_cosines`, with a column dataset.
+    rng, n_resamples
+        As in :func:`concept_interval`.
 
     Returns
     -------
     DataFrame
-        A row for each: n_images; mean with its 95 % interval over images (low, high;
-        normal approximation), sd, other_mean with captions of other images; count_0.0
-        ... count_0.8 and share_0.0 ... share_0.8 by the lower edge of the range.
+        A row for each: n_images, n_concepts; mean with its 95 % interval over concepts
+        (low, high), sd over images, other_mean with captions of other concepts;
+        count_0.0 ... count_0.8 and share_0.0 ... share_0.8 by the lower edge of the
+        range.
     """
+    resamples = {"rng": rng, "n_resamples": n_resamples}
     keys = ["captioner", "dataset", "encoder"]
     rows = [
-        dict(zip(keys, key, strict=True)) | {"score": formula} | _describe(part)
+        dict(zip(keys, key, strict=True))
+        | {"score": formula}
+        | _describe(part, **resamples)
         for key, group in scores.groupby(keys, sort=False)
         for formula, part in group.groupby("score", sort=False)
     ]
     return pd.DataFrame(rows)
+
+
+def concept_interval(
+    values: np.ndarray,
+    concepts: Sequence[str],
+    *,
+    rng: np.random.Generator,
+    n_resamples: int,
+) -> tuple[float, float]:
+    """Return the 95 % interval of a mean over images, by resampling concepts.
+
+    Images of a concept resemble each other, so a resample takes or leaves all of them
+    (cluster bootstrap, percentile interval).
+
+    Parameters
+    ----------
+    values : ndarray of shape (N,)
+    concepts
+        Of the N images.
+    rng : numpy.random.Generator
+        Draws the resamples.
+    n_resamples : int
+        Number of resamples.
+
+    Returns
+    -------
+    tuple of float
+        Low and high.
+    """
+    names, codes = np.unique(list(concepts), return_inverse=True)
+    totals, counts = np.bincount(codes, weights=values), np.bincount(codes)
+    chance = np.full(len(names), 1 / len(names))
+    drawn = rng.multinomial(len(names), chance, size=n_resamples)
+    low, high = np.quantile((drawn @ totals) / (drawn @ counts), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def implied_spread(mean: float, share_below: float, edge: float) -> dict[str, float]:
@@ -290,18 +379,20 @@ def _batches(items: Sequence, size: int, *, label: str) -> Iterator[list]:
             bar.update(len(batch))
 
 
-def _describe(scores: pd.DataFrame) -> dict:
+def _describe(
+    scores: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int
+) -> dict:
     """Summarize the scores of one distribution."""
-    values = scores["value"].to_numpy()
-    mean, sd = values.mean(), values.std(ddof=1)
-    half = norm.ppf(0.975) * sd / np.sqrt(len(values))
+    values, concepts = scores["value"].to_numpy(), scores["concept"]
+    low, high = concept_interval(values, concepts, rng=rng, n_resamples=n_resamples)
     counts = dict(zip(EDGES, count_ranges(values).tolist(), strict=False))
     return {
         "n_images": len(values),
-        "mean": mean,
-        "low": mean - half,
-        "high": mean + half,
-        "sd": sd,
+        "n_concepts": concepts.nunique(),
+        "mean": values.mean(),
+        "low": low,
+        "high": high,
+        "sd": values.std(ddof=1),
         "other_mean": scores["other_value"].mean(),
         **{f"count_{edge}": count for edge, count in counts.items()},
         **{f"share_{edge}": count / len(values) for edge, count in counts.items()},

@@ -12,7 +12,8 @@ What the paper leaves open, and what is done here:
   padded entries of the grid are zeros on the way in and are dropped on the way out,
   so the loss cannot see them.
 - Keys and values of the condition depend on neither noise nor timestep. They are
-  computed once by :meth:`DiT.encode_context` and used at every sampling step.
+  computed once by :meth:`DiT.encode_context` and used at every sampling step; all
+  samples of an image attend to one copy of them.
 """
 
 import math
@@ -112,15 +113,22 @@ class DiT(nn.Module):
             Noisy signals.
         t : Tensor of shape (B,)
             Timesteps, 1 ... the number of diffusion steps.
-        context : Tensor of shape (B, L, context_width), or its keys and values
-            Condition tokens, or what :meth:`encode_context` made of them.
+        context : Tensor of shape (N, L, context_width), or its keys and values
+            Condition tokens, or what :meth:`encode_context` made of them. Each of N
+            images conditions B / N signals in a row.
 
         Returns
         -------
         Tensor of shape (B, C, T)
+
+        Raises
+        ------
+        ValueError
+            If B is not a multiple of N.
         """
         if isinstance(context, Tensor):
             context = self.encode_context(context)
+        _check_shares(len(y), len(context[0][0]))
         x = self.embed_patch(self._to_patches(y)) + self.position()  # B N D
         time = self.embed_time(timestep_code(t))  # B D
         for block, keys_values in zip(self.blocks, context, strict=True):
@@ -270,11 +278,17 @@ class Attention(nn.Module):
         return self._split(self.key(context)), self._split(self.value(context))
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
-        """Attend from ``x`` (B, N, D) to keys and values."""
+        """Attend from ``x`` (B, N, D) to keys and values of B or fewer contexts.
+
+        Queries do not see each other: those of all samples that share a context form
+        one long sequence, and its keys and values need no copy for each sample.
+        """
+        keys, values = keys_values
+        queries = self.query(x).reshape(len(keys), -1, x.shape[-1])  # B/K K*N D
         attended = F.scaled_dot_product_attention(
-            self._split(self.query(x)), *keys_values
-        )  # B H N D/H
-        return self.output(attended.transpose(1, 2).flatten(2))  # B N D
+            self._split(queries), keys, values
+        )  # B/K H K*N D/H
+        return self.output(attended.transpose(1, 2).reshape(x.shape))  # B N D
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # B H L D/H
@@ -296,3 +310,12 @@ def normalize(x: Tensor) -> Tensor:
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Normalize, then scale and shift."""
     return normalize(x) * (1 + scale) + shift
+
+
+def _check_shares(n_signals: int, n_contexts: int) -> None:
+    if n_signals % n_contexts:
+        raise ValueError(
+            f"{n_signals} signals cannot be shared out evenly among the tokens of "
+            f"{n_contexts} images. Give tokens for each signal, or as many signals "
+            "for every image."
+        )

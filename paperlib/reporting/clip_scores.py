@@ -1,9 +1,10 @@
 """CLIP Scores as tables and figures (paper, Figures 4, 5 and 8, Tables 7 and 8)."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -12,15 +13,20 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from paperlib.evaluation.clip_score import EDGES, implied_spread
-from paperlib.reporting.figures import COLORS, COLUMN, PAGE
+from paperlib.reporting.figures import COLORS, COLUMN
 from paperlib.reporting.tables import MISSING, format_interval
 
 _LINE = 30  # letters of a caption under a picture half a column wide
-_OTHER = {"ls": ":", "label": "Mean with captions of other images"}
-_PUBLISHED = {"color": COLORS["recorded"], "label": "Published mean"}
+_OTHER = {"ls": ":", "label": "Mean with captions of other concepts"}
+_PUBLISHED = {"color": COLORS["recorded"], "label": "Published mean, real data"}
 
 
-def score_table(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+def score_table(
+    measured: pd.DataFrame,
+    published: pd.DataFrame,
+    *,
+    subjects: Mapping[str, Sequence[int]],
+) -> pd.DataFrame:
     """Put the published distributions of each data set below the measured ones.
 
     Parameters
@@ -30,21 +36,31 @@ def score_table(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame
     published
         From ``tables/published/``: captioner, dataset, participants, n_images, mean,
         and counts and shares as far as the paper states them.
+    subjects
+        Data set -> its participants, who share a measured row: all saw its images.
 
     Returns
     -------
     DataFrame
-        The columns of both; participants is ``"all"`` in measured rows and encoder
-        ``"Published: <captioner>"`` in published ones.
+        The columns of both; encoder is ``"Published: <captioner>"`` in published rows.
     """
     names = "Published: " + published["captioner"]
-    ours = measured.assign(participants="all").to_dict("records")
+    shared = measured["dataset"].map(lambda name: participant_range(subjects[name]))
+    ours = measured.assign(participants=shared).to_dict("records")
     theirs = published.assign(encoder=names).to_dict("records")
     places = {dataset: i for i, dataset in enumerate(measured["dataset"].unique())}
     rows = sorted(ours + theirs, key=lambda row: places[row["dataset"]])
     columns = [*measured.columns]
     columns.insert(columns.index("dataset") + 1, "participants")
     return pd.DataFrame(rows, columns=columns)
+
+
+def participant_range(subjects: Sequence[int]) -> str:
+    """Name participants who share a row, as ``"1-4"`` or ``"1, 3"``."""
+    first, last = min(subjects), max(subjects)
+    if len(subjects) > 1 and sorted(subjects) == list(range(first, last + 1)):
+        return f"{first}-{last}"
+    return ", ".join(map(str, subjects))
 
 
 def distribution_table(scores: pd.DataFrame) -> pd.DataFrame:
@@ -56,14 +72,12 @@ def distribution_table(scores: pd.DataFrame) -> pd.DataFrame:
         From :func:`score_table`.
     """
     lead = {
-        "Data set": scores["dataset"]
-        + ", "
-        + scores["participants"].map(_participants),
+        "Data set": [_viewers(row) for row in scores.itertuples()],
         "Score": [_score(row) for row in scores.itertuples()],
         "n": scores["n_images"].map("{:,}".format),
         "Mean": [format_interval(r.mean, r.low, r.high) for r in scores.itertuples()],
         "SD": scores["sd"].map(_number),
-        "Other image": scores["other_mean"].map(_number),
+        "Other concept": scores["other_mean"].map(_number),
     }
     ranges = {
         heading: [
@@ -88,31 +102,57 @@ def table_caption(captioner: str, *, simulated: bool) -> str:
     kind = "Simulated data set: rendered images, small models. " if simulated else ""
     beside = ": beside, not comparable with, the others" if simulated else ""
     return (
-        f"{kind}CLIP Scores of all captions by {captioner}: mean [95 % interval over "
-        "images, normal approximation], SD, mean with captions of other images, share "
-        "of the scores in each range (count). Scores above 1 count in the last range. "
-        "Participants of a data set saw the same images, and an image is captioned "
-        f"once, so they share a row. Rows marked Published are the paper's{beside}. "
-        "They differ between participants of THINGS-MEG, who saw the same images: "
-        "probably captions were sampled anew for each."
+        f"{kind}CLIP Scores of all captions by {captioner}: n images, mean [95 % "
+        "bootstrap interval over concepts, whose images are drawn together], SD over "
+        "images, mean with captions of images of other concepts, share of the scores "
+        "in each range (count). Scores above 1 count in the last range. Participants "
+        "of a data set saw the same images, and an image is captioned once, so they "
+        f"share a row. Rows marked Published are the paper's{beside}."
     )
 
 
-def reading_note(published: pd.DataFrame) -> str:
-    """Say in a sentence which formula the published distributions fit.
+def reading_note(published: pd.DataFrame, *, spread: float) -> str:
+    """Say in two sentences what each formula asks of the published cosines.
 
     Parameters
     ----------
     published
         Of the main captioner; the first row states mean and shares.
+    spread
+        SD of the cosines measured for the main captioner, by the first encoder.
     """
     row = published.iloc[0]
-    hessel, shifted = implied_spread(row["mean"], row["share_0.4"], 0.6).values()
+    implied = implied_spread(row["mean"], row["share_0.4"], 0.6)
+    needs = " and ".join(f"{sd:.3f} under {name}" for name, sd in implied.items())
+    nearest = min(implied, key=lambda name: abs(np.log(implied[name] / spread)))
     return (
-        f"The published mean of {row['mean']} with {row['share_0.4']:.1%} below 0.6 "
-        f"fits (1 + cos) / 2, with cosines of SD {shifted:.3f}, better than "
-        f"2.5 max(cos, 0), which would need an SD of {hessel:.3f}, less than captions "
-        "usually differ; the paper does not say."
+        "The paper does not state its formula. For the published mean of "
+        f"{row['mean']} with {row['share_0.4']:.1%} below 0.6, normally distributed "
+        f"cosines need an SD of {needs}; the captions of Figure 5 were measured to "
+        f"have {spread:.3f}, by ratio nearer to that of {nearest}."
+    )
+
+
+def participants_note(published: pd.DataFrame) -> str:
+    """Say how far published counts differ between participants who saw the same.
+
+    Parameters
+    ----------
+    published
+        Of one captioner.
+
+    Returns
+    -------
+    str
+        Empty if no data set has two counts.
+    """
+    counted = published.dropna(subset="count_0.4")
+    return " ".join(
+        f"Published counts in [0.4, 0.6) run from {rows['count_0.4'].min():,.0f} to "
+        f"{rows['count_0.4'].max():,.0f} over {len(rows)} participants of {dataset}, "
+        "who saw the same images."
+        for dataset, rows in counted.groupby("dataset", sort=False)
+        if len(rows) > 1
     )
 
 
@@ -142,7 +182,11 @@ def plot_captioned(
 
 
 def plot_distributions(
-    scores: pd.DataFrame, *, hue: str, published: pd.DataFrame | None = None
+    scores: pd.DataFrame,
+    *,
+    hue: str,
+    subjects: Mapping[str, Sequence[int]],
+    published: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draw the distribution of scores, a column a data set and a row a formula.
 
@@ -154,14 +198,16 @@ def plot_distributions(
         From :func:`paperlib.evaluation.clip_score.score_cosines`, with dataset.
     hue
         Column told apart by color.
+    subjects
+        Data set -> the participants its panels stand for.
     published
-        Its first mean of each data set is drawn into every panel.
+        Data set -> mean to draw into its panels.
     """
     datasets, formulas, names = (
         list(scores[key].unique()) for key in ("dataset", "score", hue)
     )
     palette = dict(zip(names, sns.color_palette(n_colors=len(names)), strict=True))
-    size = (PAGE, 1.4 * len(formulas) + 0.7)
+    size = (COLUMN * len(datasets) + 0.25, 1.4 * len(formulas) + 0.9)
     layout = {"sharex": "row", "sharey": "row", "squeeze": False}
     fig, axes = plt.subplots(len(formulas), len(datasets), figsize=size, **layout)
     for row, formula in zip(axes, formulas, strict=True):
@@ -170,14 +216,15 @@ def plot_distributions(
             _draw_histograms(ax, scores[chosen], hue=hue, palette=palette)
             ax.set(xlabel=formula, ylabel="Captions (%)")
             if published is not None:
-                mean = published.loc[published["dataset"] == dataset, "mean"].iloc[0]
-                ax.axvline(mean, **_PUBLISHED)
+                ax.axvline(published[dataset], **_PUBLISHED)
     for ax, dataset in zip(axes[0], datasets, strict=True):
-        ax.set_title(dataset)
+        n_images = scores.loc[scores["dataset"] == dataset, "image_id"].nunique()
+        who = participant_range(subjects[dataset])
+        ax.set_title(f"{dataset}, P{who}: {n_images:,} images")
     handles = [Patch(color=color, label=name) for name, color in palette.items()]
     handles += [Line2D([], [], color=COLORS["control"], **_OTHER)]
     handles += [] if published is None else [Line2D([], [], **_PUBLISHED)]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
 
 
@@ -196,8 +243,12 @@ def _draw_histograms(
         ax.axvline(edge, color=COLORS["control"], lw=0.4, zorder=0)
 
 
-def _participants(participants: str) -> str:
-    return participants if participants == "all" else f"P{participants}"
+def _viewers(row) -> str:
+    """Name the data set and the participants whose images were scored."""
+    if row.participants == "all":
+        return f"{row.dataset}, all participants"
+    several = "-" in row.participants or "," in row.participants
+    return f"{row.dataset}, P{row.participants}{' (same images)' if several else ''}"
 
 
 def _score(row) -> str:

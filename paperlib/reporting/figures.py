@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import matplotlib as mpl
-import seaborn as sns
+from cycler import cycler
 from matplotlib.figure import Figure
 
 from paperlib.atomic import atomic_path
@@ -31,10 +31,13 @@ REGION_COLORS = {
 
 
 def set_theme() -> None:
-    """Set sizes for a printed page: text 8 and 7 pt, thin lines, no top spines."""
+    """Set sizes for a printed page: text 8 and 7 pt, thin lines, no top spines.
+
+    seaborn's own theme would take a second to import in every notebook.
+    """
     text = {"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8}
     small = ("xtick.labelsize", "ytick.labelsize", "legend.fontsize")
-    lines = {"axes.linewidth": 0.6, "lines.linewidth": 1.0}
+    lines = {"axes.linewidth": 0.6, "lines.linewidth": 1.0, "lines.markersize": 4.8}
     ticks = {"xtick.major.width": 0.6, "ytick.major.width": 0.6}
     files = {
         "pdf.fonttype": 42,
@@ -43,23 +46,12 @@ def set_theme() -> None:
         "figure.dpi": 110,
     }
     layout = {"figure.constrained_layout.use": True, "legend.frameon": False}
+    spines = {"axes.spines.top": False, "axes.spines.right": False}
+    patches = {"patch.edgecolor": "white", "patch.force_edgecolor": True}
+    colors = {"axes.prop_cycle": cycler(color=list(REGION_COLORS.values()))}
     mpl.rcdefaults()
-    sns.set_theme(
-        context="paper",
-        style="ticks",
-        palette="colorblind",
-        font="DejaVu Sans",
-        rc={
-            **text,
-            **dict.fromkeys(small, 7),
-            **lines,
-            **ticks,
-            **files,
-            **layout,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-        },
-    )
+    mpl.rcParams.update(text | dict.fromkeys(small, 7) | lines | ticks | files)
+    mpl.rcParams.update(layout | spines | patches | colors)
 
 
 def save_figure(fig: Figure, stem: str | Path, *, simulated: bool) -> list[Path]:

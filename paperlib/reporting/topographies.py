@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 from paperlib.reporting.figures import PAGE
 
+_ELECTRODES = (0.0, 0.015, 0.0, 0.1)  # m: middle and radius of a head around them
+
 
 def window_means(
     response: np.ndarray, times: np.ndarray, windows: Sequence[Sequence[float]]
@@ -51,6 +53,8 @@ def plot_topographies(
 ) -> Figure:
     """Draw rows of scalp maps on one color scale, symmetric about zero.
 
+    Colors end with the sensors: nothing is extrapolated to the edge of the head.
+
     Parameters
     ----------
     maps
@@ -66,6 +70,7 @@ def plot_topographies(
     -------
     Figure
     """
+    sphere = _ELECTRODES if "eeg" in info.get_channel_types() else None
     limit = max(np.abs(values).max() for values in maps.values())
     size = (PAGE, 0.5 + len(maps) * 0.95 * PAGE / (len(windows) + 1))
     fig, axes = plt.subplots(len(maps), len(windows), figsize=size, squeeze=False)
@@ -78,6 +83,8 @@ def plot_topographies(
                 vlim=(-limit, limit),
                 cmap="RdBu_r",
                 contours=0,
+                sphere=sphere,
+                extrapolate="local",
                 sensors="k.",
                 show=False,
             )

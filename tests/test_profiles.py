@@ -1,0 +1,93 @@
+"""The profiles say what Snakemake understands, and the command passes them on."""
+
+import os
+import subprocess
+
+import pytest
+import yaml
+from snakemake.cli import get_argument_parser
+
+from paperlib.config import load_config
+from paperlib.environment import read_pins
+from paperlib.paths import ROOT
+
+PROFILES = sorted((ROOT / "config/profiles").glob("*/config.yaml"))
+
+
+def test_there_are_profiles_for_gpus_and_slurm():
+    assert [path.parent.name for path in PROFILES] == ["gpus", "slurm"]
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.parent.name)
+def test_options_exist(path):
+    known = {
+        name.removeprefix("--")
+        for action in get_argument_parser()._actions
+        for name in action.option_strings
+    }
+    of_plugins = {f"{path.parent.name}-logdir"}
+    assert set(yaml.safe_load(path.read_text())) - of_plugins <= known
+
+
+def test_the_plugin_of_slurm_is_pinned_and_fits():
+    pins = read_pins(ROOT / "config/profiles/slurm/requirements.txt")
+    assert set(pins) == {
+        "snakemake-executor-plugin-slurm",
+        "snakemake-executor-plugin-slurm-jobstep",
+    }
+    assert not set(pins) & set(read_pins(ROOT / "requirements.txt"))
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Make an environment whose Python prints what it is given, and two GPUs."""
+    programs = {"python": 'echo "$@"', "nvidia-smi": "echo GPU 0; echo GPU 1"}
+    (tmp_path / "bin").mkdir()
+    for name, line in programs.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+    return str(tmp_path)
+
+
+def run_all(machine, *arguments):
+    done = subprocess.run(
+        ["./run_all.sh", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"VIRTUAL_ENV": machine},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return next(
+        line for line in done.stdout.splitlines() if line.startswith("-m snakemake")
+    )
+
+
+def test_one_machine_uses_its_cores_and_gpus(machine):
+    passed = run_all(machine)
+    assert "--cores all" in passed and "--resources gpu=2" in passed
+
+
+@pytest.mark.parametrize("form", ["--profile {}", "--profile={}"])
+def test_a_profile_decides_about_cores_and_gpus(machine, form):
+    words = form.format("config/profiles/slurm").split()
+    passed = run_all(machine, "--config", "paper", *words)
+    assert " ".join(words) in passed and "config=paper" in passed
+    assert "--cores" not in passed and "--resources" not in passed
+
+
+def test_the_plan_is_a_dry_run_of_everything(machine):
+    passed = run_all(machine, "plan", "--config", "paper", "--only", "tab01")
+    assert "-n --forceall" in passed and "config=paper only=tab01" in passed
+
+
+@pytest.mark.parametrize("config", ["mini", "paper", "tests/small.yaml"])
+def test_every_run_without_a_network_leaves_gpus_to_others(config):
+    for run in load_config(config)["runs"].values():
+        is_network = run["method"] in ("dit", "unet", "synbrain")
+        granted = run.get("resources", {})
+        assert all(
+            granted.get(notebook, {}).get("gpu", 1) == is_network
+            for notebook in ("04_train", "05_sample")
+        )
