@@ -17,6 +17,7 @@ from torch import nn
 
 from paperlib.checkpoints import ARCHITECTURES, Model, build_model
 from paperlib.diffusion import linear_alpha_bar
+from paperlib.models.dit import DiT
 from paperlib.models.linear import FITS, LayerwiseEncoder, LinearEncoder
 from paperlib.models.synbrain import BrainVAEObjective, MapperObjective
 from paperlib.recordings.regions import channel_regions
@@ -93,7 +94,8 @@ def fit(
     settings
         Sections ``training`` and ``device`` of a configuration.
     folder
-        Where networks keep the state for a restart.
+        Where networks keep states for a restart: ``.safetensors`` files, one for each
+        stage, for the caller to remove once the model is kept.
     inputs
         Fingerprints of the data: a state made from others is not continued.
 
@@ -172,6 +174,8 @@ def _fit_denoiser(
     folder: Path,
 ) -> tuple[nn.Module, list[dict]]:
     """Train a diffusion model (paper, section 3.3)."""
+    if isinstance(model, DiT):
+        model.checkpointing = settings.checkpointing
     schedule = dict(recipe["diffusion"])
     prediction = schedule.pop("prediction")
     alpha_bar = linear_alpha_bar(**schedule)

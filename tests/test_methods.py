@@ -163,6 +163,20 @@ def test_coefficients_are_counted_and_stored_examples_are_not(
     assert count_parameters(model) == n_components * length + readout
 
 
+def test_a_killed_synbrain_keeps_its_first_stage(world):
+    _, _, (unbroken, _) = make("synbrain", world)
+    first, second = (
+        world[0] / "state" / f"{stage}.safetensors"
+        for stage in ("autoencoder", "mapper")
+    )
+    second.unlink()  # as if killed before the second stage was saved
+    written = first.stat().st_mtime_ns
+    _, _, (again, _) = make("synbrain", world)
+    assert first.stat().st_mtime_ns == written
+    for one, other in zip(unbroken.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_unknown_method(world):
     with pytest.raises(ValueError, match="Did you mean 'ridge'"):
         architecture("rigde", {}, ch_names=CH_NAMES, n_times=4, condition=None)

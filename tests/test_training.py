@@ -1,8 +1,14 @@
+import json
+from copy import deepcopy
 from dataclasses import replace
+from functools import partialmethod
 
 import numpy as np
 import pytest
 import torch
+from accelerate import notebook_launcher
+from accelerate.state import AcceleratorState
+from accelerate.utils.other import get_free_port
 from torch import nn
 
 from paperlib.checkpoints import build_model, load_checkpoint, save_checkpoint
@@ -13,8 +19,11 @@ from paperlib.training import (
     Objective,
     Pairs,
     TrainingSettings,
+    loop,
     train,
 )
+from paperlib.training.__main__ import main, read_parameters
+from paperlib.training.loop import State
 
 SETTINGS = TrainingSettings(
     steps=30,
@@ -86,6 +95,10 @@ def run(data, folder, *, settings=SETTINGS, identity=None, model=None):
     )
 
 
+def losses(curve):
+    return [[v for k, v in row.items() if k != "seconds"] for row in curve]
+
+
 class StopsAfter(nn.Module):
     """A network that fails after some steps, as a killed process does."""
 
@@ -109,23 +122,36 @@ def test_loss_at_initialization_is_the_variance_of_the_noise(data):
     assert loss.item() == pytest.approx(1, abs=0.08)
 
 
-def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(data, tmp_path):
-    torch.manual_seed(0)
-    unbroken, curve = run(data, tmp_path, model=StopsAfter(build_model(RECIPE), 10**6))
-    torch.manual_seed(0)
-    with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path, model=StopsAfter(build_model(RECIPE), 17))
-    torch.manual_seed(99)  # the restart must not depend on fresh weights
-    resumed, curve_again = run(
-        data, tmp_path, model=StopsAfter(build_model(RECIPE), 10**6)
+@pytest.mark.parametrize(
+    ("changes", "calls"),
+    [({}, 17), ({"evaluate_every": 15, "accumulate": 2}, 45)],
+)
+def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(
+    changes, calls, data, tmp_path
+):
+    settings = replace(SETTINGS, **changes)
+    models = [
+        StopsAfter(build_model(RECIPE), before) for before in (10**6, calls, 10**6)
+    ]
+    models[1].network.load_state_dict(models[0].network.state_dict())
+    unbroken, curve = run(
+        data, tmp_path / "unbroken", settings=settings, model=models[0]
     )
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, settings=settings, model=models[1])
+    # the restart must not depend on its fresh weights
+    resumed, curve_again = run(data, tmp_path, settings=settings, model=models[2])
     for name, weight in unbroken.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
-    strip = [
-        {k: v for k, v in row.items() if k != "seconds"} for row in curve + curve_again
-    ]
-    assert strip[:3] == strip[3:]
-    assert not list(tmp_path.iterdir())
+    assert losses(curve) == losses(curve_again)
+
+
+def test_a_finished_run_is_not_run_again(data, tmp_path):
+    first, curve = run(data, tmp_path)
+    again, curve_again = run(data, tmp_path)
+    assert curve == curve_again
+    for one, other in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_state_of_other_settings_is_not_continued(data, tmp_path, capsys):
@@ -138,7 +164,7 @@ def test_a_state_of_other_settings_is_not_continued(data, tmp_path, capsys):
 
 
 def test_seed_decides_everything(data, tmp_path):
-    models = [run(data, tmp_path)[0] for _ in range(2)]
+    models = [run(data, tmp_path / folder)[0] for folder in "ab"]
     for first, second in zip(*(m.parameters() for m in models), strict=True):
         assert torch.equal(first, second)
 
@@ -252,3 +278,119 @@ def test_batches_hold_every_pair_once_in_order(data):
     assert [len(signals) for signals, _ in batches] == [4, 4, 2]
     for part, parts in zip(whole, zip(*batches, strict=True), strict=True):
         assert torch.equal(torch.cat(parts), part)
+
+
+def test_micro_batches_give_the_curve_of_whole_ones(data, tmp_path):
+    _, whole = run(data, tmp_path / "whole")
+    _, parts = run(data, tmp_path / "parts", settings=replace(SETTINGS, accumulate=4))
+    np.testing.assert_allclose(losses(parts), losses(whole), rtol=1e-5)
+
+
+def train_in_one_of_two_processes(data, folder, settings):
+    torch.set_num_threads(1)
+    _, curve = run(data, folder, settings=settings)
+    assert AcceleratorState().num_processes == 2
+    if AcceleratorState().is_main_process:
+        (folder / "curve.json").write_text(json.dumps(curve))
+
+
+def test_two_processes_give_the_curve_of_one(data, tmp_path):
+    _, one = run(data, tmp_path / "one")
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a new notebook
+    settings = replace(SETTINGS, accumulate=2)
+    work = (data, tmp_path, settings)
+    port = str(get_free_port())
+    notebook_launcher(
+        train_in_one_of_two_processes, work, num_processes=2, use_port=port
+    )
+    two = json.loads((tmp_path / "curve.json").read_text())
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+
+
+def test_a_batch_is_shared_evenly(data, tmp_path):
+    with pytest.raises(ValueError, match="batch_size 8 must be a multiple of 3"):
+        run(data, tmp_path, settings=replace(SETTINGS, accumulate=3))
+
+
+def test_workers_read_the_same_batches(data, tmp_path):
+    settings = replace(SETTINGS, steps=10, workers=2)
+    _, curve = run(data, tmp_path / "two", settings=settings)
+    _, alone = run(data, tmp_path / "none", settings=replace(settings, workers=0))
+    assert losses(curve) == losses(alone)
+
+
+def test_checkpointing_keeps_the_gradient(data):
+    y0, context = pairs(data, range(8)).__getitems__(range(8))
+    gradients = []
+    for is_on in (False, True):
+        torch.manual_seed(0)
+        model = build_model(RECIPE).train()
+        nn.init.normal_(model.unembed_patch.weight)  # zero lets no gradient through
+        model.checkpointing = is_on
+        loss = objective().loss(model, y0, context, step=1, share=slice(None))
+        loss.backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(g.abs().sum() > 0 for g in gradients[0][-2:])
+    for kept, computed_again in zip(*gradients, strict=True):
+        assert torch.equal(kept, computed_again)
+
+
+def test_a_compiled_network_has_the_curve_and_names_of_a_plain_one(
+    data, tmp_path, monkeypatch
+):
+    eager = partialmethod(nn.Module.compile, backend="eager")  # needs no C++ compiler
+    monkeypatch.setattr(nn.Module, "compile", eager)
+    settings = replace(SETTINGS, steps=10)
+    compiled = replace(settings, compile=True)
+    torch.manual_seed(0)
+    network = build_model(RECIPE)
+    model, curve = run(data, tmp_path / "compiled", settings=compiled, model=network)
+    _, plain = run(data, tmp_path / "plain", settings=settings)
+    np.testing.assert_allclose(losses(curve), losses(plain), rtol=1e-5)
+    assert network._compiled_call_impl is not None
+    assert list(network.state_dict()) == list(model.state_dict())
+    assert list(network.state_dict()) == list(build_model(RECIPE).state_dict())
+
+
+def test_the_scale_of_half_precision_gradients_survives_a_restart(tmp_path):
+    states = []
+    for _ in range(2):
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.AdamW(model.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3)
+        states.append(State(model, deepcopy(model), optimizer, scaler))
+    stopped, restarted = states
+    for factor in (1.0, 1.0, float("inf"), 1.0):  # an overflow halves the scale
+        loss = stopped.model(torch.ones(1, 2)).sum() * factor
+        stopped.scaler.scale(loss).backward()
+        stopped.scaler.step(stopped.optimizer)
+        stopped.scaler.update()
+        stopped.optimizer.zero_grad()
+    stopped.save(tmp_path / "state.safetensors", {})
+    restarted.load(tmp_path / "state.safetensors", {})
+    assert stopped.scaler.state_dict()["scale"] == 2.0**39
+    assert restarted.scaler.state_dict() == stopped.scaler.state_dict()
+
+
+def test_tensorboard_must_be_installed_if_it_is_wanted(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "is_tensorboard_available", lambda: False)
+    with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
+        run(data, tmp_path, settings=replace(SETTINGS, tensorboard=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{config: mini, subjct: 2}", "unknown key 'subjct'.*Did you mean 'subject'"),
+        ("{config: mini, dataset: a, run: b, subject: one}", "subject must be of type"),
+        ("{config: mini, dataset: a, run: b}", "missing.*'subject'"),
+        ("mini", "must map config, dataset"),
+    ],
+)
+def test_mistakes_in_the_file_of_a_run(text, message, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_parameters(path)
+    assert main([str(path)]) == 1
+    assert str(path) in capsys.readouterr().err

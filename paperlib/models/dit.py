@@ -21,6 +21,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from paperlib.models.layout import PatchLayout, patch_layout
 
@@ -53,6 +54,12 @@ class DiT(nn.Module):
         exchangeable: permuting them in the input permutes the output.
     cross_modulation : bool
         Modulate and gate cross-attention by the timestep as well.
+
+    Attributes
+    ----------
+    checkpointing : bool
+        While training, compute the blocks' activations again for the gradient instead
+        of keeping them: less memory, more time, the same gradient.
     """
 
     def __init__(
@@ -73,6 +80,7 @@ class DiT(nn.Module):
         cross_modulation: bool = False,
     ):
         super().__init__()
+        self.checkpointing = False
         self.layout = patch_layout(regions, n_times, patch=patch, padding=padding)
         patch_size = math.prod(self.layout.patch)
         self.embed_patch = nn.Linear(patch_size, width)
@@ -124,7 +132,10 @@ class DiT(nn.Module):
         x = self.embed_patch(self._to_patches(y)) + self.position()  # B N D
         time = self.embed_time(timestep_code(t))  # B D
         for block, keys_values in zip(self.blocks, context, strict=True):
-            x = block(x, time, keys_values)
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, time, keys_values, use_reentrant=False)
+            else:
+                x = block(x, time, keys_values)
         shift, scale = self.modulate_output(time).unsqueeze(1).chunk(2, dim=-1)
         x = self.unembed_patch(modulate(x, shift, scale))  # B N ph*pw
         return self._from_patches(x)

@@ -1,0 +1,227 @@
+"""One training run, from the files of a participant to a checkpoint.
+
+Notebook 04 tells these steps one after the other; ``python -m paperlib.training`` takes
+the same ones. Networks may be trained in several processes: forked from here
+(``training.processes``), or started from outside with ``accelerate launch``.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from accelerate import PartialState, notebook_launcher
+from accelerate.utils.other import get_free_port
+
+from paperlib.atomic import atomic_path, write_text
+from paperlib.checkpoints import ARCHITECTURES, save_checkpoint
+from paperlib.methods import architecture, count_parameters, fit
+from paperlib.provenance import fingerprint
+from paperlib.recordings.regions import channels_outside
+from paperlib.recordings.signals import (
+    Signals,
+    check_counts,
+    load_signals,
+    select_concepts,
+    standard_deviation,
+    training_targets,
+)
+from paperlib.stimuli.conditions import Condition, hold_out_concepts, open_condition
+from paperlib.stimuli.images import read_images
+from paperlib.training import Pairs
+
+_ABOUT_DATA = ("repetitions", "validation_concepts")  # keys of the section training
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Responses of a participant, paired with the tokens of their images.
+
+    Attributes
+    ----------
+    signals : Signals
+    images : DataFrame
+        Training images, in the order of the responses.
+    ch_names : list of str
+        Channels that are learned.
+    condition : Condition
+        Tokens of the training images.
+    scale : float
+        Standard deviation of the training responses, by which they are divided.
+    training, validation : Pairs
+        No concept is in both.
+    inputs : list of Path
+        Files and folders that were read.
+    """
+
+    signals: Signals
+    images: pd.DataFrame
+    ch_names: list[str]
+    condition: Condition
+    scale: float
+    training: Pairs
+    validation: Pairs
+    inputs: list[Path]
+
+
+def open_training_data(
+    settings: dict, where: Callable[..., Path], *, seed: int
+) -> TrainingData:
+    """Pair the training responses of a participant with the tokens of their images.
+
+    Parameters
+    ----------
+    settings
+        Of notebook 04, from :func:`paperlib.config.load_settings`.
+    where
+        From :func:`paperlib.paths.locate`.
+    seed
+        Decides which concepts are held out for validation.
+    """
+    signals = load_signals(where("signals"))
+    images = select_concepts(read_images(where("images")), signals.concepts)
+    check_counts(signals, images)
+    images = images[images["partition"] == "training"]
+    condition = open_condition(settings["conditioning"], where, images["image_id"])
+    kept = channels_outside(signals.ch_names, settings["channels"]["without"])
+    targets = training_targets(signals, settings["training"]["repetitions"])  # N R C T
+    if len(kept) < len(signals.ch_names):
+        targets = targets[:, :, kept]
+    n_held_out = settings["training"]["validation_concepts"]
+    rows = hold_out_concepts(images["concept"], n_held_out=n_held_out, seed=seed)
+    scale = standard_deviation(targets, rows[0])
+    return TrainingData(
+        signals,
+        images,
+        [signals.ch_names[channel] for channel in kept],
+        condition,
+        scale,
+        *(Pairs(targets, part, context=condition, scale=scale) for part in rows),
+        inputs=[where("signals"), *(tokens.path for tokens in condition.sources)],
+    )
+
+
+def make_recipe(settings: dict, data: TrainingData, keys: dict[str, str | int]) -> dict:
+    """Return all that is needed to build a method again, and to use it.
+
+    Parameters
+    ----------
+    settings
+        Of notebook 04.
+    data
+        From :func:`open_training_data`.
+    keys
+        Data set, participant, run and seed.
+    """
+    options = dict(settings["model"])
+    method = options.pop("method")
+    sizes = {"ch_names": data.ch_names, "n_times": len(data.signals.times)}
+    return {
+        "method": method,
+        "options": options,
+        "architecture": architecture(
+            method, options, condition=data.condition, **sizes
+        ),
+        **{
+            key: settings[key]
+            for key in ("simulated", "conditioning", "tokens", "diffusion")
+        },
+        "training": {k: v for k, v in settings["training"].items() if k != "processes"},
+        "scale": data.scale,
+        "unit": data.signals.unit,
+        "ch_names": data.ch_names,
+        "sfreq": data.signals.sfreq,
+        "times": data.signals.times.tolist(),
+        **keys,
+    }
+
+
+def train_run(
+    recipe: dict, data: TrainingData, *, settings: dict, where: Callable[..., Path]
+) -> pd.DataFrame:
+    """Fit the method of a recipe; write its checkpoint, curve and budget.
+
+    Parameters
+    ----------
+    recipe
+        From :func:`make_recipe`.
+    data
+        From :func:`open_training_data`.
+    settings
+        Of notebook 04. With ``training.processes`` above 1 as many processes are
+        forked, one for each GPU: nothing may have touched a GPU before. Processes
+        that ``accelerate launch`` started take part as they are.
+    where
+        From :func:`paperlib.paths.locate`.
+
+    Returns
+    -------
+    DataFrame
+        The curve: step, training_loss, validation_loss, seconds.
+    """
+    inputs = [fingerprint(path) for path in data.inputs]
+    work = (recipe, data, settings, where, inputs)
+    processes = settings["training"]["processes"]
+    if processes == 1 or _is_launched() or recipe["method"] not in ARCHITECTURES:
+        _fit_and_keep(*work)
+    else:
+        notebook_launcher(
+            _fit_and_keep,
+            work,
+            num_processes=processes,
+            mixed_precision=settings["training"]["precision"],
+            use_port=str(get_free_port()),
+        )
+    return pd.read_csv(where("training") / "curve.csv")
+
+
+def is_first_process() -> bool:
+    """Tell whether this process is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _fit_and_keep(
+    recipe: dict,
+    data: TrainingData,
+    settings: dict,
+    where: Callable[..., Path],
+    inputs: Sequence[dict],
+) -> None:
+    """Do one process's part of a run; the first one writes."""
+    left_out = (*_ABOUT_DATA, "processes")
+    options = {k: v for k, v in settings["training"].items() if k not in left_out}
+    model, curve = fit(
+        recipe,
+        data.training,
+        data.validation,
+        settings={"training": options, "device": settings["device"]},
+        folder=where("training"),
+        inputs=inputs,
+    )
+    if is_first_process():
+        save_checkpoint(where("checkpoint"), model, recipe)
+        _save_curve(where("training"), curve, n_parameters=count_parameters(model))
+        for state in where("training").glob("*.safetensors"):
+            state.unlink()  # all that a restart would need is in the checkpoint
+    if _is_launched():
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+
+
+def _save_curve(folder: Path, curve: list[dict], *, n_parameters: int) -> None:
+    """Write ``curve.csv``, and in ``budget.json`` what the training took."""
+    with atomic_path(folder / "curve.csv") as partial:
+        pd.DataFrame(curve).to_csv(partial, index=False)
+    budget = {
+        "parameters": n_parameters,
+        "steps": curve[-1]["step"],
+        "seconds": round(curve[-1]["seconds"], 1),
+    }
+    write_text(folder / "budget.json", json.dumps(budget) + "\n")
+
+
+def _is_launched() -> bool:
+    """Tell whether this is one of several processes, as torch.distributed has them."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
