@@ -32,7 +32,6 @@ seed: int = 0  # of the weights, the batches and their noise
 
 # %%
 import matplotlib.pyplot as plt
-import seaborn as sns
 
 from paperlib.config import load_settings
 from paperlib.paths import locate
@@ -91,11 +90,13 @@ curve = train_run(recipe, data, settings=settings, where=where)
 
 # %%
 fig, ax = plt.subplots(figsize=(COLUMN, 0.62 * COLUMN))
-names = {"training_loss": "training", "validation_loss": "held-out concepts"}
-palette = [COLORS["generated"], COLORS["baseline"]]
-long = curve.rename(columns=names).melt("step", names.values(), "pairs", "loss")
-look = {"hue": "pairs", "style": "pairs", "palette": palette, "markers": True}
-sns.lineplot(long, x="step", y="loss", **look)
+steps = curve["step"]
+ax.plot(
+    steps, curve["training_loss"], "o-", color=COLORS["generated"], label="training"
+)
+look = {"color": COLORS["baseline"], "label": "held-out concepts"}
+ax.plot(steps, curve["validation_loss"], "x--", **look)
+ax.legend()
 ax.set(xlabel="Optimizer step", ylabel=f"Loss of {recipe['method']}")
 plt.show()
 
