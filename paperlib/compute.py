@@ -100,9 +100,9 @@ def list_assumptions() -> list[str]:
     """Say in sentences what the estimates rest on."""
     shares = ", ".join(f"{name} {share:.0%}" for name, share in UTILIZATION.items())
     return [
-        f"GPU: H100 or H200, {PEAK['bf16'] / 1e12:.0f} TFLOP/s in bf16 (diffusion models), "
+        f"GPU: H100 or H200, {PEAK['bf16'] / 1e12:.0f} TFLOP/s in bf16 (diffusion), "
         f"{PEAK['no'] / 1e12:.0f} in float32 (CLIP).",
-        f"Of these are reached: {shares}. Validation and reading of data are left out.",
+        f"Of these are reached: {shares}. Validation and reading data are left out.",
         f"Captioners write at {BANDWIDTH / 1e12:.1f} TB/s of weights read, in bf16.",
         "Core hours are guesses from small runs; those of GPU executions are left out.",
     ]
