@@ -275,7 +275,9 @@ def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
     check_option("repetitions", repetitions, ("mean", "single"))
     if repetitions == "single" or signals.training.shape[1] == 1:
         return signals.training
-    return average_repetitions(signals.training)[:, None]  # N C T -> N 1 C T
+    averages = average_repetitions(signals.training)
+    release_memory(signals.training)
+    return averages[:, None]  # N C T -> N 1 C T
 
 
 def standard_deviation(targets: np.ndarray, rows: Sequence[int]) -> float:
