@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +43,30 @@ def test_tokens_are_read_by_image_id(tmp_path):
     assert chosen.dtype == np.float32
     np.testing.assert_array_equal(chosen[:, 0, 0], [7, 2])
     assert np.load(tmp_path / "image.npy", mmap_mode="r").dtype == np.float16
+
+
+def resident(path):
+    """Memory of this process that maps a file, in kB."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    found = [
+        next(s for s in lines if s[:4] == "Rss:") for line in lines if path in line
+    ]
+    return sum(int(line.split()[1]) for line in found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_files_larger_than_memory_are_written_and_read(tmp_path):
+    mapped = []
+
+    def looking(numbers):
+        mapped.append(resident("image.partial.npy"))
+        return encode(numbers)
+
+    write(tmp_path / "image.npy", encode=looking)
+    tokens = Tokens(tmp_path / "image.npy")
+    np.testing.assert_array_equal(tokens[list(ITEMS)][:, 0, 0], range(10))
+    assert mapped == [0, 0, 0]
+    assert resident("image.npy") == 0
 
 
 @pytest.mark.parametrize("n_batches", [0, 1, 2])

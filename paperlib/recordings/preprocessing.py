@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 
 from paperlib.progress import progress_bar
 from paperlib.recordings.mvnn import noise_covariance, whiten, whitening_matrix
-from paperlib.recordings.signals import new_arrays, save_info
+from paperlib.recordings.signals import new_arrays, release_memory, save_info
 from paperlib.recordings.things_eeg2 import (
     NICE_CHANNELS,
     PARTITIONS,
@@ -135,6 +135,8 @@ def preprocess_recordings(
                     whiten(trials[p], whitener)
             for p in PARTITIONS:
                 products[p][kept[p].rows[:, None], kept[p].slots] = trials[p]
+                release_memory(products[p])
+            del trials  # before those of the next session are cut out
     unit = "V" if mvnn == "none" else WHITENED_UNIT
     save_info(signals_folder, ch_names=names, sfreq=sfreq, tmin=keep_from, unit=unit)
     return _counts(recordings, selections), covariances

@@ -92,13 +92,13 @@ def new_arrays(
 def release_memory(array: np.memmap) -> None:
     """Hand back the memory of a mapped array; what was written to it stays.
 
-    Pages that were written count as memory of the process until it ends, which for
-    an array larger than memory is too long.
+    Pages that were read or written count as memory of the process until it ends, which
+    for an array larger than memory is too long.
 
     Parameters
     ----------
     array
-        As `new_arrays` yields it; it can be used further.
+        As `new_arrays` yields it, or mapped to read; it can be used further.
     """
     array.base.madvise(mmap.MADV_DONTNEED)
 
@@ -275,7 +275,9 @@ def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
     check_option("repetitions", repetitions, ("mean", "single"))
     if repetitions == "single" or signals.training.shape[1] == 1:
         return signals.training
-    return average_repetitions(signals.training)[:, None]  # N C T -> N 1 C T
+    averages = average_repetitions(signals.training)
+    release_memory(signals.training)
+    return averages[:, None]  # N C T -> N 1 C T
 
 
 def standard_deviation(targets: np.ndarray, rows: Sequence[int]) -> float:

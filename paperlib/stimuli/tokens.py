@@ -13,6 +13,7 @@ from torch import Tensor
 
 from paperlib.atomic import write_text
 from paperlib.progress import progress_bar
+from paperlib.recordings.signals import release_memory
 from paperlib.validation import check_finite, check_shape, did_you_mean
 
 Item = TypeVar("Item")
@@ -131,7 +132,9 @@ class Tokens:
                 f"{did_you_mean(missing[0], self._rows)} Run notebook 03 again."
             )
         rows = [self._rows[name] for name in image_ids]
-        return self._array[rows, :, columns].astype(np.float32)
+        tokens = self._array[rows, :, columns].astype(np.float32)
+        release_memory(self._array)
+        return tokens
 
 
 class _Unfinished:
@@ -169,6 +172,7 @@ class _Unfinished:
             )
         self.array[self.n_done : self.n_done + len(tokens)] = tokens
         self.array.flush()
+        release_memory(self.array)
         self.n_done += len(tokens)
         progress = {**self.identity, "n_done": self.n_done}
         write_text(self.progress_path, json.dumps(progress))
@@ -204,7 +208,7 @@ def _read_index(path: Path) -> dict:
     return json.loads(index.read_text(encoding="utf-8"))
 
 
-def _map_array(path: Path, *, mode: str = "r") -> np.ndarray:
+def _map_array(path: Path, *, mode: str = "r") -> np.memmap:
     """Map a float16 array into memory; a truncated file is an error."""
     try:
         array = np.lib.format.open_memmap(path, mode=mode)
