@@ -249,6 +249,8 @@ def mean_response(trials: np.ndarray) -> np.ndarray:
         In the unit of ``trials``.
     """
     sums = [trials[images].sum(axis=(0, 1), dtype=float) for images in _blocks(trials)]
+    if isinstance(trials.base, mmap.mmap):
+        release_memory(trials)
     return np.sum(sums, axis=0) / (trials.shape[0] * trials.shape[1])
 
 
