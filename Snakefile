@@ -573,7 +573,7 @@ rule schematics:
 rule own_images:
     """Answer for images that no data set has; here, as an example, for test images."""
     input:
-        [image_list(OWN_IMAGES["dataset"])],
+        lambda wildcards: image_list(OWN_IMAGES["dataset"]),
         path("checkpoint", **OWN_IMAGES) + "/config.json",
         notebook="notebooks/11_own_images.py",
         library=library("11_own_images"),
@@ -585,8 +585,9 @@ rule own_images:
     params:
         identity=identity(**OWN_IMAGES),
         settings=settings("11_own_images", **OWN_IMAGES),
+    threads: share("11_own_images", "threads", **OWN_IMAGES)
     resources:
-        gpu=1,
+        **needs("11_own_images", **OWN_IMAGES),
     message:
         "11: responses to images of one's own"
     shell:

@@ -70,6 +70,7 @@ only=
 cores=
 dry_run=
 profile=
+targets=
 task=reproduce
 passed=()
 while [ $# -gt 0 ]; do
@@ -79,13 +80,15 @@ while [ $# -gt 0 ]; do
         --config) config=${2:?--config needs a name}; shift ;;
         --config=*) config=${1#*=} ;;
         plan) passed+=(--quiet host rules reason progress -n --forceall); dry_run=yes ;;
-        --profile | --profile=*) passed+=("$1"); profile=yes ;;
+        --profile) passed+=("$1" "${2:?--profile needs a folder}"); profile=yes; shift ;;
+        --profile=*) passed+=("$1"); profile=yes ;;
         --only) only=${2:?--only needs the beginning of a name, such as tab07}; shift ;;
         --only=*) only=${1#*=} ;;
         --cores) cores=${2:?--cores needs a number}; shift ;;
         --cores=*) cores=${1#*=} ;;
         -n | --dry-run) dry_run=yes; passed+=("$1") ;;  # which also says why
-        *) passed+=("$1") ;;
+        -*) passed+=("$1") ;;
+        *) passed+=("$1"); [[ $1 != */* ]] || targets=yes ;;
     esac
     shift
 done
@@ -101,7 +104,7 @@ fi
 
 # A whole run stops here if inputs are missing; of a part, Snakemake knows what it needs.
 if [ -z "$dry_run" ] && ! python -m paperlib check --config "$config"; then
-    [ -n "$only${passed[*]-}" ] || fail "the run needs what is missing above."
+    [ -n "$only$targets" ] || fail "the run needs what is missing above."
     say "Going on with what was asked for"
 fi
 
@@ -111,8 +114,10 @@ if [ -z "$profile" ]; then  # which else says how much there is
     cores=${cores:-all}
     [ "$gpus" -eq 0 ] || passed+=(--resources "gpu=$((gpus))")  # one run on each at a time
 fi
+# Snakemake looks for work once more a timespan for every run that has finished: with its
+# default of a second that is a quarter of a core.
 say "Configuration $config, cores: ${cores:-as in the profile}"
 python -m snakemake ${cores:+--cores "$cores"} --config "config=$config" ${only:+"only=$only"} \
-    --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
+    --max-jobs-per-timespan 100/10s --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
 [ -n "$dry_run" ] || list_results "$config" "$only"
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -37,7 +37,12 @@ from paperlib.config import load_settings
 from paperlib.paths import locate
 from paperlib.provenance import start_record
 from paperlib.reporting.figures import COLORS, COLUMN, set_theme
-from paperlib.runs import make_recipe, open_training_data, train_run
+from paperlib.runs import (
+    discard_states,
+    make_recipe,
+    open_training_data,
+    train_run,
+)
 
 # %%
 keys = {"dataset": dataset, "subject": subject, "run": run, "seed": seed}
@@ -117,3 +122,4 @@ print((where("training") / "budget.json").read_text())
 # %%
 outputs = [where("checkpoint"), where("training")]
 record.finish(where("record"), inputs=data.inputs, outputs=outputs)
+discard_states(where("training"))

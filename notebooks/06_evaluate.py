@@ -229,7 +229,8 @@ written += save_table(
 )
 
 # %%
-note = "Simulated participants. " if simulated else ""
+who = "simulated participants" if simulated else "participants"
+note = f"{dataset}, {len(recorded)} {who}, {len(target)} test images. "
 across_text = (
     "Correlation over test images, mean over channels and times, with the mean of half "
     "of the repetitions."

@@ -107,6 +107,7 @@ def save_checkpoint(folder: Path, model: Model, recipe: dict) -> None:
         weights = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
     else:
         weights = {k: torch.from_numpy(v) for k, v in model.to_tensors().items()}
+    (folder / "config.json").unlink(missing_ok=True)  # of an earlier training
     with atomic_path(folder / "model.safetensors") as partial:
         save_file(weights, partial)
     write_text(folder / "README.md", str(model_card(recipe)))

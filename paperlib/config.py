@@ -115,6 +115,12 @@ def load_settings(
         settings["model"] = model_options(settings, run)
         settings["tokens"] = token_options(settings)
     wanted = ("name", "data_root", "device", *SECTIONS[notebook])
+    if missing := [key for key in wanted if key not in settings]:
+        raise ValueError(
+            f"Notebook {notebook} reads {', '.join(missing)} of a data set or run: "
+            f"name dataset, one of {', '.join(settings['datasets'])}, and run if it "
+            "has one."
+        )
     return {"notebook": notebook} | {key: settings[key] for key in wanted}
 
 
@@ -163,14 +169,18 @@ def token_options(settings: dict) -> dict:
     -------
     dict
         Sections ``embedding`` and ``captioning``; instead of all networks and
-        captioners they hold the entries of the run's ``network`` and ``captioner``, or
-        None.
+        captioners they hold the entries of the run's ``network`` and ``captioner``.
+        What is not used is None.
     """
     chosen = settings["conditioning"]
     embedding, captioning = dict(settings["embedding"]), dict(settings["captioning"])
-    embedding["network"] = embedding.pop("networks").get(chosen["network"])
+    network = embedding.pop("networks").get(chosen["network"])
     captioning["captioner"] = captioning.pop("captioners").get(chosen["captioner"])
-    return {"embedding": embedding, "captioning": captioning}
+    sees_clip = chosen["image"] or chosen["captioner"]
+    return {
+        "embedding": (embedding if sees_clip else {}) | {"network": network},
+        "captioning": captioning if chosen["captioner"] else None,
+    }
 
 
 def first_run(settings: dict, method: str) -> str:

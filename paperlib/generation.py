@@ -45,6 +45,7 @@ def generate(
     bound: float | None = None,
     seed: int = 0,
     batch_size: int = 64,
+    precision: str = "no",
     device: str = "auto",
 ) -> mne.EpochsArray:
     """Generate the responses of a participant to images.
@@ -69,6 +70,8 @@ def generate(
         ``images`` and on the number of the sample only.
     batch_size
         Signals denoised at a time.
+    precision
+        See :func:`paperlib.sampling.sample_signals`.
     device
         ``"auto"`` takes a GPU if there is one.
 
@@ -103,7 +106,7 @@ def generate(
         table["caption"] = _check_captions(captions, table, recipe)
         condition = _embed(table, recipe, folder, device=pick_device(device))
         sampling = {"steps": steps, "eta": eta, "bound": bound, "samples": samples}
-        sampling["batch_size"] = batch_size
+        sampling |= {"batch_size": batch_size, "precision": precision}
         responses = respond(
             checkpoint.model, recipe, condition, sampling=sampling, seed=seed
         )  # N K C T
@@ -181,9 +184,9 @@ def _describe(
 ) -> list[str]:
     """Caption images as for training; nothing where the model reads no captions."""
     captioning = recipe["tokens"]["captioning"]
-    entry = captioning["captioner"]
-    if entry is None:
+    if captioning is None:
         return [""] * len(images)
+    entry = captioning["captioner"]
     if entry["kind"] == "file":
         raise ValueError(
             f"The captions of {recipe['conditioning']['captioner']!r} were made by "

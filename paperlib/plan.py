@@ -103,7 +103,7 @@ class Plan(logging.Handler):
             elsewhere=self.elsewhere,
         )
         rows = tabulate_plan(self.executions, hours)
-        table = tabulate(rows, HEADERS, floatfmt=".1f", missingval="?")
+        table = tabulate(rows, HEADERS, floatfmt=".2f", missingval="?")
         lines = [f"\nRun matrix of {self.settings['name']}\n", table]
         if any(known and known.source == "estimate" for known in hours.values()):
             from paperlib.compute import list_assumptions  # imports torch: seconds

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import torch
 from accelerate import PartialState, notebook_launcher
 from accelerate.utils.other import get_free_port
 
@@ -164,6 +165,12 @@ def train_run(
     inputs = [fingerprint(path) for path in data.inputs]
     work = (recipe, data, settings, where, inputs)
     processes = settings["training"]["processes"]
+    n_gpus = torch.cuda.device_count()  # does not touch them
+    if settings["device"] != "cpu" and 0 < n_gpus < processes:
+        raise ValueError(
+            f"training.processes is {processes}, but this process sees {n_gpus} GPUs. "
+            "Runs of Snakemake see one each: train by hand, or set it to 1."
+        )
     if processes == 1 or _is_launched() or recipe["method"] not in ARCHITECTURES:
         _fit_and_keep(*work)
     else:
@@ -175,6 +182,12 @@ def train_run(
             use_port=str(get_free_port()),
         )
     return pd.read_csv(where("training") / "curve.csv")
+
+
+def discard_states(folder: Path) -> None:
+    """Remove what a restart would need, when the checkpoint is there and recorded."""
+    for state in folder.glob("*.safetensors"):
+        state.unlink()
 
 
 def is_first_process() -> bool:
@@ -203,8 +216,6 @@ def _fit_and_keep(
     if is_first_process():
         save_checkpoint(where("checkpoint"), model, recipe)
         _save_curve(where("training"), curve, n_parameters=count_parameters(model))
-        for state in where("training").glob("*.safetensors"):
-            state.unlink()  # all that a restart would need is in the checkpoint
     if _is_launched():
         PartialState().wait_for_everyone()
         PartialState().destroy_process_group()

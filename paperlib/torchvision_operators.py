@@ -24,10 +24,11 @@ class _OperatorsFirst(MetaPathFinder):
     torch takes seconds to import, and much of the work here needs no torch.
     """
 
+    library = None
+
     def find_spec(self, name: str, path: Sequence[str] | None, target=None) -> None:
         """Leave every module, torchvision too, to the finders that come after."""
-        if name == "torchvision":
-            sys.meta_path.remove(self)
+        if name == "torchvision" and self.library is None:
             self.library = _declare()
 
 

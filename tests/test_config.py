@@ -311,5 +311,13 @@ def test_a_training_knows_how_its_own_tokens_are_made_and_no_others():
         changed = load_settings("04_train", "mini", change, **keys)
         assert (changed["tokens"] == tokens) == is_same
     cnn = load_settings("04_train", "mini", dataset="things-eeg2", run="guclu")
-    assert cnn["tokens"]["captioning"]["captioner"] is None
+    assert cnn["tokens"]["captioning"] is None
+    assert list(cnn["tokens"]["embedding"]) == ["network"]
     assert cnn["tokens"]["embedding"]["network"] == {"grid": 4, "batch_size": 8}
+
+
+def test_a_notebook_of_one_data_set_needs_its_name():
+    with pytest.raises(
+        ValueError, match="reads preprocessing of .* one of things-eeg2"
+    ):
+        load_settings("01_preprocess", "mini")

@@ -187,7 +187,7 @@ def test_a_linear_method_gives_one_signal_an_image(weights, pictures):
     encoder = FITS["ridge"](features, responses, **options)
     recipe = make_recipe(weights, method="ridge", options={"pooling": "mean"})
     recipe["conditioning"]["captioner"] = None
-    recipe["tokens"]["captioning"]["captioner"] = None
+    recipe["tokens"]["captioning"] = None
     epochs = generate(pictures, Checkpoint(encoder, recipe), average=False)
     clip = load_clip(f"local-dir:{weights / 'clip'}", None, device="cpu")
     tokens = image_tokens(clip, map(open_image, pictures), normalize_by_cls=False)

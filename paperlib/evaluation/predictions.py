@@ -169,9 +169,11 @@ def read_budgets(
             sampling = json.loads(where("sampling", **keys).read_text())["seconds"]
             samples = np.load(where("samples", **keys), mmap_mode="r")  # N K C T
             share = _spread(samples[:, :_N_SPREAD]) / trial_variance[subject]
+            each = sampling / (samples.shape[0] * samples.shape[1])
+            used = 1 if row.samples == "one" else samples.shape[1]
             cost = {
-                "sampling_seconds": sampling,
-                "seconds_a_signal": sampling / (samples.shape[0] * samples.shape[1]),
+                "sampling_seconds": each * samples.shape[0] * used,
+                "seconds_a_signal": each,
                 "sample_variance": share,
             }
             found.append({"method": row.Index, **training, **cost})

@@ -252,10 +252,10 @@ def _conditions(
     who = "participant" if most == 1 else "participants"
     kind = f"simulated {who}" if simulated else who
     rows = "" if fewest == most else " (n; cross-subject rows lack the one trained on)"
+    drawn = "images" if most == 1 else "participants and images"
     return (
         f"{dataset}, {number} {kind}{rows}, {summary['n_images'].max()} test images: "
-        f"{what} [95 % bootstrap interval over participants and images, "
-        f"{resamples:,} resamples]."
+        f"{what} [95 % bootstrap interval over {drawn}, {resamples:,} resamples]."
     )
 
 

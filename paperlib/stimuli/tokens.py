@@ -180,8 +180,9 @@ class _Unfinished:
     def finish(self) -> None:
         """Give array and index their final names."""
         index = {key: self.identity[key] for key in ("image_ids", "settings")}
-        write_text(self.path.with_suffix(".json"), json.dumps(index, indent=1) + "\n")
+        self.path.with_suffix(".json").unlink(missing_ok=True)  # of an earlier array
         os.replace(self.array_path, self.path)
+        write_text(self.path.with_suffix(".json"), json.dumps(index, indent=1) + "\n")
         self.progress_path.unlink()
 
 

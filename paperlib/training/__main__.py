@@ -16,6 +16,7 @@ from paperlib.config import load_settings
 from paperlib.paths import locate
 from paperlib.provenance import start_record
 from paperlib.runs import (
+    discard_states,
     is_first_process,
     make_recipe,
     open_training_data,
@@ -106,6 +107,7 @@ def _train(parameters: dict) -> None:
     if is_first_process():
         outputs = [where("checkpoint"), where("training")]
         record.finish(where("record"), inputs=data.inputs, outputs=outputs)
+        discard_states(where("training"))
 
 
 if __name__ == "__main__":
