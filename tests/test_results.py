@@ -57,9 +57,9 @@ def environment(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "passed"),
     [
-        ([], "--config config=mini --rerun-incomplete"),
-        (["--only", "tab07"], "--config config=mini only=tab07 --rerun-incomplete"),
-        (["--only=tab07"], "--config config=mini only=tab07 --rerun-incomplete"),
+        ([], "--config config=mini --max-jobs-per-timespan 100/10s --rerun-incomplete"),
+        (["--only", "tab07"], "--config config=mini only=tab07 --max-jobs-per-timespan 100/10s --rerun-incomplete"),
+        (["--only=tab07"], "--config config=mini only=tab07 --max-jobs-per-timespan 100/10s --rerun-incomplete"),
     ],
 )
 def test_the_command_passes_what_is_wanted(environment, arguments, passed):
