@@ -112,6 +112,7 @@ fi
 gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
 if [ -z "$profile" ]; then  # which else says how much there is
     cores=${cores:-all}
+    [ "$gpus" -gt 0 ] || [ "$config" != paper ] || say "No NVIDIA GPU here: networks of full size would train for months"
     [ "$gpus" -eq 0 ] || passed+=(--resources "gpu=$((gpus))")  # one run on each at a time
 fi
 # Snakemake looks for work once more a timespan for every run that has finished: with its

@@ -4,11 +4,11 @@ Each candidate changes some values of a run. It is trained as notebook 04 trains
 then answers for the training concepts that it was not trained on; the test images are
 not read. It takes signals and tokens of a finished ``./run_all.sh``:
 
-    python benchmarks/selection.py                     # every candidate, half an hour
-    python benchmarks/selection.py first_version       # those of some runs
+    python benchmarks/selection.py things-eeg2                # every candidate
+    python benchmarks/selection.py things-eeg2 first_version  # those of some runs
 
-Writes ``benchmarks/selection_mini.json``, a candidate at a time. The last candidates of
-"Ours (v)" differ in nothing but the seed of the training: what luck does.
+Writes ``benchmarks/selection_mini.json``, a candidate at a time. A change is empty
+where the run is as it is configured; candidates with other seeds show what luck does.
 """
 
 import json
@@ -22,33 +22,48 @@ from pathlib import Path
 import numpy as np
 
 from paperlib.atomic import write_text
-from paperlib.config import load_config, load_settings
+from paperlib.config import load_settings
 from paperlib.evaluation.identification import response_correlations, top_hits
 from paperlib.evaluation.metrics import pearson_flattened
-from paperlib.methods import fit, respond
+from paperlib.methods import respond
 from paperlib.paths import ROOT, locate
 from paperlib.recordings.signals import average_repetitions, mean_response
-from paperlib.runs import make_recipe, open_training_data
+from paperlib.runs import fit_data, make_recipe, open_training_data
 from paperlib.stimuli.conditions import open_condition
 
 RESULTS = ROOT / "benchmarks/selection_mini.json"
 SUBJECT = 1
 
-RATES = [f"training: {{learning_rate: {rate}}}" for rate in (5e-4, 1e-3, 2e-3, 4e-3)]
 CANDIDATES = {  # run -> changes of its values, one candidate each
     "ours_v": [
-        *(f"diffusion: {{beta_end: {end}}}" for end in (0.02, 0.05, 0.15)),
-        *RATES,
+        "",
+        "diffusion: {beta_end: 0.02}",
+        "diffusion: {beta_end: 0.05}",
+        "training: {learning_rate: 1.0e-3}",
+        "training: {learning_rate: 2.0e-3}",
         "training: {batch_size: 16, steps: 750}",
     ],
-    "first_version": [
-        *RATES,
-        "sampling: {steps: 4, eta: 0.0}",
-        "sampling: {steps: 10, eta: 1.0, samples: 16}",
+    "ours": [
+        "",
+        "training: {learning_rate: 5.0e-4}",
+        "training: {learning_rate: 1.0e-3}",
     ],
-    "synbrain": [*RATES, "training: {learning_rate: 8.0e-3}"],
+    "first_version": [
+        "",
+        "training: {learning_rate: 1.0e-4}",
+        "training: {learning_rate: 2.5e-4}",
+        "training: {learning_rate: 1.0e-3}",
+        "training: {learning_rate: 4.0e-3}",
+        "sampling: {eta: 0.0}",
+    ],
+    "synbrain": [
+        "",
+        "training: {learning_rate: 1.0e-3}",
+        "training: {learning_rate: 2.0e-3}",
+        "training: {learning_rate: 8.0e-3}",
+    ],
 }
-SEEDS = {"ours_v": (1, 2)}  # of the run as it is, beside 0
+SEEDS = {"ours_v": (1, 2)}  # beside 0, without a change
 
 
 def validate(dataset: str, run: str, change: str, seed: int = 0) -> dict:
@@ -62,7 +77,9 @@ def validate(dataset: str, run: str, change: str, seed: int = 0) -> dict:
     data = open_training_data(settings, where, seed=seed)
     recipe = make_recipe(settings, data, keys)
     began = time.process_time()
-    model, curve = _fit(recipe, data, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        states = {"folder": Path(folder), "inputs": []}
+        model, curve = fit_data(recipe, data, settings=settings, **states)
     seconds = time.process_time() - began
     unseen, common = data.validation.rows, mean_response(data.signals.training)  # C T
     asked = data.images["image_id"].iloc[unseen]
@@ -82,37 +99,21 @@ def validate(dataset: str, run: str, change: str, seed: int = 0) -> dict:
     }
 
 
-def _fit(recipe: dict, data, settings: dict):
-    """Fit a method and keep nothing of it on disk."""
-    apart = ("repetitions", "validation_concepts", "processes")
-    options = {k: v for k, v in settings["training"].items() if k not in apart}
-    with tempfile.TemporaryDirectory() as folder:
-        return fit(
-            recipe,
-            data.training,
-            data.validation,
-            settings={"training": options, "device": "cpu"},
-            folder=Path(folder),
-            inputs=[],
-        )
-
-
 def main() -> None:
     """Score every candidate that was asked for, keeping what others scored."""
-    runs = sys.argv[1:] or list(CANDIDATES)
+    dataset, *runs = sys.argv[1:]
+    runs = runs or list(CANDIDATES)
     kept = json.loads(RESULTS.read_text())["candidates"] if RESULTS.is_file() else []
-    rows = [row for row in kept if row["run"] not in runs]
+    rows = [r for r in kept if r["dataset"] != dataset or r["run"] not in runs]
     about = {"date": str(date.today()), "machine": platform.machine()}
-    for dataset in load_config("mini")["datasets"]:
-        for run in runs:
-            wanted = [(change, 0) for change in CANDIDATES[run]]
-            wanted += [("", seed) for seed in SEEDS.get(run, ())]
-            for change, seed in wanted:
-                rows.append(validate(dataset, run, change, seed))
-                print(json.dumps(rows[-1]), flush=True)
-                write_text(
-                    RESULTS, json.dumps(about | {"candidates": rows}, indent=2) + "\n"
-                )
+    for run in runs:
+        wanted = [(change, 0) for change in CANDIDATES[run]]
+        wanted += [("", seed) for seed in SEEDS.get(run, ())]
+        for change, seed in wanted:
+            rows.append(validate(dataset, run, change, seed))
+            print(json.dumps(rows[-1]), flush=True)
+            written = about | {"candidates": rows}
+            write_text(RESULTS, json.dumps(written, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@
 #
 # - Reads: signals of the participant, CLIP tokens of images and captions
 # - Writes: a checkpoint (weights and recipe) and the curve of its training
-# - Time: about a minute (mini, one core), days (paper, one GPU)
+# - Time: about a minute (mini, one core), an hour or more (paper, one GPU, estimated)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/

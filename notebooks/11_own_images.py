@@ -38,7 +38,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from paperlib.atomic import atomic_path
-from paperlib.checkpoints import Checkpoint
+from paperlib.checkpoints import Checkpoint, load_checkpoint
 from paperlib.config import load_settings
 from paperlib.generation import find_images, generate
 from paperlib.paths import locate
@@ -78,13 +78,14 @@ print(f"{len(pictures)} images, such as {pictures[0].name}.")
 # plots `scalings=1` and the unit.
 
 # %%
-checkpoint = Checkpoint.from_pretrained(where("checkpoint"), device=settings["device"])
+device = settings["device"]
+checkpoint = Checkpoint(*load_checkpoint(where("checkpoint"), device=device))
 epochs = generate(
     pictures,
     checkpoint,
     average=True,
     seed=settings["seed"],
-    device=settings["device"],
+    device=device,
     **settings["sampling"],
 )
 unit = checkpoint.recipe["unit"]

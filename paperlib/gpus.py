@@ -25,7 +25,7 @@ def visible_gpus() -> list[str]:
     """
     assigned = os.environ.get("CUDA_VISIBLE_DEVICES")
     if assigned is not None:
-        return [name for name in assigned.split(",") if name]
+        return [name.strip() for name in assigned.split(",") if name.strip()]
     command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -61,8 +61,11 @@ def claim_gpu(gpus: Sequence[str], *, locks: Path) -> Iterator[str]:
     """
     locks.mkdir(parents=True, exist_ok=True)
     files = {gpu: FileLock(locks / f"{gpu}.lock") for gpu in gpus}
-    while (free := _acquire_first(files)) is None:
+    if (free := _acquire_first(files)) is None:
+        print(f"Waiting for a GPU: others hold {', '.join(gpus)} ({locks}).")
+    while free is None:
         time.sleep(_PAUSE)
+        free = _acquire_first(files)
     try:
         yield free
     finally:

@@ -114,7 +114,7 @@ def fit(
         train,
         training=training,
         validation=validation,
-        identity={"recipe": recipe, "training": settings["training"], "inputs": inputs},
+        identity={"recipe": recipe, "inputs": inputs},
         device=settings["device"],
     )
     fit_network = _fit_stages if recipe["method"] == "synbrain" else _fit_denoiser

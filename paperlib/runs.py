@@ -7,7 +7,8 @@ the same ones. Networks may be trained in several processes: forked from here
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import pandas as pd
 import torch
 from accelerate import PartialState, notebook_launcher
 from accelerate.utils.other import get_free_port
+from filelock import FileLock, Timeout
 
 from paperlib.atomic import atomic_path, write_text
-from paperlib.checkpoints import ARCHITECTURES, save_checkpoint
+from paperlib.checkpoints import ARCHITECTURES, Model, save_checkpoint
 from paperlib.methods import architecture, count_parameters, fit
 from paperlib.provenance import fingerprint
 from paperlib.recordings.regions import channels_outside
@@ -33,7 +35,11 @@ from paperlib.stimuli.conditions import Condition, hold_out_concepts, open_condi
 from paperlib.stimuli.images import read_images
 from paperlib.training import Pairs
 
-_ABOUT_DATA = ("repetitions", "validation_concepts")  # keys of the section training
+# Keys of the section training that are not about a process's optimization, and those
+# that change how fast it is and nothing that comes out.
+_NOT_OF_A_PROCESS = ("repetitions", "validation_concepts", "processes")
+_OF_SPEED = ("processes", "workers", "checkpointing", "compile")
+_OF_SPEED += ("tensorboard", "save_every")
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,9 @@ def make_recipe(settings: dict, data: TrainingData, keys: dict[str, str | int]) 
             key: settings[key]
             for key in ("simulated", "conditioning", "tokens", "diffusion")
         },
-        "training": {k: v for k, v in settings["training"].items() if k != "processes"},
+        "training": {
+            k: v for k, v in settings["training"].items() if k not in _OF_SPEED
+        },
         "scale": data.scale,
         "unit": data.signals.unit,
         "ch_names": data.ch_names,
@@ -165,23 +173,59 @@ def train_run(
     inputs = [fingerprint(path) for path in data.inputs]
     work = (recipe, data, settings, where, inputs)
     processes = settings["training"]["processes"]
-    n_gpus = torch.cuda.device_count()  # does not touch them
-    if settings["device"] != "cpu" and 0 < n_gpus < processes:
-        raise ValueError(
-            f"training.processes is {processes}, but this process sees {n_gpus} GPUs. "
-            "Runs of Snakemake see one each: train by hand, or set it to 1."
-        )
-    if processes == 1 or _is_launched() or recipe["method"] not in ARCHITECTURES:
-        _fit_and_keep(*work)
-    else:
-        notebook_launcher(
-            _fit_and_keep,
-            work,
-            num_processes=processes,
-            mixed_precision=settings["training"]["precision"],
-            use_port=str(get_free_port()),
-        )
+    with _lock(where("training")):
+        if processes == 1 or _is_launched() or recipe["method"] not in ARCHITECTURES:
+            _fit_and_keep(*work)
+        else:
+            _check_gpus(processes, settings["device"])
+            notebook_launcher(
+                _fit_and_keep,
+                work,
+                num_processes=processes,
+                mixed_precision=settings["training"]["precision"],
+                use_port=str(get_free_port()),
+            )
     return pd.read_csv(where("training") / "curve.csv")
+
+
+def fit_data(
+    recipe: dict,
+    data: TrainingData,
+    *,
+    settings: dict,
+    folder: Path,
+    inputs: Sequence[dict],
+) -> tuple[Model, list[dict]]:
+    """Fit the method of a recipe, and write nothing but states for a restart.
+
+    Parameters
+    ----------
+    recipe, data
+        As for :func:`train_run`.
+    settings
+        Of notebook 04.
+    folder
+        Where the states are kept.
+    inputs
+        Fingerprints of the data: a state made from others is not continued.
+
+    Returns
+    -------
+    model
+        In evaluation mode.
+    curve : list of dict
+        step, training_loss, validation_loss, seconds.
+    """
+    training = settings["training"].items()
+    options = {k: v for k, v in training if k not in _NOT_OF_A_PROCESS}
+    return fit(
+        recipe,
+        data.training,
+        data.validation,
+        settings={"training": options, "device": settings["device"]},
+        folder=folder,
+        inputs=inputs,
+    )
 
 
 def discard_states(folder: Path) -> None:
@@ -203,15 +247,8 @@ def _fit_and_keep(
     inputs: Sequence[dict],
 ) -> None:
     """Do one process's part of a run; the first one writes."""
-    left_out = (*_ABOUT_DATA, "processes")
-    options = {k: v for k, v in settings["training"].items() if k not in left_out}
-    model, curve = fit(
-        recipe,
-        data.training,
-        data.validation,
-        settings={"training": options, "device": settings["device"]},
-        folder=where("training"),
-        inputs=inputs,
+    model, curve = fit_data(
+        recipe, data, settings=settings, folder=where("training"), inputs=inputs
     )
     if is_first_process():
         save_checkpoint(where("checkpoint"), model, recipe)
@@ -219,6 +256,31 @@ def _fit_and_keep(
     if _is_launched():
         PartialState().wait_for_everyone()
         PartialState().destroy_process_group()
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Keep others from training the same run, whose states they would overwrite."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "run.lock")
+    if not is_first_process():
+        yield
+        return
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as held:
+        raise RuntimeError(f"This run is being trained already: {folder}") from held
+    with lock:
+        yield
+
+
+def _check_gpus(processes: int, device: str) -> None:
+    n_gpus = torch.cuda.device_count()  # does not touch them
+    if device != "cpu" and 0 < n_gpus < processes:
+        raise ValueError(
+            f"training.processes is {processes}, but this process sees {n_gpus} GPUs. "
+            "Executions by Snakemake see one: train by hand, or set it to 1."
+        )
 
 
 def _save_curve(folder: Path, curve: list[dict], *, n_parameters: int) -> None:

@@ -1,10 +1,9 @@
 """Make ``import torchvision`` work beside a CPU build of torch.
 
-Package registries serve torchvision for Linux with CUDA operators only. Beside a CPU
-build of torch their shared library does not load, ``import torchvision`` stops with
-"operator torchvision::nms does not exist", and open_clip, timm, transformers and
-diffusers stop with it. None of them calls these operators here: declaring their
-schemas is enough.
+Beside a CPU build of torch, the shared library of a CUDA build does not load: ``import
+torchvision`` stops with "operator torchvision::nms does not exist", and open_clip,
+timm, transformers and diffusers stop with it. None of them calls these operators here:
+declaring their schemas is enough.
 """
 
 import sys

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,9 +58,9 @@ def environment(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "passed"),
     [
-        ([], "--config config=mini --max-jobs-per-timespan 100/10s --rerun-incomplete"),
-        (["--only", "tab07"], "--config config=mini only=tab07 --max-jobs-per-timespan 100/10s --rerun-incomplete"),
-        (["--only=tab07"], "--config config=mini only=tab07 --max-jobs-per-timespan 100/10s --rerun-incomplete"),
+        ([], "--config config=mini --max-jobs"),
+        (["--only", "tab07"], "--config config=mini only=tab07 --max-jobs"),
+        (["--only=tab07"], "--config config=mini only=tab07 --max-jobs"),
     ],
 )
 def test_the_command_passes_what_is_wanted(environment, arguments, passed):
@@ -97,3 +98,21 @@ def test_the_command_explains_an_unknown_name():
     assert "begins with 'fig3'; there are " in done.stdout
     assert "fig01, fig02, fig03" in done.stdout
     assert "Did you mean 'fig03'?" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        ([], False),
+        (["--profile", "config/profiles/slurm"], False),
+        (["--show-failed-logs"], False),
+        (["--only", "tab07"], True),
+        (["tables/mini/tab07_clip_score.csv"], True),
+    ],
+)
+def test_a_whole_run_stops_without_its_inputs(environment, arguments, goes_on):
+    python = Path(environment, "bin/python")
+    python.write_text('#!/bin/sh\ncase "$*" in *" check "*) exit 1;; esac\necho "$@"\n')
+    done = run(["./run_all.sh", *arguments], VIRTUAL_ENV=environment)
+    assert ("the run needs what is missing" in done.stdout) != goes_on
+    assert ("snakemake" in done.stdout) == goes_on

@@ -1,4 +1,4 @@
-"""Ablations as sentences and as Figure 6."""
+"""Figure 6: scores without the channels of a brain region."""
 
 import matplotlib.pyplot as plt
 import pandas as pd

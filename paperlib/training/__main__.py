@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="YAML file")
     try:
         _train(asdict(read_parameters(parser.parse_args(arguments).run)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, yaml.YAMLError) as error:
         print(f"{error}", file=sys.stderr)
         return 1
     return 0
