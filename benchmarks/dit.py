@@ -41,6 +41,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from machine import processor
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -362,11 +363,6 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=TASKS, default="cpu")
@@ -376,7 +372,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     report = {
         "date": date.today().isoformat(),
-        "machine": gpu or f"{_processor()}, 1 of {os.cpu_count()} cores",
+        "machine": gpu or f"{processor()}, 1 of {os.cpu_count()} cores",
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

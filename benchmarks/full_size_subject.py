@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 import torch
 import yaml
+from machine import processor
 from PIL import Image
 from safetensors.torch import save_file
 from scipy.linalg import fractional_matrix_power
@@ -445,12 +446,6 @@ def write_report(folder: Path, stage: str, result: dict) -> None:
         "results": before.get("results", {}) | {stage: result},
     }
     write_text(REPORT, json.dumps(content, indent=2) + "\n")
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 import mne
 import numpy as np
 import pandas as pd
+from machine import processor
 
 from paperlib.atomic import write_text
 from paperlib.recordings.regions import channel_regions
@@ -117,11 +118,6 @@ def _peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-
-
 def _check_space(folder: Path, n_epochs: int) -> None:
     """Stop unless the participant and the signals fit on the disk."""
     needed = n_epochs * 271 * (N_TIMES + 200) * 4 + MARGIN
@@ -149,7 +145,7 @@ def main() -> None:
             results = pool.apply(measured, (folder,))
     report = {
         "date": date.today().isoformat(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.machine()}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.machine()}",
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,

@@ -12,7 +12,6 @@ where the run is as it is configured; candidates with other seeds show what luck
 """
 
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from machine import processor
 
 from paperlib.atomic import write_text
 from paperlib.config import load_settings
@@ -105,7 +105,7 @@ def main() -> None:
     runs = runs or list(CANDIDATES)
     kept = json.loads(RESULTS.read_text())["candidates"] if RESULTS.is_file() else []
     rows = [r for r in kept if r["dataset"] != dataset or r["run"] not in runs]
-    about = {"date": str(date.today()), "machine": platform.machine()}
+    about = {"date": str(date.today()), "machine": processor()}
     for run in runs:
         wanted = [(change, 0) for change in CANDIDATES[run]]
         wanted += [("", seed) for seed in SEEDS.get(run, ())]

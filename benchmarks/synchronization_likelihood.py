@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from machine import processor
 
 from paperlib.atomic import write_text
 from paperlib.evaluation.synchronization import (
@@ -146,11 +147,6 @@ def _peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-
-
 def main() -> None:
     spawn = multiprocessing.get_context("spawn")
     load, results = os.getloadavg()[0], {}
@@ -159,7 +155,7 @@ def main() -> None:
             results[name] = pool.apply(measured, (name,))
     report = {
         "date": date.today().isoformat(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.machine()}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.machine()}",
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),

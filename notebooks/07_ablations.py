@@ -78,7 +78,6 @@ set_theme()
 ablations, runs = settings["ablations"], settings["runs"]
 seed, subjects, seeds = settings["seed"], ablations["subjects"], ablations["seeds"]
 embedding = {k: settings["evaluation"][k] for k in ("dim", "delay", "neighbors")}
-prepare = partial(Responses.prepare, **embedding)
 read = partial(read_responses, **embedding)
 bootstrap = {"seed": seed, "resamples": settings["evaluation"]["resamples"]}
 
@@ -106,22 +105,28 @@ pairs = list(zip(without, regions, strict=True))
 # channels have no correlation and no synchronization.
 
 # %%
+recorded = {}
+for subject in progress_bar(subjects, label="Recordings", unit="subject"):
+    signals = load_signals(where("signals", subject=subject))
+    target, common = average_repetitions(signals.test), mean_response(signals.training)
+    recorded[subject] = Responses.prepare(target, common, **embedding)
+sfreq = signals.sfreq
+
+# %%
 scored, scored_regions = [], []
 for subject, trained in product(subjects, seeds):
     label = f"Scoring participant {subject}"
-    signals = load_signals(where("signals", subject=subject))
-    common, sfreq = mean_response(signals.training), signals.sfreq
-    recorded = prepare(average_repetitions(signals.test), common)
+    measured, common = recorded[subject], recorded[subject].common
     path = partial(where, "samples", subject=subject, seed=trained)
     of_all = read(path(run=full), common)
     for run in progress_bar(listed, label=label, unit="run"):
         found = of_all if run == full else read(path(run=run), common)
-        of_run = score(found, recorded, sfreq=sfreq)
+        of_run = score(found, measured, sfreq=sfreq)
         scored.append((labels[run], subject, trained, of_run))
     for run, region in progress_bar(pairs, label=label, unit="region"):
         kept = channels_outside(signals.ch_names, region)
         found = read(path(run=run), common[kept])
-        three = score_without_region(of_all, found, recorded, kept=kept, sfreq=sfreq)
+        three = score_without_region(of_all, found, measured, kept=kept, sfreq=sfreq)
         scored_regions += [
             (region_row(region, name), subject, trained, s) for name, s in three.items()
         ]

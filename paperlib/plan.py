@@ -13,6 +13,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from tabulate import tabulate
 
 from paperlib.paths import IDENTITY
+from paperlib.runs_left import Listener, read_times
 
 HEADERS = (
     *("notebook", "data set", "of", "participants", "seeds", "executions"),
@@ -54,41 +55,30 @@ class Hours:
     source: str
 
 
-class Plan(logging.Handler):
+class Plan(Listener):
     """Prints the run matrix at the end of a dry run of Snakemake.
 
-    It hears what Snakemake logs, and says nothing in any other execution.
+    It says nothing in any other execution.
 
     Parameters
     ----------
     settings
         A whole configuration.
-    records
-        Folder of the run records, relative to the repository.
-    elsewhere
-        What ``benchmarks/run_times.py`` wrote on another machine; it need not exist.
+    records, elsewhere
+        As for :class:`paperlib.runs_left.Listener`.
     """
 
     def __init__(self, settings: dict, *, records: Path, elsewhere: Path):
-        super().__init__()
+        super().__init__(records, elsewhere=elsewhere)
         self.settings = settings
-        self.records = records
-        self.elsewhere = elsewhere
         self.executions: list[Execution] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Follow one of Snakemake's messages; never stop Snakemake."""
-        try:
-            self._follow(record)
-        except Exception:
-            self.handleError(record)
 
     def _follow(self, record: logging.LogRecord) -> None:
         match getattr(record, "event", None):
             case LogEvent.JOB_INFO:
-                written = (Path(file) for file in record.output)
-                jobs = [path.stem for path in written if path.parent == self.records]
-                self.executions += [name_execution(j, record.wildcards) for j in jobs]
+                self.executions += [
+                    name_execution(job, record.wildcards) for job in self._jobs(record)
+                ]
             case LogEvent.JOB_STARTED:  # not a dry run
                 logger.removeHandler(self)
             case LogEvent.RUN_INFO if self.executions:  # said again at its end
@@ -141,7 +131,10 @@ def know_hours(
     for execution in executions:
         if known := measured[execution.job]:
             of_row[execution.row].append(known)
-    typical = _read_elsewhere(elsewhere)
+    typical = {
+        notebook: Hours(0.0, seconds / 3600, elsewhere.name)
+        for notebook, seconds in read_times(elsewhere).items()
+    }
     return {
         e.job: measured[e.job]
         or _mean(of_row[e.row])
@@ -199,17 +192,6 @@ def _read_hours(path: Path) -> Hours | None:
     if environment["gpu"]:
         return Hours(hours, 0.0, "records")
     return Hours(0.0, hours * environment["threads"], "records")
-
-
-def _read_elsewhere(path: Path) -> dict[str, Hours]:
-    """Return what the notebooks took elsewhere, on processors."""
-    if not path.is_file():
-        return {}
-    notebooks = json.loads(path.read_text(encoding="utf-8"))["notebooks"]
-    return {
-        name: Hours(0.0, entry["mean_core_seconds"] / 3600, path.name)
-        for name, entry in notebooks.items()
-    }
 
 
 def _mean(known: list[Hours]) -> Hours | None:

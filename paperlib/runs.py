@@ -169,6 +169,13 @@ def train_run(
     -------
     DataFrame
         The curve: step, training_loss, validation_loss, seconds.
+
+    Raises
+    ------
+    RuntimeError
+        If the run is being trained already.
+    ValueError
+        If there are fewer GPUs than processes.
     """
     inputs = [fingerprint(path) for path in data.inputs]
     work = (recipe, data, settings, where, inputs)
@@ -261,16 +268,15 @@ def _fit_and_keep(
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Keep others from training the same run, whose states they would overwrite."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "run.lock")
     if not is_first_process():
         yield
         return
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock.acquire(blocking=False)
-    except Timeout as held:
-        raise RuntimeError(f"This run is being trained already: {folder}") from held
-    with lock:
+        held = FileLock(folder / "run.lock").acquire(blocking=False)
+    except Timeout as error:
+        raise RuntimeError(f"This run is being trained already: {folder}") from error
+    with held:
         yield
 
 

@@ -101,12 +101,8 @@ class Workload:
         return (sum(done) + sum(at_work)) / (now - self.began)
 
 
-class RunsLeft(logging.Handler):
-    """Logs number, name and time left whenever Snakemake starts a run.
-
-    It hears what Snakemake logs and stays silent in a dry run, where no job is started,
-    in the processes of single jobs, which announce no statistics, and where Snakemake
-    is to be quiet about progress.
+class Listener(logging.Handler):
+    """Hears what Snakemake logs; subclasses say in ``_follow`` what they make of it.
 
     Parameters
     ----------
@@ -120,8 +116,6 @@ class RunsLeft(logging.Handler):
         super().__init__()
         self.records = Path(records)
         self.elsewhere = Path(elsewhere)
-        self.workload: Workload | None = None
-        self.started: set[int] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Follow one of Snakemake's messages; never stop Snakemake."""
@@ -129,6 +123,30 @@ class RunsLeft(logging.Handler):
             self._follow(record)
         except Exception:
             self.handleError(record)
+
+    def _jobs(self, record: logging.LogRecord) -> list[str]:
+        """Name the notebook executions of a job, by the records that it will write."""
+        written = (Path(file) for file in record.output)
+        return [path.stem for path in written if path.parent == self.records]
+
+
+class RunsLeft(Listener):
+    """Logs number, name and time left whenever Snakemake starts a run.
+
+    It stays silent in a dry run, where no job is started, in the processes of single
+    jobs, which announce no statistics, and where Snakemake is to be quiet about
+    progress.
+
+    Parameters
+    ----------
+    records, elsewhere
+        As for :class:`Listener`.
+    """
+
+    def __init__(self, records: str | Path, *, elsewhere: str | Path):
+        super().__init__(records, elsewhere=elsewhere)
+        self.workload: Workload | None = None
+        self.started: set[int] = set()
 
     def _follow(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
@@ -155,9 +173,8 @@ class RunsLeft(logging.Handler):
         if rule not in self.workload.waiting:  # all
             return
         self.workload.start(record.jobid, rule, threads=threads, now=now)
-        written = (Path(file) for file in record.output)
-        names = (path.stem for path in written if path.parent == self.records)
-        line = describe(self.workload, next(names, rule), now)
+        name = next(iter(self._jobs(record)), rule)
+        line = describe(self.workload, name, now)
         logger.info(line, extra={"quietness": Quietness.PROGRESS})
 
 
@@ -171,7 +188,7 @@ def read_costs(
     records
         Folder of the run records; it need not exist.
     elsewhere
-        As for :class:`RunsLeft`.
+        As for :class:`Listener`.
     rules
         A rule's records are named as its notebook, such as ``04_train``, and on.
 
@@ -181,7 +198,7 @@ def read_costs(
         Core seconds of every record, for each rule.
     """
     found = {}
-    times = _read_times(elsewhere)
+    times = read_times(elsewhere)
     for rule in rules:
         paths = sorted(records.glob(f"[0-9][0-9]_{rule}*.json"))
         typical = [cost for name, cost in times.items() if rule.startswith(name[3:])]
@@ -204,8 +221,14 @@ def _read_cost(path: Path) -> float:
     return content["seconds"] * content["environment"]["threads"]
 
 
-def _read_times(path: Path) -> dict[str, float]:
-    """Return the mean core seconds of each notebook, such as ``04_train``."""
+def read_times(path: Path) -> dict[str, float]:
+    """Return the mean core seconds of each notebook, such as ``04_train``.
+
+    Parameters
+    ----------
+    path
+        Of what ``benchmarks/run_times.py`` wrote; nothing if it is not there.
+    """
     if not path.is_file():
         return {}
     notebooks = json.loads(path.read_text(encoding="utf-8"))["notebooks"]

@@ -2,9 +2,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from paperlib.config import load_settings
-from paperlib.runs import discard_states, make_recipe
+from paperlib.runs import discard_states, make_recipe, train_run
 
 KEYS = {"dataset": "things-eeg2", "run": "ours_v", "subject": 1, "seed": 0}
 DATA = SimpleNamespace(
@@ -35,3 +36,16 @@ def test_states_are_discarded_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     discard_states(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["curve.csv"]
+
+
+def test_a_run_is_trained_once_at_a_time(tmp_path):
+    settings = {"training": {"processes": 1}, "device": "cpu"}
+    data = SimpleNamespace(inputs=[])
+    where = lambda alias: tmp_path  # noqa: E731
+    with (
+        FileLock(tmp_path / "run.lock"),
+        pytest.raises(RuntimeError, match="being trained already"),
+    ):
+        train_run(recipe(), data, settings=settings, where=where)
+    with pytest.raises(AttributeError, match="training"):  # goes on, and has no data
+        train_run(recipe(), data, settings=settings, where=where)

@@ -1,6 +1,7 @@
 """Score every method on the same recordings, image by image."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -117,16 +118,19 @@ def control_responses(
     method, subject compared with, None for a training seed, responses
     """
     options = {"dim": dim, "delay": delay, "neighbors": neighbors}
+    means = {
+        subject: Responses.prepare(measured.common[None], measured.common, **options)
+        for subject, measured in recorded.items()
+    }
     for subject, measured in recorded.items():
-        common, everywhere = measured.common, np.zeros(len(measured.values), int)
-        silent = np.zeros_like(common)[None]
-        for name, response in ((ZERO, silent), (TRAINING_MEAN, common[None])):
-            prepared = Responses.prepare(response, common, **options)
-            yield name, subject, None, prepared.reorder(everywhere)
+        everywhere = np.zeros(len(measured.values), int)
+        mean = means[subject].reorder(everywhere)
+        silent = replace(mean, values=np.zeros_like(mean.values), recurrences={})
+        yield ZERO, subject, None, silent
+        yield TRAINING_MEAN, subject, None, mean
         if subject != training_subject:
-            other = recorded[training_subject].common
-            prepared = Responses.prepare(other[None], other, **options)
-            yield CROSSED_MEAN, subject, None, prepared.reorder(everywhere)
+            other = means[training_subject].reorder(everywhere)
+            yield CROSSED_MEAN, subject, None, other
 
 
 def split_half_scores(
