@@ -403,7 +403,7 @@ rule train:
     threads: share("04_train", "threads")
     resources:
         **needs("04_train"),
-    priority: 1 # before 06 and 07, for which a core would have to wait
+    priority: 2 # before what waits for many of them
     message:
         "04: training {wildcards.run} on {wildcards.dataset}, "
         "participant {wildcards.subject}, seed {wildcards.seed}"
@@ -430,7 +430,7 @@ rule sample:
     threads: share("05_sample", "threads")
     resources:
         **needs("05_sample"),
-    priority: 1 # before 06 and 07, for which a core would have to wait
+    priority: 2 # before what waits for many of them
     message:
         "05: sampling {wildcards.run} for {wildcards.dataset}, "
         "participant {wildcards.subject}, seed {wildcards.seed}"
@@ -490,6 +490,7 @@ for dataset in DATASETS:
         threads: share("06_evaluate", "threads", dataset=dataset)
         resources:
             **needs("06_evaluate", dataset=dataset),
+        priority: 1 # before 07, which takes half the time
         message:
             f"06: scoring every method on {dataset}"
         shell:

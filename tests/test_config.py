@@ -313,7 +313,8 @@ def test_a_training_knows_how_its_own_tokens_are_made_and_no_others():
     cnn = load_settings("04_train", "mini", dataset="things-eeg2", run="guclu")
     assert cnn["tokens"]["captioning"] is None
     assert list(cnn["tokens"]["embedding"]) == ["network"]
-    assert cnn["tokens"]["embedding"]["network"] == {"grid": 4, "batch_size": 8}
+    networks = load_config("mini")["embedding"]["networks"]
+    assert cnn["tokens"]["embedding"]["network"] == networks["efficientnet-lite0"]
 
 
 def test_a_notebook_of_one_data_set_needs_its_name():

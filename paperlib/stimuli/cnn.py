@@ -98,7 +98,9 @@ def load_cnn(name: str, *, device: str | torch.device) -> Cnn:
     check_option("network", name, tuple(LAYERS))
     load = {"alexnet": _load_alexnet, "efficientnet-lite0": _load_lite0}[name]
     model, preprocess = load()
-    return Cnn(name, model.to(device).eval(), preprocess)
+    # convolutions on a processor take two thirds of the time in this layout
+    model.to(device, memory_format=torch.channels_last).eval()
+    return Cnn(name, model, preprocess)
 
 
 @torch.inference_mode()
