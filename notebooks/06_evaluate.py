@@ -67,7 +67,6 @@ from paperlib.recordings.signals import (
 )
 from paperlib.reporting.figures import save_figure, set_theme
 from paperlib.reporting.scores import (
-    across_table,
     budget_table,
     caption,
     conclude,
@@ -129,8 +128,8 @@ for method, subject, training_seed, predicted in progress_bar(
 ):
     found = score(predicted, recorded[subject], sfreq=signals.sfreq)
     scored.append((method, subject, training_seed, found))
-    correlation = halves[subject].correlate(predicted.values).mean()
-    across.append((subject, method, correlation))
+    correlations = {"across": halves[subject].correlate(predicted.values)}
+    across.append((method, subject, training_seed, correlations))
 
 # %%
 scores = tidy_scores(scored, [*CONTROLS, *rows.index, CEILING])
@@ -180,12 +179,12 @@ display(wide_supplement)
 
 # %%
 for subject, half in halves.items():
-    found = zip(CEILINGS, (half.lower.mean(), half.upper.mean()), strict=True)
-    across += [(subject, name, correlation) for name, correlation in found]
-tidy_across = pd.DataFrame(across, columns=["subject", "method", "correlation"])
-tidy_across = tidy_across.groupby(["subject", "method"], as_index=False, sort=False)
-tidy_across = tidy_across.mean()  # over seeds
-wide_across = across_table(tidy_across, [*methods[:-1], *CEILINGS])
+    found = zip(CEILINGS, (half.lower, half.upper), strict=True)
+    across += [(name, subject, None, {"across": values}) for name, values in found]
+rows_across = [*methods[:-1], *CEILINGS]
+tidy_across = summarize(tidy_scores(across, rows_across), **bootstrap)
+heading = {"across": "Correlation over images ↑"}
+wide_across = wide_table(tidy_across, rows=rows_across, metrics=heading)
 display(wide_across)
 
 # %% [markdown]
@@ -233,7 +232,7 @@ who = "simulated participants" if simulated else "participants"
 note = f"{dataset}, {len(recorded)} {who}, {len(target)} test images. "
 across_text = (
     "Correlation over test images, mean over channels and times, with the mean of half "
-    "of the repetitions."
+    "of the repetitions; 95 % bootstrap intervals over participants and images."
 )
 budget_text = (
     "Means over participants and seeds; seconds of this run on its machine; variance "

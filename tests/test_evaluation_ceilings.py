@@ -3,6 +3,7 @@ import pytest
 
 from paperlib.evaluation.ceilings import Halves, split_halves
 from paperlib.evaluation.metrics import pearson_across_images
+from paperlib.evaluation.statistics import bootstrap_intervals
 from paperlib.recordings.signals import spearman_brown
 
 
@@ -70,30 +71,50 @@ def test_ceilings_have_their_expected_values():
     half, full = noise**2 / 8, noise**2 / 16  # noise variance of the means
     lower = 1 / (1 + half)
     upper = (1 + full) / np.sqrt((1 + full) * (1 + half))
-    assert halves.lower.shape == (2, 3)
-    np.testing.assert_allclose(halves.lower, lower, atol=0.04)
-    np.testing.assert_allclose(halves.upper, upper, atol=0.02)
-    np.testing.assert_allclose(perfect, np.sqrt(lower), atol=0.03)
-    assert (halves.lower < perfect).all() and (perfect < halves.upper).all()
+    assert halves.lower.shape == halves.upper.shape == perfect.shape == (4000,)
+    np.testing.assert_allclose(halves.lower.mean(), lower, atol=0.02)
+    np.testing.assert_allclose(halves.upper.mean(), upper, atol=0.01)
+    np.testing.assert_allclose(perfect.mean(), np.sqrt(lower), atol=0.02)
+    assert halves.lower.mean() < perfect.mean() < halves.upper.mean()
     assert np.isnan(blind).all()
 
 
-def test_correlations_are_means_over_the_halvings():
+def test_correlations_are_means_over_images_and_halvings():
     signal, repetitions = simulated(30, 6, 1.0)
-    found = Halves.draw(repetitions, n_splits=3, rng=seeded()).correlate(signal)
-    halves = split_halves(repetitions, n_splits=3, rng=seeded())
-    expected = [pearson_across_images(signal, first) for first, _ in halves]
-    np.testing.assert_allclose(found, np.mean(expected, axis=0))
+    found = Halves.draw(repetitions, n_splits=3, rng=seeded())
+    halves = list(split_halves(repetitions, n_splits=3, rng=seeded()))
+    for values, predictions in (
+        (found.correlate(signal), [signal] * 3),
+        (found.lower, [other for _, other in halves]),
+        (found.upper, [repetitions.mean(axis=1)] * 3),
+    ):
+        expected = [
+            pearson_across_images(prediction, first)
+            for prediction, (first, _) in zip(predictions, halves, strict=True)
+        ]
+        np.testing.assert_allclose(values.mean(), np.mean(expected))
+
+
+@pytest.mark.parametrize("noise", [0.5, 3.0])
+def test_intervals_of_correlations_are_those_of_resampled_images(noise):
+    signal, repetitions = simulated(150, 2, noise)
+    target = repetitions[:, 0]
+    halves = Halves.draw(target[:, None].repeat(2, axis=1), n_splits=1, rng=seeded())
+    rng = np.random.default_rng(11)
+    drawn = (rng.integers(150, size=150) for _ in range(1000))
+    direct = [pearson_across_images(signal[i], target[i]).mean() for i in drawn]
+    wanted = np.quantile(direct, [0.025, 0.975])
+    values = halves.correlate(signal)[None, :, None]
+    (interval,) = bootstrap_intervals(values, rng=rng, n_resamples=4000)
+    width = wanted[1] - wanted[0]
+    np.testing.assert_allclose([interval.low, interval.high], wanted, atol=width / 8)
 
 
 def test_spearman_brown_bounds_the_perfect_model():
     signal, repetitions = simulated(4000, 16, 3.0)
-    lower = Halves.draw(repetitions, n_splits=4, rng=seeded()).lower
-    np.testing.assert_allclose(
-        np.sqrt(spearman_brown(lower)),
-        pearson_across_images(signal, repetitions.mean(axis=1)),
-        atol=0.03,
-    )
+    lower = Halves.draw(repetitions, n_splits=4, rng=seeded()).lower.mean()
+    perfect = pearson_across_images(signal, repetitions.mean(axis=1)).mean()
+    np.testing.assert_allclose(np.sqrt(spearman_brown(lower)), perfect, atol=0.02)
     np.testing.assert_allclose(spearman_brown(np.array([0.0, 0.5, 1.0])), [0, 2 / 3, 1])
 
 

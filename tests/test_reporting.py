@@ -12,7 +12,6 @@ from paperlib.recordings.things_eeg2 import NICE_CHANNELS
 from paperlib.reporting.ablations import plot_regions
 from paperlib.reporting.figures import COLORS, COLUMN, save_figure, set_theme
 from paperlib.reporting.scores import (
-    across_table,
     budget_table,
     caption,
     conclude,
@@ -191,22 +190,6 @@ def test_figures_keep_their_size(tmp_path):
     fig, _ = plt.subplots(figsize=(COLUMN, 2))
     _, png = save_figure(fig, tmp_path / "figure", simulated=False)
     assert plt.imread(png).shape[:2] == (600, int(COLUMN * 300))
-
-
-def test_rows_that_a_subject_lacks_are_kept():
-    """The subject trained on, 1, has no cross-subject score."""
-    found = [
-        (1, "a", 0.5),
-        (1, "c", 0.25),
-        (2, "a", 0.1),
-        (2, "b", 0.2),
-        (2, "c", 0.75),
-    ]
-    across = pd.DataFrame(found, columns=["subject", "method", "correlation"])
-    table = across_table(across, ["c", "a", "b"])
-    assert table.index.tolist() == ["c", "a", "b"]
-    assert table["Subject 1"].tolist() == ["0.250", "0.500", "–"]
-    assert table["Mean"].tolist() == ["0.500", "0.300", "0.200"]
 
 
 def test_scores_are_drawn_where_they_are():

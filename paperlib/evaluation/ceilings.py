@@ -9,10 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paperlib.evaluation.metrics import (
-    pearson_across_images,
-    standardized_over_images,
-)
+from paperlib.evaluation.metrics import standardized_over_images
 from paperlib.validation import check_finite, check_shape
 
 CEILINGS = ("Ceiling, lower", "Ceiling, upper")
@@ -69,13 +66,15 @@ class Halves:
 
     Attributes
     ----------
-    target : ndarray of shape (n_images, n_channels, n_times)
-        Of mean 0 and length 1 over images in each halving; mean over the halvings.
-    lower, upper : ndarray of shape (n_channels, n_times)
-        The ceilings.
+    target, squares : ndarray of shape (n_images, n_channels, n_times)
+        Of mean 0 and length 1 over images in each halving; mean over the halvings, and
+        that of their squares.
+    lower, upper : ndarray of shape (n_images,)
+        The ceilings, as :meth:`correlate` returns correlations.
     """
 
     target: np.ndarray
+    squares: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
 
@@ -85,12 +84,15 @@ class Halves:
     ) -> "Halves":
         """Draw halvings; parameters and errors as in `split_halves`."""
         everything = _mean_of(repetitions, np.arange(repetitions.shape[1]))
-        target, lower = np.zeros(everything.shape), np.zeros(everything.shape[1:])
+        target, squares = np.zeros(everything.shape), np.zeros(everything.shape)
+        lower = np.zeros(len(everything))
         for half, other in split_halves(repetitions, n_splits=n_splits, rng=rng):
-            target += standardized_over_images(half) / n_splits
-            lower += pearson_across_images(other, half) / n_splits
-        upper = (standardized_over_images(everything) * target).sum(axis=0)
-        return cls(target, lower, upper)
+            aim, guess = standardized_over_images(half), standardized_over_images(other)
+            target += aim / n_splits
+            squares += aim**2 / n_splits
+            lower += _pseudo_values(guess, aim, aim**2) / n_splits
+        everything = standardized_over_images(everything)
+        return cls(target, squares, lower, _pseudo_values(everything, target, squares))
 
     def correlate(self, generated: np.ndarray) -> np.ndarray:
         """Correlate predictions over images with the halves.
@@ -101,18 +103,40 @@ class Halves:
 
         Returns
         -------
-        ndarray of shape (n_channels, n_times)
-            Mean over the halvings; NaN for a prediction that is the same for all
-            images.
+        ndarray of shape (n_images,)
+            Their mean is the correlation over images, itself the mean over channels,
+            times and halvings; NaN for a prediction that is the same for all images at
+            a channel and time.
 
         Raises
         ------
         ValueError
             If the shape is not that of the target or a value is NaN or infinite.
+
+        Notes
+        -----
+        A correlation has no value for a single image. These are pseudo-values of the
+        infinitesimal jackknife, correlation plus influence of the image: resampling
+        them as if they were scores gives the correlation's interval to first order.
         """
         check_shape("generated", generated, self.target.shape)
         check_finite("generated", generated)
-        return (standardized_over_images(generated) * self.target).sum(axis=0)
+        predicted = standardized_over_images(generated)
+        return _pseudo_values(predicted, self.target, self.squares)
+
+
+def _pseudo_values(
+    predicted: np.ndarray, target: np.ndarray, squares: np.ndarray
+) -> np.ndarray:
+    """Return the pseudo-value of each image (N,), mean over channels and times.
+
+    All are standardized over images, of shape (N, C, T).
+    """
+    n_images = len(predicted)
+    correlation = (predicted * target).sum(axis=0)  # C T
+    scale = n_images * (predicted**2 + squares) / 2 - 1  # 0 on average
+    values = n_images * predicted * target - correlation * scale
+    return values.mean(axis=(1, 2))
 
 
 def _mean_of(repetitions: np.ndarray, chosen: np.ndarray) -> np.ndarray:

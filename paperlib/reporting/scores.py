@@ -116,24 +116,6 @@ def difference_caption(
     return f"{_conditions(differences, what, **about)} {_trainings(differences, seeds)}"
 
 
-def across_table(across: pd.DataFrame, rows: Sequence[str]) -> pd.DataFrame:
-    """Lay correlations over images out: a row a method, a column a subject.
-
-    Parameters
-    ----------
-    across
-        Columns method, subject and correlation.
-    rows
-        Methods in their order.
-    """
-    wide = across.pivot(index="method", columns="subject", values="correlation")
-    wide = wide.reindex(rows).rename(columns="Subject {}".format)
-    text = (
-        wide.assign(Mean=wide.mean(axis=1)).map("{:.3f}".format).replace("nan", MISSING)
-    )
-    return text.rename_axis(index="Method", columns=None)
-
-
 def budget_table(budgets: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     """Lay the cost of each method out as text, beside its scores.
 
