@@ -476,6 +476,7 @@ for dataset in DATASETS:
             compared("samples", dataset),
             compared("sampling", dataset),
             compared("training", dataset, "/budget.json"),
+            compared("checkpoint", dataset, "/config.json"),
             published=path("published_table", name=MAIN_TABLES[dataset]),
             notebook="notebooks/06_evaluate.py",
             library=library("06_evaluate"),

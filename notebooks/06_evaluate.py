@@ -106,7 +106,8 @@ for subject in progress_bar(settings["subjects"], label="Recordings", unit="subj
     scored.append((CEILING, subject, None, ceiling))
     halves[subject] = Halves.draw(signals.test, n_splits=draws, rng=rng)
     noise = signals.test.var(axis=1, ddof=1).mean()
-    trial_variance[subject] = noise / signals.training.shape[1]
+    trial_variance["single", subject] = noise
+    trial_variance["mean", subject] = noise / signals.training.shape[1]
 
 # %% [markdown]
 # ## Scores
@@ -268,4 +269,5 @@ for run, subject, trained in product(rows["run"].unique(), subjects, trainings):
     keys = {"run": run, "subject": subject, "seed": trained}
     inputs += [where(file, **keys) for file in ("samples", "sampling")]
     inputs.append(where("training", **keys) / "budget.json")
+    inputs.append(where("checkpoint", **keys) / "config.json")
 record.finish(where("record"), inputs=inputs, outputs=written)

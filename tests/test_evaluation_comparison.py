@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,11 @@ from paperlib.evaluation.comparison import (
     summarize,
     tidy_scores,
 )
-from paperlib.evaluation.predictions import comparison_rows, read_predictions
+from paperlib.evaluation.predictions import (
+    comparison_rows,
+    read_budgets,
+    read_predictions,
+)
 from paperlib.evaluation.responses import Responses
 from paperlib.evaluation.synchronization import synchronization_likelihood
 
@@ -268,3 +274,31 @@ def test_predictions_are_what_the_comparison_asks_for(comparison):
     )
     alone = prepare(moved.values)
     np.testing.assert_array_equal(moved.recurrences["sl"], alone.recurrences["sl"])
+
+
+def test_budgets_are_what_runs_cost_and_samples_vary_against_what_was_learned(
+    comparison,
+):
+    settings, where, samples = comparison
+    for run, subject in (("unet", 1), ("unet", 2), ("linear", 1), ("linear", 2)):
+        keys = {"run": run, "subject": subject, "seed": 0}
+        learned = {"unet": "mean", "linear": "single"}[run]
+        for alias, name, content in (
+            ("training", "budget.json", {"steps": 10 * subject, "seconds": 2.0}),
+            ("checkpoint", "config.json", {"training": {"repetitions": learned}}),
+        ):
+            where(alias, **keys).mkdir()
+            (where(alias, **keys) / name).write_text(json.dumps(content))
+        where("sampling", **keys).write_text(json.dumps({"seconds": 40.0}))
+    rows = comparison_rows(settings, where)
+    variances = {("mean", 1): 0.5, ("mean", 2): 0.25}
+    variances |= {("single", 1): 4.0, ("single", 2): 4.0}
+    budgets = read_budgets(settings, where, rows, trial_variance=variances)
+    assert budgets.index.tolist() == ["A, one sample", "B", "A, mean of 4"]
+    assert budgets["steps"].tolist() == [15] * 3
+    # 5 images, 4 samples of the U-Net: 2 s a signal
+    assert budgets["seconds_a_signal"].tolist() == [2.0, 8.0, 2.0]
+    assert budgets["sampling_seconds"].tolist() == [10.0, 40.0, 40.0]
+    spread = samples["unet"].var(axis=2, ddof=1).mean(axis=(1, 2, 3))
+    expected = np.mean(spread / [0.5, 0.25])
+    np.testing.assert_allclose(budgets["sample_variance"], [expected, np.nan, expected])

@@ -136,7 +136,7 @@ def read_budgets(
     where: Callable[..., Path],
     rows: pd.DataFrame,
     *,
-    trial_variance: dict[int, float],
+    trial_variance: dict[tuple[str, int], float],
 ) -> pd.DataFrame:
     """Return what each method of a comparison cost, and how much its samples differ.
 
@@ -147,7 +147,8 @@ def read_budgets(
     rows
         From :func:`comparison_rows`.
     trial_variance
-        Subject -> variance over repetitions of an image of what models learn from.
+        What models learn from (mean, single; ``training.repetitions``) and subject ->
+        its variance over repetitions of an image.
 
     Returns
     -------
@@ -163,12 +164,12 @@ def read_budgets(
     for row in own.itertuples():
         for subject, seed in product(settings["subjects"], settings["seeds"]):
             keys = {"run": row.run, "subject": subject, "seed": seed}
-            training = json.loads(
-                (where("training", **keys) / "budget.json").read_text()
-            )
-            sampling = json.loads(where("sampling", **keys).read_text())["seconds"]
+            training = _read_json(where("training", **keys) / "budget.json")
+            recipe = _read_json(where("checkpoint", **keys) / "config.json")
+            sampling = _read_json(where("sampling", **keys))["seconds"]
             samples = np.load(where("samples", **keys), mmap_mode="r")  # N K C T
-            share = _spread(samples[:, :_N_SPREAD]) / trial_variance[subject]
+            learned = recipe["training"]["repetitions"]
+            share = _spread(samples[:, :_N_SPREAD]) / trial_variance[learned, subject]
             each = sampling / (samples.shape[0] * samples.shape[1])
             used = 1 if row.samples == "one" else samples.shape[1]
             cost = {
@@ -205,3 +206,7 @@ def _tested(cross_subject: bool, source: int, settings: dict) -> list[int]:
 def _spread(samples: np.ndarray) -> float:
     """Return the variance over the samples (N, K, C, T) of an image."""
     return samples.var(axis=1, ddof=1).mean() if samples.shape[1] > 1 else np.nan
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
