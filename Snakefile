@@ -20,6 +20,7 @@ from snakemake.utils import min_version
 sys.path.insert(0, workflow.basedir)
 from paperlib.config import (
     ABLATIONS,
+    OF_SPEED,
     first_run,
     load_config,
     load_settings,
@@ -113,12 +114,15 @@ def identity(**fixed):
 
 
 def settings(notebook, **fixed):
-    """Return a params function: the values of the configuration a notebook may read."""
+    """Return a params function: the values that decide what a notebook makes."""
 
     def values(wildcards):
         keys = {**wildcards, **fixed}
         entries = {key: keys.get(key) for key in ("dataset", "run")}
-        return yaml.safe_dump(load_settings(notebook, CONFIG, **entries))
+        found = load_settings(notebook, CONFIG, **entries)
+        for name in OF_SPEED:
+            found.get("training", {}).pop(name, None)
+        return yaml.safe_dump(found)
 
     return values
 

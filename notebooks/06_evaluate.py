@@ -59,7 +59,7 @@ from paperlib.evaluation.predictions import (
 from paperlib.evaluation.responses import Responses
 from paperlib.paths import MAIN_TABLES, locate
 from paperlib.progress import progress_bar
-from paperlib.provenance import start_record
+from paperlib.provenance import check_configured, start_record
 from paperlib.recordings.signals import (
     average_repetitions,
     load_signals,
@@ -85,6 +85,9 @@ set_theme()
 evaluation, seed = settings["evaluation"], settings["seed"]
 embedding = {key: evaluation[key] for key in ("dim", "delay", "neighbors")}
 bootstrap = {"seed": seed, "resamples": evaluation["resamples"]}
+rows = comparison_rows(settings, where)
+compared = {"dataset": [dataset], "run": rows["run"], "subject": settings["subjects"]}
+check_configured(where("record").parent, **compared, seed=settings["seeds"])
 
 # %% [markdown]
 # ## Recordings
@@ -116,7 +119,6 @@ for subject in progress_bar(settings["subjects"], label="Recordings", unit="subj
 # one participant, or that participant's mean response, answers for the others.
 
 # %%
-rows = comparison_rows(settings, where)
 controls = control_responses(
     recorded, training_subject=settings["training_subject"], **embedding
 )

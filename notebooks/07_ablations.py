@@ -57,7 +57,7 @@ from paperlib.evaluation.predictions import read_responses
 from paperlib.evaluation.responses import Responses
 from paperlib.paths import ABLATION_TABLES, REGION_FIGURES, locate
 from paperlib.progress import progress_bar
-from paperlib.provenance import start_record
+from paperlib.provenance import check_configured, start_record
 from paperlib.recordings.regions import channels_outside
 from paperlib.recordings.signals import (
     average_repetitions,
@@ -93,6 +93,8 @@ listed = dict.fromkeys(
 *without, full = ablations["regions"]
 regions = [runs[run]["channels"]["without"] for run in without]
 pairs = list(zip(without, regions, strict=True))
+compared = {"dataset": [dataset], "run": [*listed, *without], "subject": subjects}
+check_configured(where("record").parent, **compared, seed=seeds)
 
 # %% [markdown]
 # ## Scores

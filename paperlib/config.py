@@ -45,6 +45,10 @@ SECTIONS = {
 ABLATIONS = ("components", "captioners", "conditioning", "regions")
 """Groups of runs, the last of each the full model from which the others are told."""
 
+OF_SPEED = ("processes", "workers", "checkpointing", "compile", "tensorboard")
+OF_SPEED += ("save_every",)
+"""Values of ``training`` that change how fast it is and nothing that comes out."""
+
 
 def load_config(config: str, overrides: str = "") -> dict:
     """Read and validate a whole configuration.

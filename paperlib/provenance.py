@@ -15,7 +15,10 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import yaml
+
 from paperlib.atomic import write_text
+from paperlib.config import OF_SPEED
 from paperlib.paths import ROOT
 from paperlib.validation import did_you_mean
 
@@ -86,6 +89,39 @@ def start_record(settings: dict, **parameters: str | int) -> Record:
         if injected.startswith("# Parameters\n"):
             _check_injected(declared=before, injected=injected)
     return Record(parameters, settings, time.time())
+
+
+def check_configured(records: Path, **keys: Iterable[str | int]) -> None:
+    """Refuse results of earlier steps whose values were replaced by hand.
+
+    Tables are made of what the configuration says, and of nothing else.
+
+    Parameters
+    ----------
+    records
+        Folder of the run records.
+    **keys
+        Values of identity keys, such as ``subject=[1, 2]``, of what is read; records
+        of others do not matter.
+
+    Raises
+    ------
+    ValueError
+        If an execution of notebooks 01 to 05 had overrides, other than of speed.
+    """
+    read = {key: set(values) for key, values in keys.items()}
+    for path in sorted(records.glob("0[1-5]_*.json")):
+        parameters = json.loads(path.read_text(encoding="utf-8"))["parameters"]
+        own = parameters.keys() & read
+        if not all(parameters[key] in read[key] for key in own):
+            continue
+        if _changes_results(parameters["overrides"]):
+            raise ValueError(
+                f"{path.stem} was run by hand with {parameters['overrides']!r}, and "
+                "its results stand where those of the configuration belong. Make these "
+                f"again: ./run_all.sh --config {parameters['config']} --force "
+                f"{_relative(path)}"
+            )
 
 
 def peak_memory() -> int:
@@ -191,6 +227,11 @@ def _check_injected(*, declared: str, injected: str) -> None:
                 f"The parameter {name!r} must be of type {types[name]}; got "
                 f"{value!r} ({type(value).__name__})."
             )
+
+
+def _changes_results(overrides: str) -> bool:
+    values = yaml.safe_load(overrides) or {}
+    return bool(values.pop("training", {}).keys() - set(OF_SPEED) or values)
 
 
 def _git(*arguments: str) -> str | None:

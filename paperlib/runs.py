@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from paperlib.atomic import atomic_path, write_text
 from paperlib.checkpoints import ARCHITECTURES, Model, save_checkpoint
+from paperlib.config import OF_SPEED
 from paperlib.methods import architecture, count_parameters, fit
 from paperlib.provenance import fingerprint
 from paperlib.recordings.regions import channels_outside
@@ -35,11 +36,8 @@ from paperlib.stimuli.conditions import Condition, hold_out_concepts, open_condi
 from paperlib.stimuli.images import read_images
 from paperlib.training import Pairs
 
-# Keys of the section training that are not about a process's optimization, and those
-# that change how fast it is and nothing that comes out.
+# Keys of the section training that are not about a process's optimization.
 _NOT_OF_A_PROCESS = ("repetitions", "validation_concepts", "processes")
-_OF_SPEED = ("processes", "workers", "checkpointing", "compile")
-_OF_SPEED += ("tensorboard", "save_every")
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def make_recipe(settings: dict, data: TrainingData, keys: dict[str, str | int]) 
             for key in ("simulated", "conditioning", "tokens", "diffusion")
         },
         "training": {
-            k: v for k, v in settings["training"].items() if k not in _OF_SPEED
+            k: v for k, v in settings["training"].items() if k not in OF_SPEED
         },
         "scale": data.scale,
         "unit": data.signals.unit,

@@ -179,6 +179,17 @@ def test_a_changed_value_reruns_what_depends_on_it(repository, override, expecte
     assert {line.split()[0] for line in stats[2:]} == expected | {"total"}
 
 
+def test_a_value_of_speed_reruns_nothing(repository):
+    path = repository / CONFIG
+    before = path.read_text()
+    assert "  workers: 0 #" in before
+    try:
+        path.write_text(before.replace("  workers: 0 #", "  workers: 1 #"))
+        assert "Nothing to be done" in snakemake(repository, "-n").stdout
+    finally:
+        path.write_text(before)
+
+
 def test_tables_come_out_the_same_again(repository):
     table = repository / "tables/small/tab01_things_eeg2.csv"
     figure = repository / "figures/small/fig03_things_eeg2.pdf"

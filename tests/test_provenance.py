@@ -6,7 +6,12 @@ import sys
 import pytest
 
 from paperlib.paths import ROOT
-from paperlib.provenance import fingerprint, library_modules, start_record
+from paperlib.provenance import (
+    check_configured,
+    fingerprint,
+    library_modules,
+    start_record,
+)
 
 SETTINGS = {"notebook": "04_train", "name": "mini"}
 
@@ -92,3 +97,22 @@ def test_injected_parameters_are_checked(injected, message):
 
 def test_without_injection_nothing_is_checked():
     assert not run_cells(DECLARED, START, "other = 1", START)
+
+
+def test_tables_are_made_of_what_is_configured(tmp_path):
+    def write(job, overrides, **keys):
+        content = {"parameters": {"config": "mini", "overrides": overrides, **keys}}
+        (tmp_path / f"{job}.json").write_text(json.dumps(content))
+
+    write("03_embed_a", "", dataset="a", tokens="image")
+    write("04_train_b_1", "training: {steps: 5}", dataset="b", seed=1)
+    write("04_train_a_0", "training: {workers: 4, processes: 2}", dataset="a", seed=0)
+    write("06_evaluate_a", "evaluation: {dim: 5}", dataset="a")
+    check_configured(tmp_path, dataset=["a"], seed=[0, 1])
+    check_configured(tmp_path, dataset=["a", "b"], seed=[0])
+    remedy = r"04_train_b_1 .* --config mini --force .*b_1\.json"
+    with pytest.raises(ValueError, match=remedy):
+        check_configured(tmp_path, dataset=["b"], seed=[0, 1])
+    write("05_sample_a", "training: {workers: 4}\nsampling: {steps: 2}", dataset="a")
+    with pytest.raises(ValueError, match="05_sample_a was run by hand"):
+        check_configured(tmp_path, dataset=["a"], seed=[0])
