@@ -87,7 +87,7 @@ embedding = {key: evaluation[key] for key in ("dim", "delay", "neighbors")}
 bootstrap = {"seed": seed, "resamples": evaluation["resamples"]}
 rows = comparison_rows(settings, where)
 compared = {"dataset": [dataset], "run": rows["run"], "subject": settings["subjects"]}
-check_configured(where("record").parent, **compared, seed=settings["seeds"])
+check_configured(where("record").parent, overrides, **compared, seed=settings["seeds"])
 
 # %% [markdown]
 # ## Recordings

@@ -94,7 +94,7 @@ listed = dict.fromkeys(
 regions = [runs[run]["channels"]["without"] for run in without]
 pairs = list(zip(without, regions, strict=True))
 compared = {"dataset": [dataset], "run": [*listed, *without], "subject": subjects}
-check_configured(where("record").parent, **compared, seed=seeds)
+check_configured(where("record").parent, overrides, **compared, seed=seeds)
 
 # %% [markdown]
 # ## Scores

@@ -91,7 +91,9 @@ def start_record(settings: dict, **parameters: str | int) -> Record:
     return Record(parameters, settings, time.time())
 
 
-def check_configured(records: Path, **keys: Iterable[str | int]) -> None:
+def check_configured(
+    records: Path, overrides: str, **keys: Iterable[str | int]
+) -> None:
     """Refuse results of earlier steps whose values were replaced by hand.
 
     Tables are made of what the configuration says, and of nothing else.
@@ -100,6 +102,8 @@ def check_configured(records: Path, **keys: Iterable[str | int]) -> None:
     ----------
     records
         Folder of the run records.
+    overrides
+        Of this execution; those of earlier steps may be the same.
     **keys
         Values of identity keys, such as ``subject=[1, 2]``, of what is read; records
         of others do not matter.
@@ -107,7 +111,7 @@ def check_configured(records: Path, **keys: Iterable[str | int]) -> None:
     Raises
     ------
     ValueError
-        If an execution of notebooks 01 to 05 had overrides, other than of speed.
+        If an execution of notebooks 01 to 05 had others, and not of speed alone.
     """
     read = {key: set(values) for key, values in keys.items()}
     for path in sorted(records.glob("0[1-5]_*.json")):
@@ -115,9 +119,10 @@ def check_configured(records: Path, **keys: Iterable[str | int]) -> None:
         own = parameters.keys() & read
         if not all(parameters[key] in read[key] for key in own):
             continue
-        if _changes_results(parameters["overrides"]):
+        replaced = parameters["overrides"]
+        if replaced != overrides and _changes_results(replaced):
             raise ValueError(
-                f"{path.stem} was run by hand with {parameters['overrides']!r}, and "
+                f"{path.stem} was run by hand with {replaced!r}, and "
                 "its results stand where those of the configuration belong. Make these "
                 f"again: ./run_all.sh --config {parameters['config']} --force "
                 f"{_relative(path)}"

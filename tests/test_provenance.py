@@ -108,11 +108,12 @@ def test_tables_are_made_of_what_is_configured(tmp_path):
     write("04_train_b_1", "training: {steps: 5}", dataset="b", seed=1)
     write("04_train_a_0", "training: {workers: 4, processes: 2}", dataset="a", seed=0)
     write("06_evaluate_a", "evaluation: {dim: 5}", dataset="a")
-    check_configured(tmp_path, dataset=["a"], seed=[0, 1])
-    check_configured(tmp_path, dataset=["a", "b"], seed=[0])
+    check_configured(tmp_path, "", dataset=["a"], seed=[0, 1])
+    check_configured(tmp_path, "", dataset=["a", "b"], seed=[0])
+    check_configured(tmp_path, "training: {steps: 5}", dataset=["b"], seed=[1])
     remedy = r"04_train_b_1 .* --config mini --force .*b_1\.json"
     with pytest.raises(ValueError, match=remedy):
-        check_configured(tmp_path, dataset=["b"], seed=[0, 1])
+        check_configured(tmp_path, "", dataset=["b"], seed=[0, 1])
     write("05_sample_a", "training: {workers: 4}\nsampling: {steps: 2}", dataset="a")
     with pytest.raises(ValueError, match="05_sample_a was run by hand"):
-        check_configured(tmp_path, dataset=["a"], seed=[0])
+        check_configured(tmp_path, "", dataset=["a"], seed=[0])
