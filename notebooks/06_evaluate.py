@@ -20,7 +20,7 @@
 # - Reads: signals of every participant, generated signals and budgets of every run, the
 #   published scores
 # - Writes: the main table, a supplement, paired differences, budgets, a figure
-# - Time: a minute (mini, two cores), an hour (paper)
+# - Time: two to six minutes (mini, one core), hours (paper, not measured)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/
@@ -28,6 +28,7 @@ overrides: str = ""  # YAML that replaces single values, as in "evaluation: {dim
 dataset: str = "things-eeg2"
 
 # %%
+from functools import partial
 from itertools import chain, product
 
 import matplotlib.pyplot as plt
@@ -222,8 +223,9 @@ simulated, resamples = settings["simulated"], evaluation["resamples"]
 about = {"simulated": simulated, "dataset": dataset, "resamples": resamples}
 about["seeds"] = settings["seeds"]
 stem = where("table", name=MAIN_TABLES[dataset])
-written = save_table(stem, tidy=main, wide=wide, caption=caption(summary, **about))
-written += save_table(
+save = partial(save_table, simulated=simulated)
+written = save(stem, tidy=main, wide=wide, caption=caption(summary, **about))
+written += save(
     f"{stem}_supplement",
     tidy=supplement,
     wide=wide_supplement,
@@ -251,7 +253,7 @@ others = {
     "budgets": (budgets.reset_index(), wide_budgets, note + budget_text),
 }
 for ending, (tidy, table, text) in others.items():
-    written += save_table(f"{stem}_{ending}", tidy=tidy, wide=table, caption=text)
+    written += save(f"{stem}_{ending}", tidy=tidy, wide=table, caption=text)
 
 figure = where("figure", name=f"{MAIN_TABLES[dataset]}_scores")
 written += save_figure(fig, figure, simulated=simulated)

@@ -21,7 +21,7 @@
 #   signals of their participants, the published scores
 # - Writes: Tables 3 and 5 (EEG) or 4 and 6 (MEG), Figure 6, how the first version was
 #   best conditioned, and paired differences from each full model
-# - Time: a minute (mini, two cores), an hour (paper)
+# - Time: one to three minutes (mini, one core), hours (paper, not measured)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/
@@ -153,7 +153,7 @@ about = {
     "resamples": bootstrap["resamples"],
     "seeds": seeds,
 }
-written = []
+written, save = [], partial(save_table, simulated=settings["simulated"])
 for name, rows in groups.items():
     published = pd.read_csv(where("published_table", name=name))
     measured = summary[
@@ -164,7 +164,7 @@ for name, rows in groups.items():
     wide = wide_table(tidy, rows=shown, metrics=MAIN_METRICS)
     text = caption(measured, **about)
     stem = where("table", name=name)
-    written += save_table(stem, tidy=tidy, wide=wide, caption=text)
+    written += save(stem, tidy=tidy, wide=wide, caption=text)
     display(Markdown(f"**{name}**"), wide)
 
 # %% [markdown]
@@ -183,7 +183,7 @@ for name, rows in groups.items():
     wide = wide_table(differences[name], rows=rows[:-1], metrics=METRICS)
     text = difference_caption(differences[name], rows[-1], **about)
     stem = where("table", name=f"{name}_paired")
-    written += save_table(stem, tidy=differences[name], wide=wide, caption=text)
+    written += save(stem, tidy=differences[name], wide=wide, caption=text)
     display(Markdown(f"**{name}, differences**"), wide)
 
 # %% [markdown]
@@ -204,14 +204,14 @@ tidy = with_published(main, published)
 rows = list(tidy["method"].unique())
 wide = wide_table(tidy, rows=rows, metrics=MAIN_METRICS)
 stem = where("table", name=REGION_FIGURES[dataset])
-written += save_table(stem, tidy=tidy, wide=wide, caption=caption(main, **about))
+written += save(stem, tidy=tidy, wide=wide, caption=caption(main, **about))
 display(wide)
 
 # %%
 lost = compare_regions(of_regions, regions, **bootstrap)
 wide = wide_table(lost, rows=regions, metrics=METRICS).rename_axis("Region removed")
 text = difference_caption(lost, "the full model on the same channels", **about)
-written += save_table(f"{stem}_paired", tidy=lost, wide=wide, caption=text)
+written += save(f"{stem}_paired", tidy=lost, wide=wide, caption=text)
 display(wide)
 
 # %%
@@ -225,14 +225,15 @@ written += save_figure(fig, stem, simulated=settings["simulated"])
 
 # %%
 lines = []
-for name, table in (*differences.items(), ("regions", lost)):
-    table = table[table["metric"] == "pearson"]
+tables = {**differences, "regions": lost}
+for (name, table), metric in product(tables.items(), ("pearson", "pearson_specific")):
+    table = table[table["metric"] == metric]
     clear = table[(table["low"] > 0) | (table["high"] < 0)]
     told = ", ".join(f"{row.method} {row.mean:+.3f}" for row in clear.itertuples())
     rest = ", ".join(table["method"][~table.index.isin(clear.index)])
     lines.append(
-        f"- {name}, Pearson apart from the full model: {told or 'none'}; not told "
-        f"apart: {rest or 'none'}"
+        f"- {name}, {METRICS[metric].removesuffix(' ↑')}, apart from the full model: "
+        f"{told or 'none'}; not told apart: {rest or 'none'}"
     )
 display(Markdown("\n".join(lines)))
 

@@ -211,7 +211,8 @@ for captioner, name in zip(captioners, CLIP_SCORE_TABLES, strict=False):
     wide = distribution_table(tidy)
     parts = (table_caption(labels[captioner], simulated=simulated), note)
     text = " ".join([*parts, participants_note(published[captioner])]).strip()
-    written += save_table(where("table", name=name), tidy=tidy, wide=wide, caption=text)
+    about = {"caption": text, "simulated": simulated}
+    written += save_table(where("table", name=name), tidy=tidy, wide=wide, **about)
     display(Markdown(f"**{labels[captioner]}**"), wide)
 
 # %% [markdown]

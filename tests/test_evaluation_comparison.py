@@ -43,6 +43,8 @@ def test_the_recording_itself_scores_perfectly(responses):
     for metric, values in scores.items():
         if metric == "sl_chance":
             assert 0 < values.mean() < 0.5
+        elif metric == "specific_chance":
+            assert abs(values.mean()) < 4 / np.sqrt(responses.size)
         else:
             best = 0 if metric in ("mse", "log_psd") else 1
             np.testing.assert_allclose(values, best, atol=1e-6)
@@ -60,6 +62,14 @@ def test_what_all_images_share_is_not_specific(responses):
     assert abs(wrong["pearson_specific"].mean()) < 4 / np.sqrt(responses.size)
     assert wrong["pearson_flattened"].min() > 0.9
     assert np.isnan(shared["pearson_specific"]).all()
+
+
+def test_what_a_prediction_always_says_is_its_chance(responses):
+    common, bias = np.random.default_rng(1).standard_normal((2, 4, 60))
+    recorded = prepare(responses + common + bias, common)
+    found = score(prepare(0 * responses + common + bias, common), recorded, sfreq=SFREQ)
+    np.testing.assert_allclose(found["specific_chance"], found["pearson_specific"])
+    assert found["pearson_specific"].mean() > 0.3
 
 
 def test_a_model_of_another_participant_departs_from_that_participants_mean(responses):

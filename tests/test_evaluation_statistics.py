@@ -59,6 +59,17 @@ def test_variation_between_subjects_widens_the_interval():
     assert half_width(crossed) > 5 * half_width(pooled)
 
 
+@pytest.mark.parametrize(("n_subjects", "covered"), [(2, 0.5), (4, 0.8), (10, 0.92)])
+def test_coverage_of_few_subjects_is_what_the_notes_say(n_subjects, covered):
+    rng, n_simulations = seeded(12), 1000
+    inside = 0
+    for _ in range(n_simulations):
+        scores = rng.standard_normal((n_subjects, 1)).repeat(2, axis=1)
+        interval = bootstrap_interval(scores, rng=rng, n_resamples=400)
+        inside += interval.low <= 0 <= interval.high
+    assert inside / n_simulations == pytest.approx(covered, abs=0.04)
+
+
 def test_coverage():
     rng = seeded(6)
     n_subjects, n_images, n_simulations = 15, 40, 300

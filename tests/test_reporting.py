@@ -53,10 +53,15 @@ def test_intervals_and_what_is_not_defined():
 def test_the_three_files_of_a_table_agree(tmp_path):
     wide = wide_table(SUMMARY, rows=["Zero", "Ours_a"], metrics=METRICS)
     files = save_table(
-        tmp_path / "tab01", tidy=SUMMARY, wide=wide, caption="Means, 95 % interval."
+        tmp_path / "tab01",
+        tidy=SUMMARY,
+        wide=wide,
+        caption="Means, 95 % interval.",
+        simulated=False,
     )
     csv, markdown, latex = (path.read_text() for path in files)
     again = pd.read_csv(files[0])
+    assert not again.pop("simulated").any()
     pd.testing.assert_frame_equal(again, SUMMARY, rtol=1e-9, check_exact=False)
     for text in (markdown, latex):
         assert text.index("Zero") < text.index("Ours")
@@ -68,7 +73,13 @@ def test_the_three_files_of_a_table_agree(tmp_path):
 def test_the_first_column_of_a_table_needs_a_heading(tmp_path):
     wide = pd.DataFrame({"MSE": ["0.1"]}, index=["Ours"])
     with pytest.raises(ValueError, match="index of `wide` needs a name"):
-        save_table(tmp_path / "tab01", tidy=SUMMARY, wide=wide, caption="Means.")
+        save_table(
+            tmp_path / "tab01",
+            tidy=SUMMARY,
+            wide=wide,
+            caption="Means.",
+            simulated=True,
+        )
 
 
 def test_published_rows_are_marked_and_have_no_interval():
@@ -79,13 +90,20 @@ def test_published_rows_are_marked_and_have_no_interval():
 
 
 @pytest.mark.parametrize(
-    ("simulated", "words"), [(True, "2 simulated"), (False, "2 pa")]
+    ("simulated", "words"),
+    [(True, "x, 2 simulated participants,"), (False, "x, 2 participants,")],
 )
 def test_captions_say_whether_participants_are_simulated(simulated, words):
     text = caption(SUMMARY, simulated=simulated, seeds=[0], **ABOUT)
-    assert ("2 simulated participants" in text) == simulated
-    assert ("2 participants" in text) != simulated
+    assert words in text and ("simulated" in text) == simulated
     assert "60 test images" in text and "95 % bootstrap" in text
+
+
+@pytest.mark.parametrize(("n_subjects", "few"), [(1, False), (2, True), (10, False)])
+def test_captions_say_where_participants_are_too_few_for_others(n_subjects, few):
+    summary = SUMMARY.assign(n_subjects=n_subjects)
+    text = caption(summary, simulated=True, seeds=[0], **ABOUT)
+    assert (f"Resamples of {n_subjects} participants vary too little" in text) == few
 
 
 def test_captions_and_tables_tell_where_participants_are_fewer():

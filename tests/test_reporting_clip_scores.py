@@ -82,8 +82,12 @@ def test_table_as_a_reader_sees_it(scores, tmp_path):
         "things-meg, P1-4 (same images)",
     ]
     assert wide.index[-1] == "things-meg, P4"
-    for path in save_table(tmp_path / "tab07", tidy=tidy, wide=wide, caption="All."):
-        assert path.stat().st_size
+    about = {"caption": "All.", "simulated": True}
+    files = save_table(tmp_path / "tab07", tidy=tidy, wide=wide, **about)
+    written = pd.read_csv(files[0])
+    published = written["encoder"].str.startswith("Published: ")
+    assert 0 < published.sum() < len(written)
+    assert (written["simulated"] == ~published).all()
     assert r"62.5\% (10,459)" in (tmp_path / "tab07.tex").read_text()
 
 

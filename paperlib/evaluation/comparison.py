@@ -20,7 +20,7 @@ from paperlib.evaluation.metrics import (
     pearson_flattened,
 )
 from paperlib.evaluation.responses import Responses
-from paperlib.evaluation.statistics import bootstrap_intervals
+from paperlib.evaluation.statistics import bootstrap_intervals, derangement
 from paperlib.evaluation.synchronization import matched_chance, recurrence_agreement
 
 # Columns of the main table (the paper's four) and of the supplement.
@@ -36,6 +36,7 @@ SUPPLEMENT_METRICS = {
     "log_psd": "Log-PSD distance (dB) ↓",
     "pearson_flattened": "Pearson, flattened ↑",
     "pearson_specific": "Pearson, training mean removed ↑",
+    "specific_chance": "… with other images",
     "top1": "Identified, top 1 ↑",
     "top5": "Identified, top 5 ↑",
     "two_versus_two": "2 versus 2 ↑",
@@ -75,9 +76,18 @@ def score(generated: Responses, recorded: Responses, *, sfreq: float) -> Scores:
     says of the image is how it departs from there. Were the mean of the participant
     tested taken from both sides, the difference between two people would count as an
     answer to the image.
+
+    A model whose mean response is not the training mean departs from it alike for all
+    images, and that may resemble the recordings: ``specific_chance`` is what the same
+    prediction reaches for other images.
     """
     predicted, measured = generated.values, recorded.values
     correlations = response_correlations(measured, predicted)
+    departure, measured_departure = (
+        predicted - generated.common,
+        measured - recorded.common,
+    )
+    others = derangement(len(measured), np.random.default_rng(len(measured)))
     return {
         "mse": mean_squared_error(predicted, measured),
         "pearson": pearson(predicted, measured),
@@ -85,9 +95,8 @@ def score(generated: Responses, recorded: Responses, *, sfreq: float) -> Scores:
         **_synchronization(generated, recorded),
         "log_psd": log_psd_distance(predicted, measured, sfreq=sfreq),
         "pearson_flattened": pearson_flattened(predicted, measured),
-        "pearson_specific": pearson_flattened(
-            predicted - generated.common, measured - recorded.common
-        ),
+        "pearson_specific": pearson_flattened(departure, measured_departure),
+        "specific_chance": pearson_flattened(departure[others], measured_departure),
         "top1": top_hits(correlations, k=1),
         "top5": top_hits(correlations, k=min(5, len(measured))),
         "two_versus_two": two_versus_two(correlations),

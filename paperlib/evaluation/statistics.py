@@ -67,8 +67,9 @@ def bootstrap_intervals(
 
     Notes
     -----
-    The percentile interval of few subjects is too narrow, by about
-    sqrt((n - 1) / n) for n of them. Images are resampled as independent draws: both
+    The percentile interval of few subjects is too narrow for statements about others:
+    where only subjects differ, that of 2 covers the truth in half of all studies, of 4
+    in 80 %, of 10 in 92 %. Images are resampled as independent draws: both
     test sets show one image of each of 200 concepts, so that none shares its concept
     with another.
     """

@@ -25,6 +25,7 @@ _KINDS = (  # what a method's name contains -> its color
     ("cross-subject", "cross"),
     ("Ours", "generated"),
 )
+_FEW = 10  # participants; intervals over fewer are told to be too narrow
 _COSTS = {  # column of the budgets -> heading, format
     "parameters": ("Learned numbers", "{:,.0f}"),
     "steps": ("Steps", "{:,.0f}"),
@@ -235,9 +236,14 @@ def _conditions(
     kind = f"simulated {who}" if simulated else who
     rows = "" if fewest == most else " (n; cross-subject rows lack the one trained on)"
     drawn = "images" if most == 1 else "participants and images"
+    few = (
+        f" Resamples of {most} participants vary too little to speak of others."
+        if 1 < most < _FEW
+        else ""
+    )
     return (
         f"{dataset}, {number} {kind}{rows}, {summary['n_images'].max()} test images: "
-        f"{what} [95 % bootstrap interval over {drawn}, {resamples:,} resamples]."
+        f"{what} [95 % bootstrap interval over {drawn}, {resamples:,} resamples].{few}"
     )
 
 

@@ -53,7 +53,12 @@ def wide_table(
 
 
 def save_table(
-    stem: str | Path, *, tidy: pd.DataFrame, wide: pd.DataFrame, caption: str
+    stem: str | Path,
+    *,
+    tidy: pd.DataFrame,
+    wide: pd.DataFrame,
+    caption: str,
+    simulated: bool,
 ) -> list[Path]:
     """Write ``<stem>.csv`` (tidy), ``<stem>.md`` and ``<stem>.tex`` (wide).
 
@@ -67,6 +72,9 @@ def save_table(
         What a reader sees; the name of its index heads the first column.
     caption
         Says what the numbers are, their intervals, n, and whether data are simulated.
+    simulated
+        Whether the measured rows are; a column of the CSV says so. Rows in which a name
+        begins with "Published: " are the paper's.
 
     Returns
     -------
@@ -81,9 +89,11 @@ def save_table(
     if not wide.index.name:
         raise ValueError("The index of `wide` needs a name: it heads the first column.")
     stem = Path(stem)
+    published = tidy.astype(str).apply(lambda c: c.str.startswith("Published: "))
+    marked = tidy.assign(simulated=simulated & ~published.any(axis=1))
     # Ten digits: more than any reader needs, fewer than differ between runs.
     texts = {
-        ".csv": tidy.to_csv(index=False, float_format="%.10g", lineterminator="\n"),
+        ".csv": marked.to_csv(index=False, float_format="%.10g", lineterminator="\n"),
         ".md": f"{wide.to_markdown(disable_numparse=True)}\n\n{caption}\n",
         ".tex": _latex(wide, caption=caption, label=f"tab:{stem.name}"),
     }
