@@ -20,7 +20,7 @@ from snakemake.utils import min_version
 sys.path.insert(0, workflow.basedir)
 from paperlib.config import (
     ABLATIONS,
-    OF_SPEED,
+    deciding_settings,
     first_run,
     load_config,
     load_settings,
@@ -119,10 +119,7 @@ def settings(notebook, **fixed):
     def values(wildcards):
         keys = {**wildcards, **fixed}
         entries = {key: keys.get(key) for key in ("dataset", "run")}
-        found = load_settings(notebook, CONFIG, **entries)
-        for name in OF_SPEED:
-            found.get("training", {}).pop(name, None)
-        return yaml.safe_dump(found)
+        return yaml.safe_dump(deciding_settings(notebook, CONFIG, **entries))
 
     return values
 
