@@ -203,8 +203,20 @@ def image_list(dataset):
 
 
 def images(wildcards):
-    """Name what notebooks 02 and 03 read."""
+    """Name what notebook 03 reads, and 02 beside a captioner's own files."""
     return image_list(wildcards.dataset)
+
+
+def captioner_files(wildcards):
+    """Name captions that were written elsewhere, or weights that stand in a file."""
+    entry = SETTINGS["captioning"]["captioners"][wildcards.captioner]
+    return public([entry[key] for key in ("file", "projection") if key in entry])
+
+
+def captioner_gpu(wildcards):
+    """Return the GPUs of a captioner: none where its captions are only read."""
+    entry = SETTINGS["captioning"]["captioners"][wildcards.captioner]
+    return 0 if entry["kind"] == "file" else share("02_caption", "gpu")(wildcards)
 
 
 def embedded(wildcards):
@@ -342,6 +354,7 @@ rule caption:
     """Describe every image in words."""
     input:
         images,
+        captioner_files,
         notebook="notebooks/02_caption.py",
         library=library("02_caption"),
     output:
@@ -354,7 +367,7 @@ rule caption:
         settings=settings("02_caption"),
     threads: share("02_caption", "threads")
     resources:
-        **needs("02_caption"),
+        **needs("02_caption") | {"gpu": captioner_gpu},
     message:
         "02: captions of {wildcards.dataset} by {wildcards.captioner}"
     shell:
