@@ -194,7 +194,12 @@ def raw_recordings(wildcards):
     entry = load_settings("01_preprocess", CONFIG, dataset=wildcards.dataset)
     where = partial(path, dataset=wildcards.dataset, subject=wildcards.subject)
     subject = int(wildcards.subject)
-    return public(source_files(entry["preprocessing"], where, subject=subject))
+    try:
+        return public(source_files(entry["preprocessing"], where, subject=subject))
+    except FileNotFoundError:  # runs of raw_ctf are listed as far as they are there
+        if workflow.dryrun:
+            return []
+        raise
 
 
 def image_list(dataset):

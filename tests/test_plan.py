@@ -146,9 +146,11 @@ def paper(tmp_path):
 
 
 def test_a_dry_run_of_the_paper_needs_no_data(paper):
-    counts, rows = dry_run(paper(), "only=fig03")
-    assert counts["preprocess"] == "10"
+    of_runs = {"things-meg": {"preprocessing": {"source": "raw_ctf"}}}
+    counts, rows = dry_run(paper(datasets=of_runs), "only=fig0")
+    assert counts["preprocess"] == "14"
     assert rows[0][:4] == ["01_preprocess", "things-eeg2", "10", "10"]
+    assert rows[1][:4] == ["01_preprocess", "things-meg", "4", "4"]
 
 
 @pytest.mark.parametrize(
