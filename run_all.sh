@@ -109,16 +109,18 @@ if [ -z "$dry_run" ] && ! python -m paperlib check --config "$config"; then
 fi
 
 [ -n "$dry_run" ] || passed+=(--quiet reason)
-gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
+machine=()
 if [ -z "$profile" ]; then  # which else says how much there is
     cores=${cores:-all}
+    gpus=$(python -m paperlib.gpus)
     [ "$gpus" -gt 0 ] || [ "$config" != paper ] || say "No NVIDIA GPU here: networks of full size would train for months"
-    [ "$gpus" -eq 0 ] || passed+=(--resources "gpu=$((gpus))")  # one run on each at a time
+    [ "$gpus" -eq 0 ] || machine=(--resources "gpu=$gpus")  # one run on each at a time
 fi
 # Snakemake looks for work once more a timespan for every run that has finished: with its
 # default of a second that is a quarter of a core.
 say "Configuration $config, cores: ${cores:-as in the profile}"
 python -m snakemake ${cores:+--cores "$cores"} --config "config=$config" ${only:+"only=$only"} \
-    --max-jobs-per-timespan 100/10s --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
+    ${machine[@]+"${machine[@]}"} --max-jobs-per-timespan 100/10s --rerun-incomplete \
+    --keep-going ${passed[@]+"${passed[@]}"}
 [ -n "$dry_run" ] || list_results "$config" "$only"
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -1,7 +1,9 @@
 """The profiles say what Snakemake understands, and the command passes them on."""
 
 import os
+import re
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -40,14 +42,23 @@ def test_the_plugin_of_slurm_is_pinned_and_fits():
 
 @pytest.fixture
 def machine(tmp_path):
-    """Make an environment whose Python prints what it is given, and two GPUs."""
-    programs = {"python": 'echo "$@"', "nvidia-smi": "echo GPU 0; echo GPU 1"}
+    """Make an environment whose Python counts GPUs, or prints what it is given."""
+    count = f'[ "$2" != paperlib.gpus ] || exec {sys.executable} "$@"'
+    programs = {
+        "python": f'{count}\necho "$@"',
+        "nvidia-smi": "echo GPU-a; echo GPU-b",
+    }
     (tmp_path / "bin").mkdir()
     for name, line in programs.items():
         program = tmp_path / "bin" / name
         program.write_text(f"#!/bin/sh\n{line}\n")
         program.chmod(0o755)
     return str(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def unassigned(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def run_all(machine, *arguments):
@@ -67,6 +78,20 @@ def run_all(machine, *arguments):
 def test_one_machine_uses_its_cores_and_gpus(machine):
     passed = run_all(machine)
     assert "--cores all" in passed and "--resources gpu=2" in passed
+
+
+@pytest.mark.parametrize(("assigned", "passed"), [("1", "gpu=1"), ("", None)])
+def test_gpus_that_the_reader_withholds_do_not_count(
+    machine, monkeypatch, assigned, passed
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", assigned)
+    found = re.search(r"gpu=\d", run_all(machine))
+    assert (found and found[0]) == passed
+
+
+def test_resources_of_the_command_line_go_before_those_of_the_machine(machine):
+    words = run_all(machine, "--resources", "gpu=1").split()
+    assert words.index("gpu=2") < words.index("gpu=1")  # the last one decides
 
 
 @pytest.mark.parametrize("form", ["--profile {}", "--profile={}"])
