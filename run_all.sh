@@ -112,9 +112,11 @@ fi
 machine=()
 if [ -z "$profile" ]; then  # which else says how much there is
     cores=${cores:-all}
+    memory=$(python -c 'import os; print(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6)')
+    machine=(--resources "mem_mb=$memory")  # a run that declares more has it for itself
     gpus=$(python -m paperlib.gpus)
     [ "$gpus" -gt 0 ] || [ "$config" != paper ] || say "No NVIDIA GPU here: networks of full size would train for months"
-    [ "$gpus" -eq 0 ] || machine=(--resources "gpu=$gpus")  # one run on each at a time
+    [ "$gpus" -eq 0 ] || machine+=("gpu=$gpus")  # one run on each at a time
 fi
 # Snakemake looks for work once more a timespan for every run that has finished: with its
 # default of a second that is a quarter of a core.

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import psutil
 import pytest
 import yaml
 from snakemake.cli import get_argument_parser
@@ -42,10 +43,11 @@ def test_the_plugin_of_slurm_is_pinned_and_fits():
 
 @pytest.fixture
 def machine(tmp_path):
-    """Make an environment whose Python counts GPUs, or prints what it is given."""
-    count = f'[ "$2" != paperlib.gpus ] || exec {sys.executable} "$@"'
+    """Make an environment whose Python measures, or prints what it is given."""
+    real = f'exec {sys.executable} "$@"'
+    measure = f'case "$1 $2" in -c*|"-m paperlib.gpus") {real} ;; esac'
     programs = {
-        "python": f'{count}\necho "$@"',
+        "python": f'{measure}\necho "$@"',
         "nvidia-smi": "echo GPU-a; echo GPU-b",
     }
     (tmp_path / "bin").mkdir()
@@ -77,7 +79,8 @@ def run_all(machine, *arguments):
 
 def test_one_machine_uses_its_cores_and_gpus(machine):
     passed = run_all(machine)
-    assert "--cores all" in passed and "--resources gpu=2" in passed
+    memory = psutil.virtual_memory().total // 10**6
+    assert "--cores all" in passed and f"--resources mem_mb={memory} gpu=2 " in passed
 
 
 @pytest.mark.parametrize(("assigned", "passed"), [("1", "gpu=1"), ("", None)])
