@@ -73,13 +73,18 @@ profile=
 targets=
 task=reproduce
 passed=()
+case ${1:-} in  # a command is the first word
+    test) shift
+        set_up
+        say "Running the tests"
+        exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
+    check | fetch | plan) task=$1; shift ;;
+esac
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-        test | check | fetch) task=$1 ;;
         --config) config=${2:?--config needs a name}; shift ;;
         --config=*) config=${1#*=} ;;
-        plan) passed+=(--quiet host rules reason progress -n --forceall); dry_run=yes ;;
         --profile) passed+=("$1" "${2:?--profile needs a folder}"); profile=yes; shift ;;
         --profile=*) passed+=("$1"); profile=yes ;;
         --only) only=${2:?--only needs the beginning of a name, such as tab07}; shift ;;
@@ -94,11 +99,10 @@ while [ $# -gt 0 ]; do
 done
 
 set_up
-if [ "$task" = test ]; then
-    say "Running the tests"
-    exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${passed[@]+"${passed[@]}"}
-fi
-if [ "$task" != reproduce ]; then
+if [ "$task" = plan ]; then
+    passed+=(--quiet host rules reason progress -n --forceall)
+    dry_run=yes
+elif [ "$task" != reproduce ]; then
     exec python -m paperlib "$task" --config "$config" ${passed[@]+"${passed[@]}"}
 fi
 

@@ -73,7 +73,9 @@ def run_all(machine, *arguments):
         check=True,
     )
     return next(
-        line for line in done.stdout.splitlines() if line.startswith("-m snakemake")
+        line
+        for line in done.stdout.splitlines()
+        if line.startswith(("-m snakemake", "-m pytest", "-m paperlib fetch"))
     )
 
 
@@ -108,6 +110,23 @@ def test_a_profile_decides_about_cores_and_gpus(machine, form):
 def test_the_plan_is_a_dry_run_of_everything(machine):
     passed = run_all(machine, "plan", "--config", "paper", "--only", "tab01")
     assert "-n --forceall" in passed and "config=paper only=tab01" in passed
+
+
+@pytest.mark.parametrize("arguments", [("-k", "plan"), ("--config", "a"), ("-h",)])
+def test_the_tests_are_given_every_word(machine, arguments):
+    assert run_all(machine, "test", *arguments).endswith(" ".join(("", *arguments)))
+
+
+def test_fetch_is_given_its_configuration_and_options(machine):
+    passed = run_all(machine, "fetch", "--weights", "--config", "paper")
+    assert passed == "-m paperlib fetch --config paper --weights"
+
+
+@pytest.mark.parametrize("word", ["test", "check", "fetch", "plan"])
+def test_only_the_first_word_is_a_command(machine, word):
+    passed = run_all(machine, "--only", "fig03", "--forcerun", word)
+    assert passed.startswith("-m snakemake")
+    assert passed.endswith(f"--forcerun {word} --quiet reason")
 
 
 @pytest.mark.parametrize("config", ["mini", "paper", "tests/small.yaml"])
