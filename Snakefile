@@ -2,10 +2,10 @@
 
 Every rule executes a notebook with papermill. Its inputs are the notebook, the modules
 of paperlib that it imports, and data; its params are the values of the configuration
-that it may read, so that a changed value re-runs exactly what depends on it. Every rule
-writes a run record under results/, which is never committed: a fresh clone therefore
-runs everything, although figures and tables are there. The executed notebook is a log:
-Snakemake keeps logs of failed jobs.
+that decide what it makes, so that a changed value re-runs exactly what depends on it.
+Every rule writes a run record under results/, which is never committed: a fresh clone
+therefore runs everything, although figures and tables are there. The executed notebook
+is a log: Snakemake keeps logs of failed jobs.
 """
 
 import sys

@@ -125,8 +125,8 @@ fi
 # Snakemake looks for work once more a timespan for every run that has finished: with its
 # default of a second that is a quarter of a core.
 say "Configuration $config, cores: ${cores:-as in the profile}"
-python -m snakemake ${cores:+--cores "$cores"} --config "config=$config" ${only:+"only=$only"} \
-    ${machine[@]+"${machine[@]}"} --max-jobs-per-timespan 100/10s --rerun-incomplete \
-    --keep-going ${passed[@]+"${passed[@]}"}
+python -m snakemake ${cores:+--cores "$cores"} ${machine[@]+"${machine[@]}"} \
+    --config "config=$config" ${only:+"only=$only"} \
+    --max-jobs-per-timespan 100/10s --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
 [ -n "$dry_run" ] || list_results "$config" "$only"
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"
