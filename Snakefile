@@ -2,10 +2,10 @@
 
 Every rule executes a notebook with papermill. Its inputs are the notebook, the modules
 of paperlib that it imports, and data; its params are the values of the configuration
-that it may read, so that a changed value re-runs exactly what depends on it. Every rule
-writes a run record under results/, which is never committed: a fresh clone therefore
-runs everything, although figures and tables are there. The executed notebook is a log:
-Snakemake keeps logs of failed jobs.
+that decide what it makes, so that a changed value re-runs exactly what depends on it.
+Every rule writes a run record under results/, which is never committed: a fresh clone
+therefore runs everything, although figures and tables are there. The executed notebook
+is a log: Snakemake keeps logs of failed jobs.
 """
 
 import sys
@@ -20,7 +20,7 @@ from snakemake.utils import min_version
 sys.path.insert(0, workflow.basedir)
 from paperlib.config import (
     ABLATIONS,
-    OF_SPEED,
+    deciding_settings,
     first_run,
     load_config,
     load_settings,
@@ -119,10 +119,7 @@ def settings(notebook, **fixed):
     def values(wildcards):
         keys = {**wildcards, **fixed}
         entries = {key: keys.get(key) for key in ("dataset", "run")}
-        found = load_settings(notebook, CONFIG, **entries)
-        for name in OF_SPEED:
-            found.get("training", {}).pop(name, None)
-        return yaml.safe_dump(found)
+        return yaml.safe_dump(deciding_settings(notebook, CONFIG, **entries))
 
     return values
 
@@ -197,7 +194,12 @@ def raw_recordings(wildcards):
     entry = load_settings("01_preprocess", CONFIG, dataset=wildcards.dataset)
     where = partial(path, dataset=wildcards.dataset, subject=wildcards.subject)
     subject = int(wildcards.subject)
-    return public(source_files(entry["preprocessing"], where, subject=subject))
+    try:
+        return public(source_files(entry["preprocessing"], where, subject=subject))
+    except FileNotFoundError:  # runs of raw_ctf are listed as far as they are there
+        if workflow.dryrun:
+            return []
+        raise
 
 
 def image_list(dataset):
@@ -206,8 +208,20 @@ def image_list(dataset):
 
 
 def images(wildcards):
-    """Name what notebooks 02 and 03 read."""
+    """Name what notebook 03 reads, and 02 beside a captioner's own files."""
     return image_list(wildcards.dataset)
+
+
+def captioner_files(wildcards):
+    """Name captions that were written elsewhere, or weights that stand in a file."""
+    entry = SETTINGS["captioning"]["captioners"][wildcards.captioner]
+    return public([entry[key] for key in ("file", "projection") if key in entry])
+
+
+def captioner_gpu(wildcards):
+    """Return the GPUs of a captioner: none where its captions are only read."""
+    entry = SETTINGS["captioning"]["captioners"][wildcards.captioner]
+    return 0 if entry["kind"] == "file" else share("02_caption", "gpu")(wildcards)
 
 
 def embedded(wildcards):
@@ -345,6 +359,7 @@ rule caption:
     """Describe every image in words."""
     input:
         images,
+        captioner_files,
         notebook="notebooks/02_caption.py",
         library=library("02_caption"),
     output:
@@ -357,7 +372,7 @@ rule caption:
         settings=settings("02_caption"),
     threads: share("02_caption", "threads")
     resources:
-        **needs("02_caption"),
+        **needs("02_caption") | {"gpu": captioner_gpu},
     message:
         "02: captions of {wildcards.dataset} by {wildcards.captioner}"
     shell:

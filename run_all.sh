@@ -73,13 +73,18 @@ profile=
 targets=
 task=reproduce
 passed=()
+case ${1:-} in  # a command is the first word
+    test) shift
+        set_up
+        say "Running the tests"
+        exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
+    check | fetch | plan) task=$1; shift ;;
+esac
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-        test | check | fetch) task=$1 ;;
         --config) config=${2:?--config needs a name}; shift ;;
         --config=*) config=${1#*=} ;;
-        plan) passed+=(--quiet host rules reason progress -n --forceall); dry_run=yes ;;
         --profile) passed+=("$1" "${2:?--profile needs a folder}"); profile=yes; shift ;;
         --profile=*) passed+=("$1"); profile=yes ;;
         --only) only=${2:?--only needs the beginning of a name, such as tab07}; shift ;;
@@ -94,11 +99,10 @@ while [ $# -gt 0 ]; do
 done
 
 set_up
-if [ "$task" = test ]; then
-    say "Running the tests"
-    exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${passed[@]+"${passed[@]}"}
-fi
-if [ "$task" != reproduce ]; then
+if [ "$task" = plan ]; then
+    passed+=(--quiet host rules reason progress -n --forceall)
+    dry_run=yes
+elif [ "$task" != reproduce ]; then
     exec python -m paperlib "$task" --config "$config" ${passed[@]+"${passed[@]}"}
 fi
 
@@ -109,16 +113,20 @@ if [ -z "$dry_run" ] && ! python -m paperlib check --config "$config"; then
 fi
 
 [ -n "$dry_run" ] || passed+=(--quiet reason)
-gpus=$({ nvidia-smi -L 2>/dev/null || true; } | wc -l)
+machine=()
 if [ -z "$profile" ]; then  # which else says how much there is
     cores=${cores:-all}
+    memory=$(python -c 'import os; print(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6)')
+    machine=(--resources "mem_mb=$memory")  # a run that declares more has it for itself
+    gpus=$(python -m paperlib.gpus)
     [ "$gpus" -gt 0 ] || [ "$config" != paper ] || say "No NVIDIA GPU here: networks of full size would train for months"
-    [ "$gpus" -eq 0 ] || passed+=(--resources "gpu=$((gpus))")  # one run on each at a time
+    [ "$gpus" -eq 0 ] || machine+=("gpu=$gpus")  # one run on each at a time
 fi
 # Snakemake looks for work once more a timespan for every run that has finished: with its
 # default of a second that is a quarter of a core.
 say "Configuration $config, cores: ${cores:-as in the profile}"
-python -m snakemake ${cores:+--cores "$cores"} --config "config=$config" ${only:+"only=$only"} \
+python -m snakemake ${cores:+--cores "$cores"} ${machine[@]+"${machine[@]}"} \
+    --config "config=$config" ${only:+"only=$only"} \
     --max-jobs-per-timespan 100/10s --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
 [ -n "$dry_run" ] || list_results "$config" "$only"
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -2,7 +2,8 @@
 
 ``config/<name>.yaml`` holds every value once. A notebook gets only the sections listed
 for it in :data:`SECTIONS`; the Snakefile declares the same sections as that notebook's
-parameters, so a changed value re-runs exactly what can depend on it.
+parameters, less what decides nothing (:func:`deciding_settings`), so a changed value
+re-runs exactly what can depend on it.
 """
 
 import json
@@ -48,6 +49,8 @@ ABLATIONS = ("components", "captioners", "conditioning", "regions")
 OF_SPEED = ("processes", "workers", "checkpointing", "compile", "tensorboard")
 OF_SPEED += ("save_every",)
 """Values of ``training`` that change how fast it is and nothing that comes out."""
+
+_OF_MACHINE = ("device", "resources")
 
 
 def load_config(config: str, overrides: str = "") -> dict:
@@ -126,6 +129,33 @@ def load_settings(
             "has one."
         )
     return {"notebook": notebook} | {key: settings[key] for key in wanted}
+
+
+def deciding_settings(
+    notebook: str,
+    config: str,
+    *,
+    dataset: str | None = None,
+    run: str | None = None,
+) -> dict:
+    """Return those values a notebook may read that decide what it makes.
+
+    Parameters
+    ----------
+    notebook, config, dataset, run
+        As for :func:`load_settings`.
+
+    Returns
+    -------
+    dict
+        As of :func:`load_settings`, without the values that say where and how fast
+        something runs, wherever they stand; of ``runs`` only those that the notebook's
+        ``comparison`` or ``ablations`` name, if it has one of these.
+    """
+    settings = load_settings(notebook, config, dataset=dataset, run=run)
+    if named := _named_runs(settings):
+        settings["runs"] = {name: settings["runs"][name] for name in named}
+    return _without_speed(settings)
 
 
 def specialize(settings: dict, *, dataset: str | None, run: str | None) -> dict:
@@ -214,6 +244,23 @@ def token_sources(conditioning: dict) -> list[str]:
     sources = ["image"] if conditioning["image"] else []
     named = (conditioning["captioner"], conditioning["network"])
     return sources + [name for name in named if name]
+
+
+def _named_runs(settings: dict) -> list[str]:
+    """List the runs that a notebook's rows and groups of ablations name."""
+    groups = settings.get("ablations", {})
+    named = [row["run"] for row in settings.get("comparison", [])]
+    return named + [run for group in ABLATIONS for run in groups.get(group, [])]
+
+
+def _without_speed(settings: dict) -> dict:
+    """Leave out where and how fast something runs, and sections of nothing else."""
+    kept = {
+        key: _without_speed(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in (*_OF_MACHINE, *OF_SPEED)
+    }
+    return {key: value for key, value in kept.items() if value != {}}
 
 
 def _check_names(settings: dict) -> None:

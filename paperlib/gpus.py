@@ -2,6 +2,7 @@
 
 Snakemake counts GPUs and does not say which. An execution therefore holds a lock file
 for the one that it uses; the system releases it when the process ends, in any way.
+``python -m paperlib.gpus`` prints how many there are for Snakemake to count.
 """
 
 import os
@@ -20,12 +21,13 @@ _PAUSE = 1.0  # s, between looks at GPUs that are all held
 def visible_gpus() -> list[str]:
     """List the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them.
 
-    That variable decides where somebody has set it: the reader, or Slurm. Elsewhere
-    they are all that the driver knows, none if there is no driver.
+    That variable decides where somebody has set it: the reader, or Slurm; -1 stands for
+    none. Elsewhere they are all that the driver knows, none if there is no driver.
     """
     assigned = os.environ.get("CUDA_VISIBLE_DEVICES")
     if assigned is not None:
-        return [name.strip() for name in assigned.split(",") if name.strip()]
+        names = [name.strip() for name in assigned.split(",")]
+        return [name for name in names if name not in ("", "-1")]
     command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -100,3 +102,7 @@ def _acquire_first(files: dict[str, FileLock]) -> str | None:
             lock.acquire(blocking=False)
             return gpu
     return None
+
+
+if __name__ == "__main__":
+    print(len(visible_gpus()))

@@ -1,7 +1,15 @@
 import pytest
 import yaml
 
-from paperlib.config import SECTIONS, load_config, load_settings, merge, token_sources
+from paperlib.config import (
+    OF_SPEED,
+    SECTIONS,
+    deciding_settings,
+    load_config,
+    load_settings,
+    merge,
+    token_sources,
+)
 from paperlib.methods import METHODS
 from paperlib.paths import IDENTITY, ROOT
 
@@ -322,3 +330,75 @@ def test_a_notebook_of_one_data_set_needs_its_name():
         ValueError, match="reads preprocessing of .* one of things-eeg2"
     ):
         load_settings("01_preprocess", "mini")
+
+
+def deciding(config):
+    keys = {"dataset": "things-eeg2", "run": "ours_v"}
+    return {name: deciding_settings(name, config, **keys) for name in SECTIONS}
+
+
+@pytest.fixture(scope="module")
+def decided():
+    return deciding("mini")
+
+
+@pytest.fixture
+def rerun(decided, edited):
+    """Name the notebooks of which a change alters what they make."""
+
+    def compare(change):
+        after = deciding(edited(lambda s: s.update(merge(s, change))))
+        return {name for name in SECTIONS if after[name] != decided[name]}
+
+    return compare
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": "cpu"},
+        {"resources": {"04_train": {"memory": 5}}},
+        {"datasets": {"things-eeg2": {"resources": {"04_train": {"threads": 3}}}}},
+        {"runs": {"guclu": {"resources": {"04_train": {"threads": 3}}}}},
+        {"training": {"workers": 3, "compile": True}},
+        {"datasets": {"things-eeg2": {"training": {"save_every": 7}}}},
+        {"runs": {"ours_v": {"training": {"workers": 3}}}},
+    ],
+    ids=str,
+)
+def test_where_and_how_fast_decides_nothing(rerun, change):
+    assert merge(load_config("mini"), change) != load_config("mini")
+    assert not rerun(change)
+
+
+def test_names_of_values_of_speed_mean_nothing_else():
+    """They are left out of every section, not of training alone."""
+    schema = yaml.safe_load((ROOT / "config/schema.yaml").read_text())
+
+    def places(entry, place=""):
+        for key, value in entry.items():
+            if key in (*OF_SPEED, "device") and place.endswith("properties"):
+                yield place, key
+            if isinstance(value, dict):
+                yield from places(value, f"{place}.{key}")
+
+    found = set(places(schema))
+    training = {(".$defs.training.properties", name) for name in OF_SPEED}
+    assert found == training | {(".properties", "device")}
+
+
+@pytest.mark.parametrize(
+    ("run", "shown"),
+    [
+        ("no_text", {"07_ablations"}),
+        ("guclu", {"06_evaluate"}),
+        ("ours_v", {"06_evaluate", "07_ablations"}),
+    ],
+)
+def test_a_label_concerns_only_what_shows_the_run(rerun, run, shown):
+    found = rerun({"runs": {run: {"label": "another"}}})
+    assert found - {"10_schematics"} == shown
+
+
+def test_a_value_that_decides_reruns_its_notebooks(rerun):
+    assert rerun({"training": {"weight_decay": 0.5}}) == {"04_train"}

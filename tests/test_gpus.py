@@ -69,7 +69,8 @@ def test_gpus_are_those_of_the_driver(machine):
 
 
 @pytest.mark.parametrize(
-    ("assigned", "gpus"), [("3", ["3"]), ("0,GPU-b", ["0", "GPU-b"]), ("", [])]
+    ("assigned", "gpus"),
+    [("3", ["3"]), ("0,GPU-b", ["0", "GPU-b"]), ("", []), ("-1", [])],
 )
 def test_an_assignment_decides(machine, monkeypatch, assigned, gpus):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", assigned)

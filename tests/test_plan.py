@@ -1,14 +1,16 @@
 import json
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
-from paperlib.config import ABLATIONS, load_config
-from paperlib.paths import ROOT
+from paperlib.config import ABLATIONS, load_config, merge
+from paperlib.paths import ROOT, template
 from paperlib.plan import Hours, know_hours, name_execution, tabulate_plan
 
 NOWHERE = Path("nowhere")
@@ -89,11 +91,10 @@ def test_one_unknown_makes_a_sum_unknown():
     assert tabulate_plan(executions, hours)[0][5:] == [2, None, None, "records"]
 
 
-def dry_run(*configuration):
-    """Return a dry run's counts of jobs and the rows of its run matrix."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", "-n"]
-    done = subprocess.run(
-        [*command, "--forceall", "--config", *configuration],
+def snakemake(*arguments):
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock"]
+    return subprocess.run(
+        [*command, *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -101,6 +102,11 @@ def dry_run(*configuration):
         text=True,
         check=False,
     )
+
+
+def dry_run(*configuration):
+    """Return a dry run's counts of jobs and the rows of its run matrix."""
+    done = snakemake("-n", "--forceall", "--config", *configuration)
     assert done.returncode == 0, done.stdout[-3000:]
     stats = done.stdout.split("Job stats:\n")[1].split("\n\n")[0].splitlines()
     counts = dict(line.split() for line in stats[2:])
@@ -125,9 +131,50 @@ def test_the_matrix_has_exactly_the_runs_of_the_graph(mini):
         assert trained[key] == [str(n), "1", str(n)]
 
 
-def test_a_dry_run_of_the_paper_needs_no_data(tmp_path):
-    elsewhere = load_config("paper") | {"data_root": str(tmp_path / "nowhere")}
-    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(elsewhere, allow_unicode=True))
-    counts, rows = dry_run(f"config={tmp_path / 'paper.yaml'}", "only=fig03")
-    assert counts["preprocess"] == "10"
+@pytest.fixture
+def paper(tmp_path):
+    """Write the paper's configuration with changes, a name of its own and no data."""
+
+    def write(**changes):
+        nowhere = {"name": "elsewhere", "data_root": str(tmp_path / "nowhere")}
+        settings = merge(load_config("paper"), nowhere | changes)
+        path = tmp_path / "paper.yaml"
+        path.write_text(yaml.safe_dump(settings, allow_unicode=True))
+        return f"config={path}"
+
+    return write
+
+
+def test_a_dry_run_of_the_paper_needs_no_data(paper):
+    of_runs = {"things-meg": {"preprocessing": {"source": "raw_ctf"}}}
+    counts, rows = dry_run(paper(datasets=of_runs), "only=fig0")
+    assert counts["preprocess"] == "14"
     assert rows[0][:4] == ["01_preprocess", "things-eeg2", "10", "10"]
+    assert rows[1][:4] == ["01_preprocess", "things-meg", "4", "4"]
+
+
+@pytest.mark.parametrize(
+    ("captioner", "key"), [("visualglm", "file"), ("minigpt4", "projection")]
+)
+def test_captions_depend_on_the_files_of_their_captioner(
+    paper, tmp_path, captioner, key
+):
+    own = tmp_path / "own"
+    config = paper(captioning={"captioners": {captioner: {key: str(own)}}})
+    where = partial(template, dataset="things-meg", captioner=captioner)
+    images = Path(where("image_list", data_root=tmp_path / "nowhere"))
+    images.parent.mkdir(parents=True)
+    images.touch()
+    target = where("captions", config="elsewhere")
+    done = snakemake("--summary", "--config", config, "--", target)
+    assert "MissingInputException in rule caption" in done.stdout
+    assert f"affected files:\n        {own}\n" in done.stdout
+
+
+def test_captions_of_another_program_take_no_gpu(paper):
+    where = partial(template, "captions", config="elsewhere", dataset="things-meg")
+    granted = {"visualglm": 0, "minigpt4": 1}
+    targets = [where(captioner=name) for name in granted]
+    done = snakemake("-n", "--printshellcmds", "--config", paper(), "--", *targets)
+    found = re.findall(r"captioner: (\w+).*?--gpu (\d)", done.stdout, re.DOTALL)
+    assert dict(found) == {name: str(n) for name, n in granted.items()}

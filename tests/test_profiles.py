@@ -1,16 +1,34 @@
 """The profiles say what Snakemake understands, and the command passes them on."""
 
 import os
+import re
 import subprocess
+import sys
 
+import psutil
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from snakemake.cli import get_argument_parser
 
 from paperlib.config import load_config
 from paperlib.environment import read_pins
 from paperlib.paths import ROOT
 
+SLURM = {
+    "snakemake-executor-plugin-slurm": "2.8.0",
+    "snakemake-executor-plugin-slurm-jobstep": "0.6.1",
+}
+REQUIRED_BY_SLURM = (  # say the metadata of these versions
+    "numpy>=2.4.5,<3",
+    "pandas>=2.3.3,<4",
+    "pyyaml>=6.0.3,<7",
+    "snakemake-executor-plugin-slurm-jobstep>=0.6.0,<1",
+    "snakemake-interface-common>=1.23.0,<2",
+    "snakemake-interface-executor-plugins>=9.4.0,<10",
+    "throttler>=1.2.2,<2",
+)
 PROFILES = sorted((ROOT / "config/profiles").glob("*/config.yaml"))
 
 
@@ -30,24 +48,35 @@ def test_options_exist(path):
 
 
 def test_the_plugin_of_slurm_is_pinned_and_fits():
-    pins = read_pins(ROOT / "config/profiles/slurm/requirements.txt")
-    assert set(pins) == {
-        "snakemake-executor-plugin-slurm",
-        "snakemake-executor-plugin-slurm-jobstep",
-    }
-    assert not set(pins) & set(read_pins(ROOT / "requirements.txt"))
+    beside = read_pins(ROOT / "config/profiles/slurm/requirements.txt")
+    assert beside == SLURM  # of other versions, look up what they require
+    pins = read_pins(ROOT / "requirements.txt")
+    assert not set(beside) & set(pins)
+    pinned = {canonicalize_name(name): pin for name, pin in (beside | pins).items()}
+    for requirement in map(Requirement, REQUIRED_BY_SLURM):
+        assert requirement.specifier.contains(pinned[requirement.name]), requirement
 
 
 @pytest.fixture
 def machine(tmp_path):
-    """Make an environment whose Python prints what it is given, and two GPUs."""
-    programs = {"python": 'echo "$@"', "nvidia-smi": "echo GPU 0; echo GPU 1"}
+    """Make an environment whose Python measures, or prints what it is given."""
+    real = f'exec {sys.executable} "$@"'
+    measure = f'case "$1 $2" in -c*|"-m paperlib.gpus") {real} ;; esac'
+    programs = {
+        "python": f'{measure}\necho "$@"',
+        "nvidia-smi": "echo GPU-a; echo GPU-b",
+    }
     (tmp_path / "bin").mkdir()
     for name, line in programs.items():
         program = tmp_path / "bin" / name
         program.write_text(f"#!/bin/sh\n{line}\n")
         program.chmod(0o755)
     return str(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def unassigned(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def run_all(machine, *arguments):
@@ -60,13 +89,30 @@ def run_all(machine, *arguments):
         check=True,
     )
     return next(
-        line for line in done.stdout.splitlines() if line.startswith("-m snakemake")
+        line
+        for line in done.stdout.splitlines()
+        if line.startswith(("-m snakemake", "-m pytest", "-m paperlib fetch"))
     )
 
 
 def test_one_machine_uses_its_cores_and_gpus(machine):
     passed = run_all(machine)
-    assert "--cores all" in passed and "--resources gpu=2" in passed
+    memory = psutil.virtual_memory().total // 10**6
+    assert "--cores all" in passed and f"--resources mem_mb={memory} gpu=2 " in passed
+
+
+@pytest.mark.parametrize(("assigned", "passed"), [("1", "gpu=1"), ("", None)])
+def test_gpus_that_the_reader_withholds_do_not_count(
+    machine, monkeypatch, assigned, passed
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", assigned)
+    found = re.search(r"gpu=\d", run_all(machine))
+    assert (found and found[0]) == passed
+
+
+def test_resources_of_the_command_line_go_before_those_of_the_machine(machine):
+    words = run_all(machine, "--resources", "gpu=1").split()
+    assert words.index("gpu=2") < words.index("gpu=1")  # the last one decides
 
 
 @pytest.mark.parametrize("form", ["--profile {}", "--profile={}"])
@@ -80,6 +126,23 @@ def test_a_profile_decides_about_cores_and_gpus(machine, form):
 def test_the_plan_is_a_dry_run_of_everything(machine):
     passed = run_all(machine, "plan", "--config", "paper", "--only", "tab01")
     assert "-n --forceall" in passed and "config=paper only=tab01" in passed
+
+
+@pytest.mark.parametrize("arguments", [("-k", "plan"), ("--config", "a"), ("-h",)])
+def test_the_tests_are_given_every_word(machine, arguments):
+    assert run_all(machine, "test", *arguments).endswith(" ".join(("", *arguments)))
+
+
+def test_fetch_is_given_its_configuration_and_options(machine):
+    passed = run_all(machine, "fetch", "--weights", "--config", "paper")
+    assert passed == "-m paperlib fetch --config paper --weights"
+
+
+@pytest.mark.parametrize("word", ["test", "check", "fetch", "plan"])
+def test_only_the_first_word_is_a_command(machine, word):
+    passed = run_all(machine, "--only", "fig03", "--forcerun", word)
+    assert passed.startswith("-m snakemake")
+    assert passed.endswith(f"--forcerun {word} --quiet reason")
 
 
 @pytest.mark.parametrize("config", ["mini", "paper", "tests/small.yaml"])
