@@ -31,14 +31,13 @@ captioner: str = "qwen2-vl"  # an entry of the configuration's captioners
 # %%
 import matplotlib.pyplot as plt
 import seaborn as sns
-import torch
 
 from paperlib.checkpoints import pick_device
 from paperlib.config import load_settings
 from paperlib.paths import ROOT, locate
 from paperlib.provenance import start_record
 from paperlib.reporting.figures import COLORS, COLUMN, PAGE, set_theme
-from paperlib.stimuli.captioners import load_captioner
+from paperlib.stimuli.captioners import load_captioner, pick_dtype
 from paperlib.stimuli.captions import (
     CLIP_CONTEXT,
     import_captions,
@@ -79,11 +78,10 @@ if source["kind"] == "file":
     save_imported_captions(where("captions"), captions, source=source["file"])
 else:
     device = pick_device(settings["device"])
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
     write_captions(
         where("captions"),
         images,
-        captioner=load_captioner(source, device=device, dtype=dtype),
+        captioner=load_captioner(source, device=device, dtype=pick_dtype(device)),
         prompt=captioning["prompt"],
         max_new_tokens=captioning["max_new_tokens"],
         batch_size=captioning["batch_size"],

@@ -17,7 +17,7 @@ from PIL import Image
 from paperlib.checkpoints import Checkpoint, pick_device
 from paperlib.methods import respond
 from paperlib.recordings.sensors import sensor_info
-from paperlib.stimuli.captioners import load_captioner
+from paperlib.stimuli.captioners import load_captioner, pick_dtype
 from paperlib.stimuli.captions import read_captions, write_captions
 from paperlib.stimuli.cnn import load_cnn, write_layer_outputs
 from paperlib.stimuli.conditions import Condition
@@ -193,11 +193,10 @@ def _describe(
             "another program, so those of new images must be given: captions=[...], "
             "one for each image."
         )
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
     write_captions(
         folder / "captions.jsonl",
         images,
-        captioner=load_captioner(entry, device=device, dtype=dtype),
+        captioner=load_captioner(entry, device=device, dtype=pick_dtype(device)),
         prompt=captioning["prompt"],
         max_new_tokens=captioning["max_new_tokens"],
         batch_size=captioning["batch_size"],

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+import torch
 import yaml
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from paperlib.config import ABLATIONS, load_config, load_settings, merge
 from paperlib.paths import ROOT, locate
@@ -17,6 +19,7 @@ from paperlib.recordings.downloads import (
     RemoteFile,
     ask_password,
     check_space,
+    disk_of,
     download,
     partial_path,
     unpack,
@@ -59,6 +62,8 @@ class Input:
     room : callable
         Returns estimates of the bytes still to come: of an archive, which is deleted
         once it is unpacked, and of what stays.
+    cache : Path or None
+        Where it goes, if not with the recordings.
     """
 
     group: str
@@ -68,6 +73,7 @@ class Input:
     by_hand: str = ""
     subject: int | None = None
     room: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0)
+    cache: Path | None = None
 
 
 def list_inputs(config: str) -> list[Input]:
@@ -136,7 +142,7 @@ def fetch_inputs(
     folder
         Where the recordings go, to look for free space before the first byte.
     check_room
-        Stops if a folder has no room for so many bytes.
+        Stops if a folder has no room for so many bytes; asked once for each disk.
 
     Returns
     -------
@@ -152,9 +158,12 @@ def fetch_inputs(
     """
     wanted = [item for item in inputs if item.faults()]
     brought = [item for item in wanted if item.fetch]
-    if brought:
-        archives, files = zip(*(item.room() for item in brought), strict=True)
-        check_room(folder, max(archives) + sum(files))
+    disks: dict[int, list[Input]] = {}
+    for item in brought:
+        disks.setdefault(disk_of(item.cache or folder), []).append(item)
+    for items in disks.values():
+        archives, files = zip(*(item.room() for item in items), strict=True)
+        check_room(items[0].cache or folder, max(archives) + sum(files))
     for item in brought:
         print(f"{item.group}: {item.name}", flush=True)
         item.fetch()
@@ -407,12 +416,20 @@ def _conditions(settings: dict) -> list[dict]:
     ]
 
 
-def _weight(name: str, fault: Callable, fetch: Callable | None, *about) -> Input:
+def _weight(name: str, fault: Callable, fetch: Callable, *about: object) -> Input:
     def faults() -> list[str]:
         found = fault(*about)
         return [found] if found else []
 
-    return Input(WEIGHTS, name, faults, fetch and partial(fetch, *about))
+    n_bytes = 1e9 * _sources()["weights"]["gigabytes"].get(about[0], 0.0)
+    return Input(
+        WEIGHTS,
+        name,
+        faults,
+        partial(fetch, *about),
+        room=lambda: (0.0, n_bytes),
+        cache=Path(torch.hub.get_dir() if fetch is fetch_cnn else HF_HUB_CACHE),
+    )
 
 
 def _qwen2_vl(name: str, entry: dict) -> list[Input]:

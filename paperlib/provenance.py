@@ -154,11 +154,12 @@ def environment() -> dict:
 def fingerprint(path: Path) -> dict:
     """Return size in bytes and SHA-256 of a file, or of every file of a folder.
 
-    Files over 256 MiB are hashed by their first and last MiB (``"edges"``).
+    Files over 256 MiB are hashed by their first and last MiB (``"edges"``). Hidden
+    files of a folder, such as those that are not whole yet, do not count.
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
+        files = sorted(p for p in path.rglob("[!.]*") if p.is_file())
         return {str(p.relative_to(path)): fingerprint(p) for p in files}
     size = path.stat().st_size
     with path.open("rb") as stream:

@@ -7,7 +7,6 @@ from paperlib.evaluation.metrics import (
     log_psd_distance,
     mean_squared_error,
     pearson,
-    pearson_across_images,
     pearson_flattened,
 )
 
@@ -45,24 +44,6 @@ def test_pearson_flattened_equals_scipy(responses):
     np.testing.assert_allclose(pearson_flattened(generated, recorded), expected)
 
 
-def test_pearson_across_images_equals_scipy(responses):
-    generated, recorded = responses
-    result = pearson_across_images(generated, recorded)
-    assert result.shape == (3, 40)
-    expected = pearsonr(generated[:, 1, 17], recorded[:, 1, 17]).statistic
-    assert result[1, 17] == pytest.approx(expected, rel=1e-12)
-
-
-def test_pearson_across_images_ignores_what_all_images_share(responses):
-    generated, recorded = responses
-    shared = 10 * np.random.default_rng(5).standard_normal(SHAPE[1:])
-    np.testing.assert_allclose(
-        pearson_across_images(generated + shared, recorded - shared),
-        pearson_across_images(generated, recorded),
-        atol=1e-10,
-    )
-
-
 def test_cosine_by_hand():
     generated = np.array([[[1.0, 0.0]], [[1.0, 1.0]]])
     recorded = np.array([[[0.0, 2.0]], [[-3.0, -3.0]]])
@@ -87,7 +68,6 @@ def test_perfect_prediction(responses):
     np.testing.assert_array_equal(mean_squared_error(recorded, recorded), 0)
     for metric in (pearson, pearson_flattened, cosine_similarity):
         np.testing.assert_allclose(metric(recorded, recorded), 1)
-    np.testing.assert_allclose(pearson_across_images(recorded, -recorded), -1)
 
 
 def test_the_zero_prediction_has_an_error_but_no_correlation(responses):
@@ -98,7 +78,6 @@ def test_the_zero_prediction_has_an_error_but_no_correlation(responses):
     )
     for metric in (pearson, pearson_flattened, cosine_similarity):
         assert np.isnan(metric(zero, recorded)).all()
-    assert np.isnan(pearson_across_images(zero, recorded)).all()
 
 
 def test_a_constant_that_does_not_average_to_itself_is_still_constant(responses):
@@ -118,7 +97,7 @@ def test_small_units_in_single_precision(responses):
         )
 
 
-@pytest.mark.parametrize("metric", [*PER_IMAGE, pearson_across_images])
+@pytest.mark.parametrize("metric", PER_IMAGE)
 def test_faults_are_named(metric, responses):
     generated, recorded = responses
     with pytest.raises(ValueError, match=r"generated must have shape \(5, 3, 40\)"):
@@ -128,12 +107,6 @@ def test_faults_are_named(metric, responses):
     recorded[3, 2, 1] = np.nan
     with pytest.raises(ValueError, match="recorded holds 1 values that are NaN"):
         metric(generated, recorded)
-
-
-def test_one_image_has_no_correlation_over_images(responses):
-    generated, recorded = responses
-    with pytest.raises(ValueError, match="needs 2 or more; got 1"):
-        pearson_across_images(generated[:1], recorded[:1])
 
 
 def test_doubled_amplitude_is_six_decibels_away():

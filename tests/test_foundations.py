@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -23,6 +24,28 @@ def test_a_write_keeps_the_ending(tmp_path):
     with atomic_path(tmp_path / "a.npy") as partial:
         np.save(partial, np.ones(2))
     assert np.load(tmp_path / "a.npy").tolist() == [1, 1]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+    code = (
+        "import os, signal, sys; from paperlib.atomic import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as partial:\n"
+        "    partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for name in ("file.txt", "file.npy"):
+        subprocess.run([sys.executable, "-c", code, tmp_path / name], check=False)
+    left = {path.suffix: path for path in tmp_path.iterdir()}
+    assert len(left) == 2
+    start, end = left[".txt"].name.rsplit("-", 1)[0], ".partial.txt"
+    others = [
+        tmp_path / f"{start}-{os.getppid()}{end}",  # of a process that is alive
+        tmp_path / f".file.elsewhere-999999999{end}",  # of another machine
+        left[".npy"],  # of another file
+    ]
+    for other in others:
+        other.write_text("half")
+    write_text(tmp_path / "file.txt", "whole")
+    assert set(tmp_path.iterdir()) == {tmp_path / "file.txt", *others}
 
 
 def test_options():

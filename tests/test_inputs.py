@@ -327,6 +327,31 @@ def test_room_is_looked_for_before_anything_is_brought(config, server, tmp_path)
     assert server.asked == []
 
 
+@pytest.mark.parametrize("disks", [["data", "hub", "torch"], ["one", "one", "one"]])
+def test_caches_of_weights_need_room_on_their_own_disks(
+    config, server, tmp_path, monkeypatch, disks
+):
+    server.sources["things-eeg2"]["raw"]["gigabytes"] = {"archive": 3.0, "files": 5.0}
+    folders = (tmp_path, tmp_path / "hf", tmp_path / "hub")
+    places = dict(zip(folders, disks, strict=True))
+    monkeypatch.setattr(inputs, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(inputs, "disk_of", places.get)
+    wanted = (WEIGHTS, "things-eeg2")
+    chosen = [item for item in list_inputs(config()) if item.group in wanted]
+    asked = {}
+
+    def look(folder, n_bytes):
+        asked[places[folder]] = n_bytes
+        if len(asked) == len(set(disks)):
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fetch_inputs(chosen, tmp_path, check_room=look)
+    sizes = {"data": 13e9, "hub": 30.2e9, "torch": 0.24e9, "one": 43.44e9}
+    assert asked == pytest.approx({name: sizes[name] for name in disks})
+    assert server.asked == []
+
+
 def test_archives_in_a_folder_are_not_counted_as_its_files(config, server, tmp_path):
     sizes = {"archive": 3.0, "files": 5.0}
     server.sources["things-eeg2"]["images"]["gigabytes"] = sizes

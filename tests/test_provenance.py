@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from paperlib.atomic import atomic_path
 from paperlib.paths import ROOT
 from paperlib.provenance import (
     check_configured,
@@ -37,6 +38,16 @@ def test_folders_are_hashed_file_by_file(tmp_path):
     assert list(before) == ["a/b.txt"]
     (tmp_path / "a" / "b.txt").write_text("2")
     assert fingerprint(tmp_path) != before
+
+
+def test_hidden_files_of_a_folder_do_not_count(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.txt").write_text("1")
+    before = fingerprint(tmp_path)
+    with atomic_path(tmp_path / "a" / "c.txt") as partial:
+        partial.write_text("half")
+        assert fingerprint(tmp_path) == before
+    assert list(fingerprint(tmp_path)) == ["a/b.txt", "a/c.txt"]
 
 
 def test_large_files_are_hashed_by_their_edges(tmp_path):

@@ -11,7 +11,13 @@ from file_server import encrypted_zip, serving
 
 from paperlib.paths import ROOT
 from paperlib.recordings import downloads
-from paperlib.recordings.downloads import RemoteFile, check_space, download, unpack
+from paperlib.recordings.downloads import (
+    RemoteFile,
+    check_space,
+    disk_of,
+    download,
+    unpack,
+)
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -146,6 +152,7 @@ def test_space_is_looked_for_where_the_folder_will_be(tmp_path):
 
     check_space(tmp_path / "a/b", 10, disk_usage=disk_usage)
     assert asked == [tmp_path]
+    assert disk_of(tmp_path / "a/b") == tmp_path.stat().st_dev
 
 
 def test_what_is_there_is_not_asked_for(server, remote, path):

@@ -119,6 +119,15 @@ def test_the_reading_follows_what_is_published_and_measured(spread, nearest):
     assert "10.0% below" in wider and "0.013 under 2.5" in wider
 
 
+@pytest.mark.parametrize("spread", [0.01, 0.03])
+def test_simulated_cosines_do_not_decide_the_reading(spread):
+    main = published("fig05_clip_score")
+    note = reading_note(main, spread=spread, simulated=True)
+    assert "0.008 under 2.5 max(cos, 0) and 0.038 under (1 + cos) / 2" in note
+    assert "nearer" not in note
+    assert note.endswith(f"their SD of {spread:.3f} cannot decide it.")
+
+
 def test_published_participants_who_saw_the_same():
     note = participants_note(published("tab07_clip_score"))
     assert note.count("run from") == 1

@@ -10,7 +10,7 @@ from transformers import Qwen2VLImageProcessor
 
 from paperlib.config import load_config
 from paperlib.minithings.encoders import build_captioner, build_processor
-from paperlib.stimuli.captioners import load_captioner
+from paperlib.stimuli.captioners import load_captioner, pick_dtype
 from paperlib.stimuli.captions import (
     CLIP_CONTEXT,
     count_clip_tokens,
@@ -173,6 +173,49 @@ def test_killed_run_ends_with_the_file_of_an_unbroken_one(
     assert not partial.exists()
 
 
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "dtype"),
+    [
+        ("cpu", True, torch.float32),
+        ("cuda", True, torch.bfloat16),
+        ("cuda", False, torch.float16),
+    ],
+)
+def test_captioners_run_in_the_precision_they_were_trained_in(
+    device, has_bfloat16, dtype, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
+    assert pick_dtype(torch.device(device)) == dtype
+
+
+@pytest.mark.parametrize("useless", ["", " ", "!!!!", "1. 2."])
+def test_a_captioner_without_words_is_stopped_at_its_first_batch(
+    tmp_path, images, captioner, useless
+):
+    path, asked = tmp_path / "mini.jsonl", []
+
+    def describe(images, **options):
+        asked.append(len(images))
+        return [useless] * len(images)
+
+    for key in ("name", "revision", "decoding"):
+        setattr(describe, key, getattr(captioner, key))
+    with pytest.raises(ValueError, match="captioner .* only captions without a letter"):
+        write(path, images, describe)
+    assert asked == [3] and not path.exists()
+    write(path, images, captioner)  # nothing of it was kept
+
+
+def test_a_file_of_captions_without_words(tmp_path):
+    path = tmp_path / "own.jsonl"
+    useless = {"a": "!!!!", "b": "!!!!"}
+    save_imported_captions(path, useless, source="own.json")
+    with pytest.raises(ValueError, match=r"own.jsonl gives only .* as '!!!!'"):
+        read_captions(path, list(useless))
+    save_imported_captions(path, useless | {"b": "一只猫。"}, source="own.json")
+    assert len(read_captions(path, list(useless))) == 2
+
+
 def test_unfinished_captions_of_another_prompt(tmp_path, images, captioner):
     path = tmp_path / "mini.jsonl"
     write(path, images, captioner)
@@ -233,9 +276,10 @@ def test_images_without_caption(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
-def test_empty_captions(tmp_path, ending):
+@pytest.mark.parametrize("text", ["  ", "!!!!"])
+def test_empty_captions(tmp_path, ending, text):
     path = tmp_path / f"own.{ending}"
-    save(path, {**CAPTIONS, "dog_01": "  "})
+    save(path, {**CAPTIONS, "dog_01": text})
     with pytest.raises(ValueError, match="an empty caption.* 1 of 2 images: dog_01"):
         import_captions(path, list(CAPTIONS))
 

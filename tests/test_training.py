@@ -154,6 +154,22 @@ def test_a_finished_run_is_not_run_again(data, tmp_path):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_validation_runs_in_the_precision_of_training(data, tmp_path, precision):
+    seen = {True: set(), False: set()}
+    model = build_model(RECIPE)
+    layer = next(m for m in model.modules() if isinstance(m, nn.Linear))
+    layer.register_forward_hook(
+        lambda layer, _, output: seen[layer.training].add(output.dtype)
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    settings = replace(SETTINGS, steps=2, evaluate_every=1, precision=precision)
+    run(data, tmp_path, model=model, settings=settings)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    expected = {"no": torch.float32, "bf16": torch.bfloat16}[precision]
+    assert seen == {True: {expected}, False: {expected}}
+
+
 def test_a_state_of_other_settings_is_not_continued(data, tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path, model=StopsAfter(build_model(RECIPE), 17))

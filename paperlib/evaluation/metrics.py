@@ -1,8 +1,8 @@
 """Mean squared error, Pearson correlation and cosine similarity (appendix F).
 
 Every metric takes generated and recorded signals of shape (n_images, n_channels,
-n_times) in the same unit, works image by image (or channel by channel) in float64,
-so that memory maps are never read as a whole, and returns one value an image.
+n_times) in the same unit, works image by image in float64, so that memory maps are
+never read as a whole, and returns one value an image.
 
 A correlation with a constant signal, or the cosine with a zero signal, is undefined.
 It is NaN here and stays NaN in the mean over channels; `statistics` counts such
@@ -142,42 +142,12 @@ def log_psd_distance(
     return _per_image(distance, generated, recorded)
 
 
-def pearson_across_images(generated: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-    """Return the correlation over images, per channel and time.
-
-    The response that all images share cancels, so that this measures what the
-    prediction knows about the single image (Gifford et al., NeuroImage 264, 2022).
-
-    Parameters
-    ----------
-    generated, recorded : ndarray of shape (n_images, n_channels, n_times)
-        Signals in any units.
-
-    Returns
-    -------
-    ndarray of shape (n_channels, n_times)
-        NaN where all images have the same value, as in a mean response.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, a value is NaN or infinite, or there is one image only.
-    """
-    n_images, n_channels, n_times = _checked_shape(generated, recorded)
-    if n_images < 2:
-        raise ValueError(f"A correlation over images needs 2 or more; got {n_images}.")
-    result = np.empty((n_channels, n_times))
-    for channel in range(n_channels):
-        result[channel] = _correlation(
-            *_in_float64(generated[:, channel].T, recorded[:, channel].T)  # T N
-        )
-    return result
-
-
 def standardized_over_images(responses: np.ndarray) -> np.ndarray:
     """Return responses of mean 0 and length 1 over images, per channel and time.
 
-    The sum over images of two such is their correlation over images.
+    The sum over images of two such is their correlation over images. The response that
+    all images share cancels, so that this correlation measures what a prediction knows
+    about the single image (Gifford et al., NeuroImage 264, 2022).
 
     Parameters
     ----------
@@ -213,16 +183,10 @@ def _per_image(
     recorded: np.ndarray,
 ) -> np.ndarray:
     """Apply ``measure`` to the float64 responses (C, T) to each image."""
-    _checked_shape(generated, recorded)
-    pairs = zip(generated, recorded, strict=True)
-    return np.array([measure(*_in_float64(g, r)) for g, r in pairs])
-
-
-def _checked_shape(generated: np.ndarray, recorded: np.ndarray) -> tuple[int, int, int]:
-    """Return the common shape (N, C, T), or raise ValueError."""
     check_shape("recorded", recorded, (None, None, None))
     check_shape("generated", generated, recorded.shape)
-    return recorded.shape
+    pairs = zip(generated, recorded, strict=True)
+    return np.array([measure(*_in_float64(g, r)) for g, r in pairs])
 
 
 def _in_float64(

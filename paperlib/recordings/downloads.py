@@ -112,14 +112,20 @@ def check_space(
     disk_usage
         Tells the free space.
     """
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    there = _existing(folder)
     free = disk_usage(there).free
     if free < n_bytes:
         raise OSError(
             f"{there} has {free / 1e9:.1f} GB of free space; expected room for "
             f"{n_bytes / 1e9:.1f} GB. Make room, ask for fewer participants, or set "
-            "data_root of the configuration to another disk."
+            "data_root of the configuration (of weights: the environment variables "
+            "HF_HOME and TORCH_HOME) to another disk."
         )
+
+
+def disk_of(folder: Path) -> int:
+    """Return the number of the disk on which a folder is, or will be."""
+    return _existing(folder).stat().st_dev
 
 
 def ask_password(prompt: str) -> bytes:
@@ -195,6 +201,10 @@ def unpack(
         ) as bar:
             for path, info in left.items():
                 _extract(bundle, info, path, password, bar.update)
+
+
+def _existing(folder: Path) -> Path:
+    return next(p for p in (folder, *folder.absolute().parents) if p.exists())
 
 
 def _complete(remote: RemoteFile, partial: Path, disk_usage: DiskUsage) -> None:

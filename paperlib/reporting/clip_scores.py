@@ -111,8 +111,12 @@ def table_caption(captioner: str, *, simulated: bool) -> str:
     )
 
 
-def reading_note(published: pd.DataFrame, *, spread: float) -> str:
+def reading_note(
+    published: pd.DataFrame, *, spread: float, simulated: bool = False
+) -> str:
     """Say in two sentences what each formula asks of the published cosines.
+
+    Only cosines of real pictures can tell which formula the paper may have used.
 
     Parameters
     ----------
@@ -120,16 +124,21 @@ def reading_note(published: pd.DataFrame, *, spread: float) -> str:
         Of the main captioner; the first row states mean and shares.
     spread
         SD of the cosines measured for the main captioner, by the first encoder.
+    simulated
+        Whether these are of simulated pictures.
     """
     row = published.iloc[0]
     implied = implied_spread(row["mean"], row["share_0.4"], 0.6)
     needs = " and ".join(f"{sd:.3f} under {name}" for name, sd in implied.items())
-    nearest = min(implied, key=lambda name: abs(np.log(implied[name] / spread)))
+    if simulated:
+        found = f"are of simulated pictures: their SD of {spread:.3f} cannot decide it"
+    else:
+        nearest = min(implied, key=lambda name: abs(np.log(implied[name] / spread)))
+        found = f"have {spread:.3f}, by ratio nearer to that of {nearest}"
     return (
         "The paper does not state its formula. For the published mean of "
         f"{row['mean']} with {row['share_0.4']:.1%} below 0.6, normally distributed "
-        f"cosines need an SD of {needs}; the captions of Figure 5 were measured to "
-        f"have {spread:.3f}, by ratio nearer to that of {nearest}."
+        f"cosines need an SD of {needs}; those measured for Figure 5 {found}."
     )
 
 

@@ -38,7 +38,7 @@ def load_captioner(
     device
         Where the model shall run.
     dtype
-        Of the weights; float16 on GPUs that lack bfloat16.
+        Of the weights; see :func:`pick_dtype`.
 
     Returns
     -------
@@ -57,6 +57,17 @@ def load_captioner(
     check_option("The kind of a captioner to load", entry["kind"], tuple(loaders))
     options = {key: value for key, value in entry.items() if key != "kind"}
     return loaders[entry["kind"]](**options, device=device, dtype=dtype)
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """Return the precision in which captioners run on a device.
+
+    Qwen2-VL was trained in bfloat16 and its activations can overflow float16, which
+    then answers "!!!!" to everything: float16 is left to GPUs that lack bfloat16.
+    """
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 @dataclass(frozen=True)

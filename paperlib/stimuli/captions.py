@@ -9,7 +9,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -93,7 +93,8 @@ def write_captions(
     Raises
     ------
     ValueError
-        If the unfinished file was made from other images or with other settings.
+        If the unfinished file was made from other images or with other settings, or
+        if no caption of a batch holds a letter.
     """
     source = {
         "model": captioner.name,
@@ -118,6 +119,7 @@ def write_captions(
                 prompt=prompt,
                 max_new_tokens=max_new_tokens,
             )
+            _check_words(captions, source=f"The captioner {captioner.name}")
             file.writelines(_lines(ids[batch], captions, source))
             file.flush()
             bar.update(len(captions))
@@ -163,7 +165,8 @@ def read_captions(path: Path, image_ids: Sequence[str]) -> pd.DataFrame:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If an image has no caption or more than one, or a line is damaged.
+        If an image has no caption or more than one, a line is damaged, or no caption
+        holds a letter.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -171,8 +174,9 @@ def read_captions(path: Path, image_ids: Sequence[str]) -> pd.DataFrame:
         )
     lines = _read_jsonl(path)
     _check_coverage(path, [line["image_id"] for line in lines], image_ids)
-    table = pd.DataFrame(lines).set_index("image_id")
-    return table.loc[list(image_ids)].reset_index()
+    table = pd.DataFrame(lines).set_index("image_id").loc[list(image_ids)]
+    _check_words(table["caption"], source=str(path))
+    return table.reset_index()
 
 
 def import_captions(path: Path, image_ids: Sequence[str]) -> dict[str, str]:
@@ -196,8 +200,8 @@ def import_captions(path: Path, image_ids: Sequence[str]) -> dict[str, str]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If an image has no caption, an empty one or more than one, or if the file is
-        not of its format.
+        If an image has no caption, one without a letter or more than one, or if the
+        file is not of its format.
 
     Warns
     -----
@@ -316,16 +320,12 @@ def _check_coverage(path: Path, given: list[str], wanted: Sequence[str]) -> None
 
 
 def _check_texts(path: Path, captions: Mapping[str, str]) -> None:
-    """Check that captions are texts and not empty; warn of those not in English."""
-    empty = [
-        name
-        for name, caption in captions.items()
-        if not isinstance(caption, str) or not caption.strip()
-    ]
+    """Check that captions are texts with letters; warn of those not in English."""
+    empty = [name for name, caption in captions.items() if not _has_letter(caption)]
     if empty:
         raise ValueError(
-            f"{path} has an empty caption, or one that is not a text, for {len(empty)} "
-            f"of {len(captions)} images: {', '.join(empty[:5])}."
+            f"{path} has an empty caption, or one that is not a text with letters, for "
+            f"{len(empty)} of {len(captions)} images: {', '.join(empty[:5])}."
         )
     foreign = sum(
         not any(letter.isascii() and letter.isalpha() for letter in caption)
@@ -337,3 +337,18 @@ def _check_texts(path: Path, captions: Mapping[str, str]) -> None:
             f"{path.name} hold no ASCII letter; CLIP was trained on English.",
             stacklevel=3,
         )
+
+
+def _check_words(captions: Collection[str], *, source: str) -> None:
+    """Check that a letter is among captions; a model may fail at single images."""
+    if len(captions) and not any(map(_has_letter, captions)):
+        raise ValueError(
+            f"{source} gives only captions without a letter, as "
+            f"{next(iter(captions))[:20]!r}; expected words. Its weights or their "
+            "precision are at fault (float16 overflows in models that were trained in "
+            "bfloat16): mend that, and run notebook 02 again."
+        )
+
+
+def _has_letter(caption: object) -> bool:
+    return isinstance(caption, str) and any(map(str.isalpha, caption))

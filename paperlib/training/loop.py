@@ -365,7 +365,8 @@ def _report(
     """Add a row to the curve and print it."""
     training_loss = _mean(state.losses, accelerator).mean().item()
     state.losses.clear()
-    error = objective.validation_loss(state.average, validation, accelerator.device)
+    with accelerator.autocast():
+        error = objective.validation_loss(state.average, validation, accelerator.device)
     losses = {"training_loss": training_loss, "validation_loss": error}
     state.curve.append({"step": state.step, **losses, "seconds": state.seconds})
     accelerator.log(losses, step=state.step)
