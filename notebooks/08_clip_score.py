@@ -130,7 +130,7 @@ published = {
 encoder = options["encoders"][0].name
 is_main = (cosines["captioner"] == main_captioner) & (cosines["encoder"] == encoder)
 spread = cosines.loc[is_main, "cosine"].std()
-note = reading_note(published[main_captioner], spread=spread)
+note = reading_note(published[main_captioner], spread=spread, simulated=simulated)
 print(note)
 
 # %% [markdown]

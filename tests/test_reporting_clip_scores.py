@@ -111,11 +111,13 @@ def test_captions_say_whether_the_data_set_is_simulated(simulated):
 )
 def test_the_reading_follows_what_is_published_and_measured(spread, nearest):
     main = published("fig05_clip_score")
-    note = reading_note(main, spread=spread)
+    note = reading_note(main, spread=spread, simulated=False)
     assert "0.6419 with 1.3% below 0.6" in note
     assert "0.008 under 2.5 max(cos, 0) and 0.038 under (1 + cos) / 2" in note
     assert f"{spread:.3f}" in note and note.endswith(f"to that of {nearest}.")
-    wider = reading_note(main.assign(**{"share_0.4": 0.1}), spread=spread)
+    wider = reading_note(
+        main.assign(**{"share_0.4": 0.1}), spread=spread, simulated=False
+    )
     assert "10.0% below" in wider and "0.013 under 2.5" in wider
 
 

@@ -111,9 +111,7 @@ def table_caption(captioner: str, *, simulated: bool) -> str:
     )
 
 
-def reading_note(
-    published: pd.DataFrame, *, spread: float, simulated: bool = False
-) -> str:
+def reading_note(published: pd.DataFrame, *, spread: float, simulated: bool) -> str:
     """Say in two sentences what each formula asks of the published cosines.
 
     Only cosines of real pictures can tell which formula the paper may have used.
