@@ -83,10 +83,8 @@ def score(generated: Responses, recorded: Responses, *, sfreq: float) -> Scores:
     """
     predicted, measured = generated.values, recorded.values
     correlations = response_correlations(measured, predicted)
-    departure, measured_departure = (
-        predicted - generated.common,
-        measured - recorded.common,
-    )
+    departure = predicted - generated.common
+    measured_departure = measured - recorded.common
     others = derangement(len(measured), np.random.default_rng(len(measured)))
     return {
         "mse": mean_squared_error(predicted, measured),
