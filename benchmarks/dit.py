@@ -19,8 +19,8 @@ FLOPs are counted on the graph (a product and a sum are two). The MFU of a GPU i
 share of its data sheet's dense bfloat16; that of a CPU is their share of the speed of
 plain matrix products, measured in the same run.
 
-Run: ``python benchmarks/dit.py`` on one core (4 minutes if it is free; writes
-``dit_cpu.json``), or ``python benchmarks/dit.py --device cuda`` (writes a file named
+Run: ``python benchmarks/dit.py`` on one core (15 minutes if it is free;
+writes ``dit_cpu.json``), or ``python benchmarks/dit.py --device cuda`` (writes a file named
 after the GPU).
 """
 
@@ -88,10 +88,10 @@ class Task:
 
 EEG, MEG = DATA_SETS
 SMALL = [  # a CPU's share of the full tasks; of MEG 2 of the 12 blocks
-    Task("sampling", EEG, "eager", batch=1, repetitions=2, n_images=1, steps=2),
-    Task("training", EEG, "eager", batch=1, repetitions=2),
-    Task("sampling", MEG, "eager", 1, repetitions=2, depth=2, n_images=1, steps=2),
-    Task("training", MEG, "eager", 1, repetitions=2, depth=2),
+    Task("sampling", EEG, "eager", batch=1, repetitions=5, n_images=1, steps=2),
+    Task("training", EEG, "eager", batch=4, repetitions=3),
+    Task("sampling", MEG, "eager", 1, repetitions=5, depth=2, n_images=1, steps=2),
+    Task("training", MEG, "eager", 4, repetitions=3, depth=2),
 ]
 FULL = [
     task
