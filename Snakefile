@@ -118,7 +118,8 @@ def settings(notebook, **fixed):
 
     def values(wildcards):
         keys = {**wildcards, **fixed}
-        entries = {key: keys.get(key) for key in ("dataset", "run")}
+        about = ("dataset", "run", "captioner", "tokens")
+        entries = {key: keys.get(key) for key in about}
         return yaml.safe_dump(deciding_settings(notebook, CONFIG, **entries))
 
     return values

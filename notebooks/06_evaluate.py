@@ -68,6 +68,7 @@ from paperlib.recordings.signals import (
 )
 from paperlib.reporting.figures import save_figure, set_theme
 from paperlib.reporting.scores import (
+    across_caption,
     budget_table,
     caption,
     conclude,
@@ -235,10 +236,6 @@ written += save(
 # %%
 who = "simulated participants" if simulated else "participants"
 note = f"{dataset}, {len(recorded)} {who}, {len(target)} test images. "
-across_text = (
-    "Correlation over test images, mean over channels and times, with the mean of half "
-    "of the repetitions; 95 % bootstrap intervals over participants and images."
-)
 budget_text = (
     "Means over participants and seeds; seconds of this run on its machine; variance "
     "over the samples of an image as a share of that over the trials it was trained "
@@ -248,7 +245,7 @@ paired_text = difference_caption(differences, reference, **about)
 
 # %%
 others = {
-    "across": (tidy_across, wide_across, note + across_text),
+    "across": (tidy_across, wide_across, across_caption(tidy_across, **about)),
     "paired": (differences, paired, paired_text),
     "budgets": (budgets.reset_index(), wide_budgets, note + budget_text),
 }

@@ -7,6 +7,7 @@ re-runs exactly what can depend on it.
 """
 
 import json
+from collections.abc import Iterable
 from copy import deepcopy
 from functools import cache, reduce
 from operator import getitem
@@ -137,6 +138,8 @@ def deciding_settings(
     *,
     dataset: str | None = None,
     run: str | None = None,
+    captioner: str | None = None,
+    tokens: str | None = None,
 ) -> dict:
     """Return those values a notebook may read that decide what it makes.
 
@@ -144,18 +147,40 @@ def deciding_settings(
     ----------
     notebook, config, dataset, run
         As for :func:`load_settings`.
+    captioner, tokens
+        The captioner, or the kind of tokens, that the execution is for, if it is for
+        one.
 
     Returns
     -------
     dict
         As of :func:`load_settings`, without the values that say where and how fast
         something runs, wherever they stand; of ``runs`` only those that the notebook's
-        ``comparison`` or ``ablations`` name, if it has one of these.
+        ``comparison`` or ``ablations`` name, if it has one of these; of captioners and
+        networks only those that the execution is for.
     """
     settings = load_settings(notebook, config, dataset=dataset, run=run)
     if named := _named_runs(settings):
-        settings["runs"] = {name: settings["runs"][name] for name in named}
-    return _without_speed(settings)
+        settings["runs"] = _select(settings["runs"], named)
+    if captioner is not None:
+        captioning = settings["captioning"]
+        chosen = _select(captioning["captioners"], [captioner])
+        settings["captioning"] = captioning | {"captioners": chosen}
+    if tokens is not None:
+        embedding = settings["embedding"]
+        chosen = _select(embedding["networks"], [tokens])
+        settings["embedding"] = embedding | {"networks": chosen}
+    return without_speed(settings)
+
+
+def without_speed(settings: dict) -> dict:
+    """Leave out where and how fast something runs, and sections of nothing else."""
+    kept = {
+        key: without_speed(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in (*_OF_MACHINE, *OF_SPEED)
+    }
+    return {key: value for key, value in kept.items() if value != {}}
 
 
 def specialize(settings: dict, *, dataset: str | None, run: str | None) -> dict:
@@ -253,14 +278,8 @@ def _named_runs(settings: dict) -> list[str]:
     return named + [run for group in ABLATIONS for run in groups.get(group, [])]
 
 
-def _without_speed(settings: dict) -> dict:
-    """Leave out where and how fast something runs, and sections of nothing else."""
-    kept = {
-        key: _without_speed(value) if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if key not in (*_OF_MACHINE, *OF_SPEED)
-    }
-    return {key: value for key, value in kept.items() if value != {}}
+def _select(entries: dict, names: Iterable[str]) -> dict:
+    return {name: entries[name] for name in names if name in entries}
 
 
 def _check_names(settings: dict) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from paperlib.atomic import write_text
-from paperlib.config import OF_SPEED
+from paperlib.config import without_speed
 from paperlib.paths import ROOT
 from paperlib.validation import did_you_mean
 
@@ -111,7 +111,8 @@ def check_configured(
     Raises
     ------
     ValueError
-        If an execution of notebooks 01 to 05 had others, and not of speed alone.
+        If an execution of notebooks 01 to 05 had others, and not only such as say
+        where and how fast it runs.
     """
     read = {key: set(values) for key, values in keys.items()}
     for path in sorted(records.glob("0[1-5]_*.json")):
@@ -120,7 +121,7 @@ def check_configured(
         if not all(parameters[key] in read[key] for key in own):
             continue
         replaced = parameters["overrides"]
-        if replaced != overrides and _changes_results(replaced):
+        if replaced != overrides and without_speed(yaml.safe_load(replaced) or {}):
             raise ValueError(
                 f"{path.stem} was run by hand with {replaced!r}, and "
                 "its results stand where those of the configuration belong. Make these "
@@ -233,11 +234,6 @@ def _check_injected(*, declared: str, injected: str) -> None:
                 f"The parameter {name!r} must be of type {types[name]}; got "
                 f"{value!r} ({type(value).__name__})."
             )
-
-
-def _changes_results(overrides: str) -> bool:
-    values = yaml.safe_load(overrides) or {}
-    return bool(values.pop("training", {}).keys() - set(OF_SPEED) or values)
 
 
 def _git(*arguments: str) -> str | None:

@@ -402,3 +402,27 @@ def test_a_label_concerns_only_what_shows_the_run(rerun, run, shown):
 
 def test_a_value_that_decides_reruns_its_notebooks(rerun):
     assert rerun({"training": {"weight_decay": 0.5}}) == {"04_train"}
+
+
+@pytest.mark.parametrize(
+    ("notebook", "of", "change"),
+    [
+        (
+            "02_caption",
+            {"captioner": "qwen2-vl-quarter"},
+            {"captioning": {"captioners": {"qwen2-vl-quarter": {"pixels": 4096}}}},
+        ),
+        (
+            "03_embed",
+            {"tokens": "efficientnet-lite0"},
+            {"embedding": {"networks": {"efficientnet-lite0": {"grid": 3}}}},
+        ),
+    ],
+)
+def test_captioners_and_networks_rerun_only_themselves(edited, notebook, of, change):
+    config = edited(lambda settings: settings.update(merge(settings, change)))
+    (kind,) = of
+    for name, is_same in ((of[kind], False), ("qwen2-vl", True), ("image", True)):
+        keys = {"dataset": "things-eeg2", kind: name}
+        before = deciding_settings(notebook, "mini", **keys)
+        assert (deciding_settings(notebook, config, **keys) == before) == is_same

@@ -117,6 +117,31 @@ def difference_caption(
     return f"{_conditions(differences, what, **about)} {_trainings(differences, seeds)}"
 
 
+def across_caption(
+    summary: pd.DataFrame,
+    *,
+    simulated: bool,
+    dataset: str,
+    resamples: int,
+    seeds: Sequence[int],
+) -> str:
+    """Say what correlations over images are.
+
+    Parameters
+    ----------
+    summary
+        Correlations of the methods and of the ceilings.
+    simulated, dataset, resamples, seeds
+        As for :func:`caption`.
+    """
+    about = {"simulated": simulated, "dataset": dataset, "resamples": resamples}
+    what = (
+        "correlation over test images with the mean of half of the repetitions, mean "
+        "over channels and times"
+    )
+    return f"{_conditions(summary, what, **about)} {_trainings(summary, seeds)}"
+
+
 def budget_table(budgets: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     """Lay the cost of each method out as text, beside its scores.
 
