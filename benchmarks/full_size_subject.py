@@ -282,7 +282,8 @@ def make_text_tokens(folder: Path) -> None:
 
 def clip_source(folder: Path) -> dict:
     """Return the arguments of `load_clip`."""
-    return {"model": f"local-dir:{folder / 'clip'}", "pretrained": None}
+    model = f"local-dir:{folder / 'clip'}"
+    return {"model": model, "pretrained": None, "revision": None}
 
 
 class EnoughError(Exception):

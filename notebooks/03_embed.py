@@ -70,8 +70,8 @@ device = pick_device(settings["device"])
 if kind == "network":
     encoder = load_cnn(tokens, device=device)
 else:
-    pretrained = embedding["pretrained"]
-    encoder = load_clip(embedding["model"], pretrained, device=device)
+    source = (embedding[key] for key in ("model", "pretrained", "revision"))
+    encoder = load_clip(*source, device=device)
 print(f"{len(images)} images; the encoder is {encoder.name} on {device}.")
 
 # %% [markdown]

@@ -229,7 +229,8 @@ def _embed(
     embedding = recipe["tokens"]["embedding"]
     paths = []
     if conditioning["image"] or conditioning["captioner"]:
-        clip = load_clip(embedding["model"], embedding["pretrained"], device=device)
+        source = (embedding[key] for key in ("model", "pretrained", "revision"))
+        clip = load_clip(*source, device=device)
         options = {"clip": clip, "batch_size": embedding["batch_size"]}
     if conditioning["image"]:
         paths.append(folder / "images.npy")

@@ -385,8 +385,8 @@ def _bytes(path: Path) -> int:
 def _weights(settings: dict) -> list[Input]:
     """List the models that the configuration's runs and captions need."""
     inputs = [
-        _weight(f"CLIP {model} ({tag})", clip_fault, fetch_clip, model, tag)
-        for model, tag in _encoders(settings)
+        _weight(f"CLIP {source[0]} ({source[1]})", clip_fault, fetch_clip, *source)
+        for source in _encoders(settings)
     ]
     conditions = _conditions(settings)
     networks = {chosen["network"] for chosen in conditions} - {None}
@@ -400,10 +400,11 @@ def _weights(settings: dict) -> list[Input]:
     return inputs
 
 
-def _encoders(settings: dict) -> list[tuple[str, str | None]]:
+def _encoders(settings: dict) -> list[tuple[str, str | None, str | None]]:
     """List the CLIP models, each once."""
     entries = [settings["embedding"], *settings["clip_score"]["encoders"]]
-    return list(dict.fromkeys((e["model"], e["pretrained"]) for e in entries))
+    sources = [(e["model"], e["pretrained"], e["revision"]) for e in entries]
+    return list(dict.fromkeys(sources))
 
 
 def _conditions(settings: dict) -> list[dict]:

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def entries(folder):
-    source = {"model": f"local-dir:{folder}", "pretrained": None}
+    source = {"model": f"local-dir:{folder}", "pretrained": None, "revision": None}
     return [
         {"name": "plain", "prefix": "", **source},
         {"name": "prefix", "prefix": "A photo depicts ", **source},
@@ -214,6 +214,7 @@ def test_one_model_for_encoders_with_the_same_weights(entries, monkeypatch):
     plain, prefix = load_encoders(entries, device="cpu")
     assert plain.clip is prefix.clip and len(loaded) == 1
     other = {"name": "other", "prefix": "", "model": "RN50", "pretrained": "openai"}
+    other |= {"revision": None}
     assert len({e.clip for e in load_encoders([*entries, other], device="cpu")}) == 2
 
 

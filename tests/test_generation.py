@@ -62,9 +62,9 @@ def make_recipe(weights, **changes):
         "conditioning": {"image": True, "captioner": "qwen2-vl", "network": None},
         "tokens": {
             "embedding": {
-                **{"model": f"local-dir:{weights / 'clip'}", "pretrained": None},
-                **{"normalize_by_cls": False, "project_text": True, "batch_size": 2},
-                "network": None,
+                "model": f"local-dir:{weights / 'clip'}",
+                **{"pretrained": None, "revision": None, "normalize_by_cls": False},
+                **{"project_text": True, "batch_size": 2, "network": None},
             },
             "captioning": {
                 **{"prompt": PROMPT, "max_new_tokens": 6, "batch_size": 2},

@@ -23,7 +23,7 @@ from paperlib.paths import ROOT
 from paperlib.recordings import downloads
 from paperlib.recordings.things_meg import list_images
 from paperlib.stimuli import pretrained
-from paperlib.stimuli.pretrained import clip_fault, cnn_fault, fetch_model, model_fault
+from paperlib.stimuli.pretrained import clip_fault, cnn_fault, model_fault
 
 SECRET = "correct horse"
 
@@ -31,7 +31,9 @@ SECRET = "correct horse"
 @pytest.fixture(autouse=True)
 def nothing_in_caches(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "_in_cache", lambda model, revision: None)
-    monkeypatch.setattr(pretrained, "try_to_load_from_cache", lambda name, file: None)
+    monkeypatch.setattr(
+        pretrained, "try_to_load_from_cache", lambda name, file, revision: None
+    )
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
 
@@ -435,19 +437,6 @@ def test_a_model_in_one_piece(tmp_path):
     assert "model.safetensors, pytorch_model.bin" in model_fault(str(tmp_path), None)
     (tmp_path / "pytorch_model.bin").touch()
     assert model_fault(str(tmp_path), None) is None
-
-
-def test_a_model_of_the_hub_is_brought_in_its_revision(sharded, monkeypatch):
-    asked = []
-
-    def bring(model, *, revision, allow_patterns):
-        asked.append((model, revision, allow_patterns))
-        return str(sharded)
-
-    monkeypatch.setattr(pretrained, "snapshot_download", bring)
-    fetch_model("owner/name", "v1", ("language_model.",))
-    assert asked[0][:2] == ("owner/name", "v1") and "*.json" in asked[0][2]
-    assert asked[1] == ("owner/name", sharded.name, ["2.safetensors"])
 
 
 def test_a_misspelt_model(config):

@@ -60,7 +60,7 @@ def load_encoders(
     Parameters
     ----------
     entries
-        Each with name and prefix, and model and pretrained as for
+        Each with name and prefix, and model, pretrained and revision as for
         :func:`paperlib.stimuli.embeddings.load_clip`.
     device
         Where the models shall run.
@@ -73,11 +73,11 @@ def load_encoders(
         As in ``load_clip``.
     """
     check_distinct("Encoders", "names", [entry["name"] for entry in entries])
-    sources = dict.fromkeys((entry["model"], entry["pretrained"]) for entry in entries)
-    clips = {source: load_clip(*source, device=device) for source in sources}
+    sources = [(e["model"], e["pretrained"], e["revision"]) for e in entries]
+    clips = {source: load_clip(*source, device=device) for source in set(sources)}
     return [
-        Encoder(e["name"], clips[e["model"], e["pretrained"]], e["prefix"])
-        for e in entries
+        Encoder(entry["name"], clips[source], entry["prefix"])
+        for entry, source in zip(entries, sources, strict=True)
     ]
 
 

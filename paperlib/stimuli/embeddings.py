@@ -18,6 +18,7 @@ from torch import Tensor
 
 from paperlib.paths import ROOT
 from paperlib.stimuli.images import open_image
+from paperlib.stimuli.pretrained import clip_file
 from paperlib.stimuli.tokens import write_tokens
 from paperlib.validation import did_you_mean
 
@@ -30,7 +31,8 @@ class Clip:
 
     Attributes
     ----------
-    name, pretrained : str
+    name : str
+    pretrained, revision : str or None
         As given to :func:`load_clip`.
     model : open_clip.CLIP
     preprocess : callable
@@ -42,6 +44,7 @@ class Clip:
 
     name: str
     pretrained: str | None
+    revision: str | None
     model: open_clip.CLIP
     preprocess: Callable[[Image.Image], Tensor]
     tokenizer: Callable[[list[str]], Tensor]
@@ -53,7 +56,11 @@ class Clip:
 
 
 def load_clip(
-    model: str, pretrained: str | None, *, device: str | torch.device
+    model: str,
+    pretrained: str | None,
+    revision: str | None = None,
+    *,
+    device: str | torch.device,
 ) -> Clip:
     """Load a CLIP model and its weights through open_clip.
 
@@ -65,6 +72,9 @@ def load_clip(
         weights; relative folders are relative to the repository.
     pretrained
         Tag (``"openai"``) or checkpoint file; None with ``local-dir:``.
+    revision
+        Commit or branch on the Hugging Face hub, where open_clip's tags lead; None for
+        the newest, or without a tag.
     device
         Where the model shall run.
 
@@ -73,16 +83,20 @@ def load_clip(
     ValueError
         If the weights were trained with another activation than the architecture has
         (OpenAI's with QuickGELU: open_clip's plain ``ViT-L-14`` has GELU), if the name
-        or tag is unknown, or if the model has no projected tokens.
+        or tag is unknown, if the model has no projected tokens, or if there is a
+        revision of weights that are not on the hub.
     FileNotFoundError
         If a local folder or its weights are missing.
     """
     source = _resolve(model)
     _check_source(source, pretrained)
+    weights = pretrained
+    if revision is not None:
+        weights = clip_file(source, pretrained, revision)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="QuickGELU mismatch")
         loaded, _, preprocess = open_clip.create_model_and_transforms(
-            source, pretrained=pretrained, device=device
+            source, pretrained=weights, device=device, **_pictures(source, pretrained)
         )
     if not isinstance(loaded, open_clip.CLIP) or not hasattr(loaded.visual, "proj"):
         raise ValueError(
@@ -91,7 +105,7 @@ def load_clip(
             "'ViT-L-14-quickgelu'."
         )
     tokenizer = open_clip.get_tokenizer(source)
-    return Clip(model, pretrained, loaded.eval(), preprocess, tokenizer)
+    return Clip(model, pretrained, revision, loaded.eval(), preprocess, tokenizer)
 
 
 @torch.inference_mode()
@@ -208,6 +222,7 @@ def write_image_tokens(
         settings={
             "model": clip.name,
             "pretrained": clip.pretrained,
+            "revision": clip.revision,
             "normalize_by_cls": normalize_by_cls,
         },
     )
@@ -242,6 +257,7 @@ def write_text_tokens(
         settings={
             "model": clip.name,
             "pretrained": clip.pretrained,
+            "revision": clip.revision,
             "project": project,
         },
     )
@@ -252,6 +268,13 @@ def _resolve(model: str) -> str:
     if not model.startswith(_LOCAL):
         return model
     return f"{_LOCAL}{ROOT / model.removeprefix(_LOCAL)}"
+
+
+def _pictures(model: str, pretrained: str | None) -> dict:
+    """Say how weights with a tag want to be shown pictures, for when only a file is."""
+    tag = open_clip.get_pretrained_cfg(model, pretrained or "")
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    return {f"image_{key}": tag[key] for key in keys if key in tag}
 
 
 def _check_source(model: str, pretrained: str | None) -> None:

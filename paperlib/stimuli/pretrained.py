@@ -9,9 +9,10 @@ from pathlib import Path
 
 import open_clip
 import torch
-from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import download_pretrained_from_hf
 from torchvision.models import AlexNet_Weights
 
 from paperlib.paths import ROOT
@@ -22,12 +23,14 @@ _SMALL = ("*.json", "*.txt", "*.model", "*.jinja")  # all of a model but its wei
 _WHOLE = ("model.safetensors", "pytorch_model.bin")  # of a model in one piece
 
 
-def clip_fault(model: str, pretrained: str | None) -> str | None:
+def clip_fault(
+    model: str, pretrained: str | None, revision: str | None = None
+) -> str | None:
     """Say what is missing of a CLIP model; None if nothing is.
 
     Parameters
     ----------
-    model, pretrained
+    model, pretrained, revision
         As for :func:`paperlib.stimuli.embeddings.load_clip`.
     """
     if model.startswith(_LOCAL):
@@ -38,14 +41,55 @@ def clip_fault(model: str, pretrained: str | None) -> str | None:
     entry = open_clip.get_pretrained_cfg(model, pretrained or "")
     if not entry:
         return f"open_clip has no weights {pretrained!r} of {model!r}"
-    return (
-        None if _clip_in_cache(entry) else f"missing: {entry['hf_hub'] or entry['url']}"
-    )
+    if _clip_in_cache(entry, revision):
+        return None
+    return f"missing: {entry['hf_hub'] or entry['url']}"
 
 
-def fetch_clip(model: str, pretrained: str) -> None:
-    """Download the weights of a CLIP model, through open_clip."""
-    open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained))
+def fetch_clip(model: str, pretrained: str, revision: str | None = None) -> None:
+    """Download the weights of a CLIP model, through open_clip.
+
+    Parameters
+    ----------
+    model, pretrained, revision
+        As for :func:`paperlib.stimuli.embeddings.load_clip`.
+
+    Raises
+    ------
+    ValueError
+        If a file is not what the hub holds.
+    """
+    entry = open_clip.get_pretrained_cfg(model, pretrained)
+    if not entry["hf_hub"]:
+        open_clip.download_pretrained(entry)
+        return
+    path = clip_file(model, pretrained, revision)
+    _verify(entry["hf_hub"].rpartition("/")[0], Path(path).parent)
+
+
+def clip_file(model: str, pretrained: str, revision: str | None) -> str:
+    """Return the file of a CLIP's weights, brought from the hub if it is not there.
+
+    Parameters
+    ----------
+    model, pretrained, revision
+        As for :func:`paperlib.stimuli.embeddings.load_clip`.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not on the hub, where alone a revision means something.
+    FileNotFoundError
+        If they cannot be brought.
+    """
+    entry = open_clip.get_pretrained_cfg(model, pretrained or "")
+    if not entry.get("hf_hub"):
+        raise ValueError(
+            f"revision must be null: the weights {pretrained!r} of {model!r} are not "
+            f"on the Hugging Face hub; got {revision!r}."
+        )
+    name, _, file = entry["hf_hub"].rpartition("/")
+    return download_pretrained_from_hf(name, file or None, revision=revision)
 
 
 def model_fault(
@@ -88,6 +132,8 @@ def fetch_model(
     ------
     FileNotFoundError
         If ``model`` is a folder, which cannot be downloaded.
+    ValueError
+        If a file is not what the hub holds.
     """
     source = find_model(model)
     if Path(source).is_dir():
@@ -98,6 +144,7 @@ def fetch_model(
     commit = Path(folder).name
     files = _weight_files(folder, prefixes)
     snapshot_download(source, revision=commit, allow_patterns=files)
+    _verify(source, Path(folder))
 
 
 def cnn_fault(network: str) -> str | None:
@@ -131,13 +178,33 @@ def _alexnet() -> AlexNet_Weights:
     return AlexNet_Weights.IMAGENET1K_V1
 
 
-def _clip_in_cache(entry: dict) -> bool:
+def _verify(model: str, folder: Path) -> None:
+    """Compare the files of a snapshot with the hub's checksums; drop those that differ.
+
+    The hub's client compares sizes only.
+    """
+    found = HfApi().verify_repo_checksums(model, revision=folder.name)
+    wrong = [mismatch["path"] for mismatch in found.mismatches]
+    for name in wrong:
+        (folder / name).resolve().unlink()
+        (folder / name).unlink(missing_ok=True)
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} of {model} had another checksum than on the hub and "
+            "was removed; fetch it again."
+        )
+
+
+def _clip_in_cache(entry: dict, revision: str | None) -> bool:
     """Look where open_clip would: the hub's cache, or its own."""
     if not entry["hf_hub"]:
         return Path("~/.cache/clip", Path(entry["url"]).name).expanduser().is_file()
     name, _, file = entry["hf_hub"].rpartition("/")
     files = [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
-    return any(isinstance(try_to_load_from_cache(name, f), str) for f in files)
+    return any(
+        isinstance(try_to_load_from_cache(name, f, revision=revision), str)
+        for f in files
+    )
 
 
 def _in_cache(model: str, revision: str | None) -> str | None:

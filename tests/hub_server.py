@@ -1,0 +1,90 @@
+"""A Hugging Face hub with one revision of one model, on this machine."""
+
+import hashlib
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(dict):
+    """Content of the files by name; ``asked`` lists what was downloaded.
+
+    ``promised`` replaces the content that the checksums of a file are of.
+    """
+
+    def __init__(self, model):
+        self.model, self.asked, self.promised, self.url = model, [], {}, ""
+
+    def digest(self, name):
+        return hashlib.sha256(self.promised.get(name, self[name])).hexdigest()
+
+    def answer(self, path):
+        """Return body and headers for a path; raise KeyError if there is none."""
+        kind, _, rest = path.partition(f"{self.model}/")
+        action, revision, *name = rest.partition("?")[0].split("/", 2)
+        if revision not in (COMMIT, "main"):
+            raise KeyError(revision)
+        if kind == "/api/models/":
+            describe = {"revision": self.describe, "tree": self.list_files}[action]
+            return json.dumps(describe()).encode(), {"Content-Type": "application/json"}
+        digest = self.digest(name[0])
+        return self[name[0]], {"X-Repo-Commit": COMMIT, "ETag": f'"{digest}"'}
+
+    def describe(self):
+        siblings = [{"rfilename": name} for name in self]
+        return {"id": self.model, "sha": COMMIT, "siblings": siblings}
+
+    def list_files(self):
+        return [
+            {
+                **{"type": "file", "path": name, "size": len(content), "oid": "0" * 40},
+                "lfs": {
+                    **{"oid": self.digest(name), "size": len(content)},
+                    "pointerSize": 130,
+                },
+            }
+            for name, content in self.items()
+        ]
+
+
+@contextmanager
+def serving_hub(model):
+    """Yield the files of a model on a hub of this machine."""
+    hub = Hub(model)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self, *, with_body=True):
+            try:
+                body, headers = hub.answer(self.path)
+            except KeyError:
+                body, headers = b"", {"X-Error-Code": "RevisionNotFound"}
+            self.send_response(200 if "X-Error-Code" not in headers else 404)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if with_body:
+                hub.asked.append(self.path)
+                self.wfile.write(body)
+
+        def do_HEAD(self):
+            self.do_GET(with_body=False)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}
+    )
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
