@@ -52,10 +52,9 @@ SETTINGS = load_config(CONFIG)
 NAME = SETTINGS["name"]
 DATASETS = SETTINGS["datasets"]
 SIMULATED = "minithings" in SETTINGS
-REFERENCE = SETTINGS["evaluation"]["reference"]
 OWN_IMAGES = {  # the run that the others are compared with, on one participant
     "dataset": next(iter(DATASETS)),
-    "run": next(n for n, r in SETTINGS["runs"].items() if r["label"] == REFERENCE),
+    "run": SETTINGS["evaluation"]["reference"],
     "subject": next(iter(DATASETS.values()))["training_subject"],
     "seed": next(iter(DATASETS.values()))["seeds"][0],
     "images": "",

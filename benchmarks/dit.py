@@ -19,8 +19,8 @@ FLOPs are counted on the graph (a product and a sum are two). The MFU of a GPU i
 share of its data sheet's dense bfloat16; that of a CPU is their share of the speed of
 plain matrix products, measured in the same run.
 
-Run: ``python benchmarks/dit.py`` on one core (15 minutes if it is free;
-writes ``dit_cpu.json``), or ``python benchmarks/dit.py --device cuda`` (writes a file named
+Run: ``python benchmarks/dit.py`` on one core (15 minutes if it is free; writes
+``dit_cpu.json``), or ``python benchmarks/dit.py --device cuda`` (writes a file named
 after the GPU).
 """
 

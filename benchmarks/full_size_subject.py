@@ -231,7 +231,7 @@ def options(folder: Path) -> dict:
         },
         "sampling": {"steps": 1, "samples": 1, "batch_size": 8},
         "comparison": [{"run": "ours", "samples": "one"}],
-        "evaluation": {"reference": "Ours (ε, as published)", "halvings": 2},
+        "evaluation": {"reference": "ours", "halvings": 2},
     }
 
 

@@ -19,7 +19,7 @@
 #
 # - Reads: recordings of one participant, raw or preprocessed by others
 # - Writes: training and test signals (images, repetitions, channels, times)
-# - Time: about a minute (mini), ten minutes and 6 GB of memory (paper)
+# - Time: about a minute (mini), ten minutes and 6 GB of memory (paper, simulated)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/

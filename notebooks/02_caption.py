@@ -20,7 +20,7 @@
 #
 # - Reads: images, or a file of captions that another program wrote
 # - Writes: captions, one JSON object a line
-# - Time: seconds (mini, one core), two hours (paper, one GPU)
+# - Time: seconds (mini, one core), half an hour (paper, one GPU, estimated)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/

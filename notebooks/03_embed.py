@@ -20,7 +20,8 @@
 #
 # - Reads: images, and captions if these are embedded
 # - Writes: tokens, float16 of shape (images, tokens, width), read by image id
-# - Time: seconds (mini, one core), ten minutes and 9 GB of disk (paper, one GPU)
+# - Time: seconds (mini, one core), minutes and 9 GB of disk (paper, one GPU,
+#   estimated)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/

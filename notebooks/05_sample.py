@@ -20,7 +20,7 @@
 # - Reads: a checkpoint, CLIP tokens of the test images and of their captions
 # - Writes: generated signals, float32 of shape (images, samples, channels, times), and
 #   the seconds that they took
-# - Time: seconds (mini, one core), minutes (paper, one GPU)
+# - Time: seconds (mini, one core), minutes to an hour (paper, one GPU, estimated)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/

@@ -56,6 +56,8 @@ from paperlib.evaluation.predictions import (
     comparison_rows,
     read_budgets,
     read_predictions,
+    reference_row,
+    row_kinds,
 )
 from paperlib.evaluation.responses import Responses
 from paperlib.paths import MAIN_TABLES, locate
@@ -200,7 +202,7 @@ display(wide_across)
 # share of 1).
 
 # %%
-reference = next(m for m in methods if m.startswith(evaluation["reference"]))
+reference = reference_row(rows, evaluation["reference"])
 differences = compare_with(scores, reference, **bootstrap)
 paired = wide_table(differences, rows=methods, metrics=METRICS).drop(index=reference)
 budgets = read_budgets(settings, where, rows, trial_variance=trial_variance)
@@ -210,7 +212,7 @@ display(paired, wide_budgets)
 # %%
 fig = plot_scores(
     summary,
-    rows=methods,
+    kinds=row_kinds(rows),
     metrics={"pearson": "Pearson", "sl": "SL", "top5": "Identified, top 5"},
     chance={"top5": chance["top5"]},
 )

@@ -19,7 +19,7 @@
 #
 # - Reads: images and captions of every data set and captioner
 # - Writes: the cosine of every image and caption, four figures, a table a captioner
-# - Time: seconds (mini, one core), minutes (paper, one GPU; not measured)
+# - Time: seconds (mini, one core), half an hour (paper, one GPU, estimated)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/

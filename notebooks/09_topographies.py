@@ -19,7 +19,7 @@
 #
 # - Reads: signals of every participant
 # - Writes: two figures of scalp maps
-# - Time: seconds (mini), minutes (paper)
+# - Time: seconds (mini), minutes (paper, not measured)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/

@@ -20,7 +20,7 @@
 #
 # - Reads: a checkpoint; images; captioner and CLIP of the checkpoint's training
 # - Writes: predicted responses as `mne.Epochs`, one for each image
-# - Time: seconds (mini, one core), a minute (paper, one GPU)
+# - Time: seconds (mini, one core), a minute (paper, one GPU, not measured)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/

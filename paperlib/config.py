@@ -300,13 +300,33 @@ def _check_names(settings: dict) -> None:
         check_option("clip_score.captioners", name, captioners)
     for name, run in settings["runs"].items():
         chosen = merge(settings["conditioning"], run.get("conditioning", {}))
-        place = f"runs.{name}.conditioning.captioner"
-        check_option(place, chosen["captioner"], (None, *captioners))
+        place = f"runs.{name}.conditioning"
+        known = (None, *captioners)
+        check_option(f"{place}.captioner", chosen["captioner"], known)
+        known = (None, *settings["embedding"]["networks"])
+        check_option(f"{place}.network", chosen["network"], known)
+    _check_regions(settings)
     labels = [run["label"] for run in settings["runs"].values()]
     check_distinct("Runs", "labels", labels)
-    plain = [row for row in settings["comparison"] if not row.get("cross_subject")]
-    shown = tuple(settings["runs"][row["run"]]["label"] for row in plain)
-    check_option("evaluation.reference", settings["evaluation"]["reference"], shown)
+    answering = dict.fromkeys(
+        row["run"]
+        for row in settings["comparison"]
+        if not (row.get("cross_subject") or row.get("other_image"))
+    )
+    reference = settings["evaluation"]["reference"]
+    check_option("evaluation.reference", reference, tuple(answering))
+
+
+def _check_regions(settings: dict) -> None:
+    """Stop at a group of regions that is not one run without each, then the whole."""
+    listed = settings["ablations"]["regions"]
+    removed = [settings["runs"][run].get("channels", {}) for run in listed]
+    *regions, whole = [entry.get("without") for entry in removed]
+    if None in regions or whole is not None:
+        raise ValueError(
+            "ablations.regions must name runs that lack a region each, and last the "
+            f"model of all channels; got {', '.join(listed)}."
+        )
 
 
 def _config_path(config: str) -> Path:

@@ -239,7 +239,13 @@ def test_rows_of_the_comparison_must_be_runs(edited):
     ("change", "message"),
     [
         ({"runs": {"ours": {"label": "Ours+"}}}, "two are called 'Ours\\+'"),
-        ({"evaluation": {"reference": "Our+"}}, "Did you mean 'Ours\\+'"),
+        ({"evaluation": {"reference": "our_plus"}}, "Did you mean 'ours_plus'"),
+        (
+            {"runs": {"guclu": {"conditioning": {"network": "vgg"}}}},
+            "runs.guclu.conditioning.network must be one of .*efficientnet-lite0",
+        ),
+        ({"ablations": {"regions": ["ours_v", "no_frontal"]}}, "lack a region each"),
+        ({"ablations": {"regions": ["ours_v", "ours_plus"]}}, "lack a region each"),
         (
             {"datasets": {"things-meg": {"training_subject": 3}}},
             "things-meg.training_subject must be one of 1, 2; got 3",
@@ -253,6 +259,11 @@ def test_rows_of_the_comparison_must_be_runs(edited):
 def test_names_must_be_those_of_something(change, message):
     with pytest.raises(ValueError, match=message):
         load_config("mini", yaml.safe_dump(change))
+
+
+def test_an_embedded_world_is_called_simulated():
+    with pytest.raises(ValueError, match="simulated: true was expected"):
+        load_config("mini", "simulated: false")
 
 
 def test_unknown_run():

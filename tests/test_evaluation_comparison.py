@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from paperlib.evaluation.comparison import (
+    CEILING,
+    CONTROLS,
     CROSSED_MEAN,
     METRICS,
     TRAINING_MEAN,
@@ -19,6 +21,8 @@ from paperlib.evaluation.predictions import (
     comparison_rows,
     read_budgets,
     read_predictions,
+    reference_row,
+    row_kinds,
 )
 from paperlib.evaluation.responses import Responses
 from paperlib.evaluation.synchronization import synchronization_likelihood
@@ -244,6 +248,28 @@ def test_rows_are_those_of_the_comparison_in_its_order(comparison):
     ]
     assert rows["kind"].tolist() == ["unet", "ridge", "unet", "unet", "unet"]
     assert rows["cross_subject"].tolist() == [False, False, False, True, False]
+
+
+def test_kinds_of_rows_follow_from_what_they_are_and_not_from_names(comparison):
+    settings, where, _ = comparison
+    settings["runs"]["linear"]["label"] = "Ours, other image"
+    settings["runs"]["unet"]["method"] = "dit"
+    kinds = row_kinds(comparison_rows(settings, where))
+    assert list(kinds) == [
+        *CONTROLS,
+        *("A, one sample", "Ours, other image", "A, mean of 4"),
+        *("A, mean of 4, cross-subject", "A, mean of 4, other image", CEILING),
+    ]
+    shown = ["generated", "baseline", "generated", "cross", "control"]
+    assert list(kinds.values()) == ["control"] * 3 + shown + ["ceiling"]
+
+
+def test_the_reference_answers_for_its_own_participant_and_image(comparison):
+    settings, where, _ = comparison
+    settings["comparison"].reverse()
+    rows = comparison_rows(settings, where)
+    assert reference_row(rows, "unet") == "A, mean of 4"
+    assert reference_row(rows, "linear") == "B"
 
 
 def test_two_rows_of_one_name_are_refused(comparison):

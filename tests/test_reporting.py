@@ -12,6 +12,7 @@ from paperlib.recordings.things_eeg2 import NICE_CHANNELS
 from paperlib.reporting.ablations import plot_regions
 from paperlib.reporting.figures import COLORS, COLUMN, save_figure, set_theme
 from paperlib.reporting.scores import (
+    across_caption,
     budget_table,
     caption,
     conclude,
@@ -132,6 +133,12 @@ def test_captions_count_trainings_and_tell_their_spread(seeds, words):
     assert "differences from Full" in text and "10,000 resamples" in text
 
 
+def test_correlations_over_images_are_captioned_as_scores_are():
+    text = across_caption(SUMMARY, simulated=True, seeds=[0], **ABOUT)
+    assert "correlation over test images" in text and "2 simulated" in text
+    assert "vary too little" in text and "1 training of each row" in text
+
+
 def test_budgets_stand_beside_scores():
     costs = {
         "parameters": 1234.0,
@@ -212,7 +219,10 @@ def test_figures_keep_their_size(tmp_path):
 
 def test_scores_are_drawn_where_they_are():
     fig = plot_scores(
-        SUMMARY, rows=["Zero", "Ours_a"], metrics=METRICS, chance={"mse": 0.2}
+        SUMMARY,
+        kinds={"Zero": "control", "Ours_a": "generated", "Not scored": "baseline"},
+        metrics=METRICS,
+        chance={"mse": 0.2},
     )
     points = fig.axes[0].collections[1].get_offsets()
     np.testing.assert_allclose(points, [[0.3, 0], [0.12345678901, -1]])
@@ -222,12 +232,15 @@ def test_scores_are_drawn_where_they_are():
 def test_the_first_row_is_not_at_the_edge_and_kinds_have_their_colors():
     kinds = {"Zero": "control", "Ridge": "baseline", "Ours+": "generated"}
     summary = pd.concat(SUMMARY[:2].assign(method=method) for method in kinds)
-    fig = plot_scores(summary, rows=list(kinds), metrics=METRICS, chance={})
+    fig = plot_scores(summary, kinds=kinds, metrics=METRICS, chance={})
     low, high = fig.axes[0].get_ylim()
     assert low < -2.5 and high > 0.5
     drawn = fig.axes[0].collections[1].get_facecolors()
     expected = [to_rgba(COLORS[kind]) for kind in kinds.values()]
     np.testing.assert_allclose(drawn, expected)
+    (legend,) = fig.legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said == ["ours", "other methods", "knows no image, or another one"]
 
 
 def test_window_means():
@@ -290,7 +303,7 @@ def test_unknown_electrode():
 def test_a_figure_says_that_its_data_are_simulated(tmp_path, simulated):
     fig, _ = plt.subplots()
     save_figure(fig, tmp_path / "figure", simulated=simulated)
-    assert (fig.get_suptitle() == "Simulated participants") == simulated
+    assert (fig.get_suptitle() == "Simulated data") == simulated
 
 
 def test_every_reading_of_a_removed_region_is_drawn_at_its_score():

@@ -2,8 +2,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from paperlib import runs
 from paperlib.config import load_settings
 from paperlib.runs import discard_states, make_recipe, train_run
 
@@ -38,7 +39,7 @@ def test_states_are_discarded_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["curve.csv"]
 
 
-def test_a_run_is_trained_once_at_a_time(tmp_path):
+def test_a_run_is_trained_once_at_a_time(tmp_path, monkeypatch):
     settings = {"training": {"processes": 1}, "device": "cpu"}
     data = SimpleNamespace(inputs=[])
     where = lambda alias: tmp_path  # noqa: E731
@@ -47,5 +48,14 @@ def test_a_run_is_trained_once_at_a_time(tmp_path):
         pytest.raises(RuntimeError, match="being trained already"),
     ):
         train_run(recipe(), data, settings=settings, where=where)
-    with pytest.raises(AttributeError, match="training"):  # goes on, and has no data
-        train_run(recipe(), data, settings=settings, where=where)
+
+    def train(*work):
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "run.lock").acquire(timeout=0)
+        (tmp_path / "curve.csv").write_text("step\n7\n")
+
+    monkeypatch.setattr(runs, "_fit_and_keep", train)
+    curve = train_run(recipe(), data, settings=settings, where=where)
+    assert list(curve["step"]) == [7]
+    with FileLock(tmp_path / "run.lock", timeout=0):
+        pass

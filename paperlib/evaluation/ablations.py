@@ -10,7 +10,7 @@ from paperlib.evaluation.responses import Responses
 
 FULL = "full model, same channels"
 RETRAINED = "trained without the region"
-ZEROED = "full model, region set to zero"
+ZEROED = "full model, region set to zero, all channels"
 
 
 def score_without_region(

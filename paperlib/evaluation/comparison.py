@@ -35,7 +35,7 @@ SUPPLEMENT_METRICS = {
     "sl_chance": "SL with other images",
     "log_psd": "Log-PSD distance (dB) ↓",
     "pearson_flattened": "Pearson, flattened ↑",
-    "pearson_specific": "Pearson, training mean removed ↑",
+    "pearson_specific": "Pearson, flattened, training mean removed ↑",
     "specific_chance": "… with other images",
     "top1": "Identified, top 1 ↑",
     "top5": "Identified, top 5 ↑",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from paperlib.evaluation.comparison import CEILING, CONTROLS
 from paperlib.evaluation.responses import Responses
 from paperlib.evaluation.statistics import derangement
 from paperlib.validation import check_distinct
@@ -50,6 +51,43 @@ def comparison_rows(settings: dict, where: Callable[..., Path]) -> pd.DataFrame:
         rows.append({"method": name, "kind": run["method"], **entry, **flags})
     check_distinct("Rows of the comparison", "names", [row["method"] for row in rows])
     return pd.DataFrame(rows).set_index("method")
+
+
+def row_kinds(rows: pd.DataFrame) -> dict[str, str]:
+    """Say of what kind each row of the table of methods is, in its order.
+
+    Parameters
+    ----------
+    rows
+        From :func:`comparison_rows`.
+
+    Returns
+    -------
+    dict
+        Controls are ``control``, the ceiling ``ceiling``; of the others, answers to
+        another image are ``control``, cross-subject rows ``cross``, diffusion
+        transformers ``generated`` and all others ``baseline``.
+    """
+    kinds = dict.fromkeys(CONTROLS, "control")
+    for name, row in rows.iterrows():
+        kind = "generated" if row["kind"] == "dit" else "baseline"
+        kind = "cross" if row["cross_subject"] else kind
+        kinds[name] = "control" if row["other_image"] else kind
+    return kinds | {CEILING: "ceiling"}
+
+
+def reference_row(rows: pd.DataFrame, run: str) -> str:
+    """Name the first row of a run that answers for its own participant and image.
+
+    Parameters
+    ----------
+    rows
+        From :func:`comparison_rows`.
+    run
+        A run that has such a row.
+    """
+    own = (rows["run"] == run) & ~rows["cross_subject"] & ~rows["other_image"]
+    return rows.index[own][0]
 
 
 def read_predictions(

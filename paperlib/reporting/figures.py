@@ -78,7 +78,7 @@ def save_figure(fig: Figure, stem: str | Path, *, simulated: bool) -> list[Path]
     }
     if simulated:
         gray = COLORS["control"]
-        fig.suptitle("Simulated participants", x=0.01, ha="left", size=7, color=gray)
+        fig.suptitle("Simulated data", x=0.01, ha="left", size=7, color=gray)
     written = []
     for ending, fields in metadata.items():
         path = Path(f"{stem}{ending}")

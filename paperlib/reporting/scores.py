@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from paperlib.evaluation.comparison import (
     CEILING,
@@ -17,14 +18,13 @@ from paperlib.models.linear import FITS
 from paperlib.reporting.figures import COLORS, PAGE
 from paperlib.reporting.tables import MISSING, format_interval
 
-_KINDS = (  # what a method's name contains -> its color
-    ("Zero", "control"),
-    ("Training mean", "control"),
-    ("other image", "control"),
-    ("Split half", "ceiling"),
-    ("cross-subject", "cross"),
-    ("Ours", "generated"),
-)
+_KINDS = {  # color of a row -> what is drawn in it
+    "generated": "ours",
+    "baseline": "other methods",
+    "cross": "trained on another participant",
+    "control": "knows no image, or another one",
+    "ceiling": "other half of the repetitions",
+}
 _FEW = 10  # participants; intervals over fewer are told to be too narrow
 _COSTS = {  # column of the budgets -> heading, format
     "parameters": ("Learned numbers", "{:,.0f}"),
@@ -211,30 +211,31 @@ def conclude(
 def plot_scores(
     summary: pd.DataFrame,
     *,
-    rows: Sequence[str],
+    kinds: dict[str, str],
     metrics: dict[str, str],
     chance: dict[str, float],
 ) -> Figure:
-    """Draw means and intervals, a panel a metric and a line a method.
+    """Draw means and 95 % intervals, a panel a metric and a line a method.
 
     Parameters
     ----------
     summary
         Measured scores.
-    rows
-        Methods from top to bottom; one that has none of these scores is left out.
+    kinds
+        Method -> kind, see :func:`paperlib.evaluation.predictions.row_kinds`, from top
+        to bottom; a method that has none of these scores is left out.
     metrics
         Metric -> axis label.
     chance
         Metric -> level drawn as a dashed line.
     """
     defined = summary[summary["metric"].isin(metrics) & summary["mean"].notna()]
-    rows = [method for method in rows if method in set(defined["method"])]
-    size = (PAGE, 0.6 + 0.2 * len(rows))
+    rows = [method for method in kinds if method in set(defined["method"])]
+    size = (PAGE, 1.0 + 0.2 * len(rows))
     fig, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True)
     table = summary.set_index(["metric", "method"])
     places = -np.arange(len(rows))
-    colors = [COLORS[_kind(method)] for method in rows]
+    colors = [COLORS[kinds[method]] for method in rows]
     for ax, (metric, label) in zip(axes, metrics.items(), strict=True):
         shown = table.loc[metric].reindex(rows)
         ax.hlines(places, shown["low"], shown["high"], color=colors)
@@ -244,11 +245,14 @@ def plot_scores(
         ax.set_xlabel(label)
     axes[0].set_yticks(places, rows)
     axes[0].set_ylim(0.3 - len(rows), 0.7)
+    shown = [kind for kind in _KINDS if COLORS[kind] in colors]
+    handles = [Line2D([], [], color=COLORS[kind], marker="o", ms=4) for kind in shown]
+    labels = [_KINDS[kind] for kind in shown]
+    if chance:
+        handles.append(Line2D([], [], color=COLORS["control"], ls="--", lw=0.6))
+        labels.append("chance")
+    fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return fig
-
-
-def _kind(method: str) -> str:
-    return next((kind for part, kind in _KINDS if part in method), "baseline")
 
 
 def _conditions(

@@ -44,8 +44,8 @@ class TrainingSettings:
     clip_norm : float
         Largest norm of the gradient.
     ema_decay : float
-        Largest decay of the weights' moving average, which rises as
-        (1 + step) / (10 + step).
+        Largest decay of the weights' moving average; after ``n`` steps it is at most
+        n / (9 + n).
     precision : str
         ``"no"``, ``"fp16"`` or ``"bf16"``.
     workers : int
