@@ -22,14 +22,16 @@ class Hub(dict):
         return hashlib.sha256(self.promised.get(name, self[name])).hexdigest()
 
     def answer(self, path):
-        """Return body and headers for a path; raise KeyError if there is none."""
+        """Return body and headers for a path; else raise KeyError: what is missing."""
         kind, _, rest = path.partition(f"{self.model}/")
         action, revision, *name = rest.partition("?")[0].split("/", 2)
         if revision not in (COMMIT, "main"):
-            raise KeyError(revision)
-        if kind == "/api/models/":
+            raise KeyError("Revision")
+        if kind == "/api/models/" and not name:
             describe = {"revision": self.describe, "tree": self.list_files}[action]
             return json.dumps(describe()).encode(), {"Content-Type": "application/json"}
+        if kind == "/api/models/" or name[0] not in self:
+            raise KeyError("Entry")
         digest = self.digest(name[0])
         return self[name[0]], {"X-Repo-Commit": COMMIT, "ETag": f'"{digest}"'}
 
@@ -59,8 +61,8 @@ def serving_hub(model):
         def do_GET(self, *, with_body=True):
             try:
                 body, headers = hub.answer(self.path)
-            except KeyError:
-                body, headers = b"", {"X-Error-Code": "RevisionNotFound"}
+            except KeyError as error:
+                body, headers = b"", {"X-Error-Code": f"{error.args[0]}NotFound"}
             self.send_response(200 if "X-Error-Code" not in headers else 404)
             for name, value in headers.items():
                 self.send_header(name, value)

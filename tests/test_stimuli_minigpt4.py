@@ -1,5 +1,7 @@
 import json
 import os
+import shutil
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -304,6 +307,29 @@ def test_weights_of_blip2_must_be_whole(released, tmp_path):
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="vision_model.post_layernorm.bias; there is"):
         load(released, vision=str(folder))
+
+
+def test_a_language_model_with_the_tokenizer_of_sentencepiece(released, tmp_path):
+    """As the first Vicuna has it, without a tokenizer.json."""
+    shutil.copytree(
+        released / "vicuna",
+        tmp_path / "vicuna",
+        ignore=shutil.ignore_patterns("tokenizer*", "special_tokens*"),
+    )
+    written = BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([PROMPT] * 20),
+        model_writer=written,
+        **{"vocab_size": 300, "model_type": "bpe", "byte_fallback": True},
+        minloglevel=2,
+    )
+    (tmp_path / "vicuna/tokenizer.model").write_bytes(written.getvalue())
+    kind = json.dumps({"tokenizer_class": "LlamaTokenizer"})
+    (tmp_path / "vicuna/tokenizer_config.json").write_text(kind)
+    found = load(released, language=str(tmp_path / "vicuna")).tokenizer
+    own = SentencePieceProcessor(model_proto=written.getvalue())
+    assert found.bos_token_id == own.bos_id()
+    assert found(PROMPT, add_special_tokens=False).input_ids == own.encode(PROMPT)
 
 
 @pytest.mark.parametrize(

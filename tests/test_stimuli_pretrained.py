@@ -9,6 +9,8 @@ from huggingface_hub.errors import RevisionNotFoundError
 from tiny_clip import ARCHITECTURE, write_clip
 
 from paperlib.config import load_config
+from paperlib.minithings.encoders import build_captioner, build_processor
+from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.embeddings import load_clip
 from paperlib.stimuli.pretrained import (
     clip_fault,
@@ -16,6 +18,7 @@ from paperlib.stimuli.pretrained import (
     fetch_model,
     model_fault,
 )
+from paperlib.stimuli.weights import find_commit
 
 OTHER = "f" * 40
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
@@ -55,6 +58,27 @@ def test_the_newest_revision_is_that_of_the_hub(hub):
     fetch_model("owner/name", None)
     assert model_fault("owner/name", None) is None
     assert model_fault("owner/name", COMMIT) is None
+
+
+def test_the_commit_of_a_model_is_known(hub, tmp_path):
+    fetch_model("owner/name", None)
+    assert find_commit("owner/name", None) == COMMIT
+    assert find_commit("owner/name", COMMIT) == COMMIT
+    assert find_commit(str(tmp_path), None) is None
+
+
+def test_captions_carry_the_commit_of_their_captioner(hub, tmp_path):
+    processor = build_processor(["A red cat."], "What is it?")
+    for part in (build_captioner(processor), processor):
+        part.save_pretrained(tmp_path / "captioner")
+    hub.clear()
+    for path in (tmp_path / "captioner").iterdir():
+        hub[path.name] = path.read_bytes()
+    fetch_model("owner/name", COMMIT)
+    entry = {"kind": "qwen2-vl", "model": "owner/name", "revision": COMMIT}
+    entry |= {"pixels": 1024}
+    captioner = load_captioner(entry, device="cpu", dtype=torch.float32)
+    assert (captioner.name, captioner.revision) == ("owner/name", COMMIT)
 
 
 def test_a_revision_that_the_hub_does_not_have(hub):

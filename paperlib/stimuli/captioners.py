@@ -18,7 +18,7 @@ from transformers import (
 
 from paperlib.stimuli.captions import Captioner
 from paperlib.stimuli.minigpt4 import load_minigpt4
-from paperlib.stimuli.weights import find_model
+from paperlib.stimuli.weights import find_commit, find_model
 from paperlib.validation import check_option
 
 
@@ -162,7 +162,7 @@ def load_qwen2_vl(
     loaded = Qwen2VLForConditionalGeneration.from_pretrained(
         source, revision=revision, dtype=dtype, attn_implementation="sdpa"
     )
-    commit = getattr(loaded.config, "_commit_hash", None)
+    commit = find_commit(source, revision)
     return Qwen2VL(loaded.to(device).eval(), processor, model, commit, pixels)
 
 

@@ -24,7 +24,13 @@ from transformers import (
 )
 
 from paperlib.paths import ROOT
-from paperlib.stimuli.weights import fill, find_model, read_tensors, read_torch_file
+from paperlib.stimuli.weights import (
+    fill,
+    find_commit,
+    find_model,
+    read_tensors,
+    read_torch_file,
+)
 from paperlib.validation import check_shape
 
 # What the layer was trained with, around the image and the question.
@@ -150,8 +156,7 @@ def load_minigpt4(
     projection
         File that MiniGPT-4's authors released, relative to the repository.
     language
-        Vicuna of the version that the layer was trained on. If it comes without a
-        ``tokenizer.json``, transformers asks for the package sentencepiece.
+        Vicuna of the version that the layer was trained on.
     vision_revision, language_revision
         Commits or branches on the hub; None for the newest, or with folders.
     device
@@ -168,6 +173,7 @@ def load_minigpt4(
         If a tensor is missing or has another shape, or a file holds more than tensors.
     """
     source, spoken = find_model(vision), find_model(language)
+    tokenizer = AutoTokenizer.from_pretrained(spoken, revision=language_revision)
     weights = _projection_weights(projection)
     config = Blip2Config.from_pretrained(source, revision=vision_revision)
     llama = LlamaForCausalLM.from_pretrained(
@@ -176,14 +182,17 @@ def load_minigpt4(
     linear = nn.Linear(config.qformer_config.hidden_size, llama.config.hidden_size)
     fill(linear, weights, "llama_proj.")
     tower, qformer, queries = _load_blip2(source, config, vision_revision)
-    commits = [getattr(part, "_commit_hash", None) for part in (config, llama.config)]
+    commits = (
+        find_commit(source, vision_revision),
+        find_commit(spoken, language_revision),
+    )
     return MiniGPT4(
         vision=tower.to(device, dtype).eval(),
         qformer=qformer.to(device).eval(),
         queries=queries.to(device),
         projection=linear.to(device),
         language=llama.to(device).eval(),
-        tokenizer=AutoTokenizer.from_pretrained(spoken, revision=language_revision),
+        tokenizer=tokenizer,
         name=f"MiniGPT-4: {vision}, {projection}, {language}",
         revision=", ".join(filter(None, commits)) or None,
     )

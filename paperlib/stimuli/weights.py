@@ -41,6 +41,21 @@ def find_model(name: str) -> str:
     return name
 
 
+def find_commit(model: str, revision: str | None) -> str | None:
+    """Return the commit of a model in the cache of the hub; None for a folder.
+
+    Parameters
+    ----------
+    model
+        From :func:`find_model`.
+    revision
+        Commit or branch on the hub; None for the newest, or with a folder.
+    """
+    if Path(model).is_dir():
+        return None
+    return Path(cached_file(model, "config.json", revision=revision)).parent.name
+
+
 def read_tensors(
     model: str, prefixes: tuple[str, ...], *, revision: str | None
 ) -> dict[str, Tensor]:
