@@ -64,9 +64,9 @@ CANDIDATES = {  # run -> changes of its values, one candidate each
     ],
     "synbrain": [
         "",
-        "training: {learning_rate: 1.0e-3}",
         "training: {learning_rate: 2.0e-3}",
-        "training: {learning_rate: 8.0e-3}",
+        "training: {learning_rate: 4.0e-3}",
+        "training: {learning_rate: 1.6e-2}",
     ],
 }
 SEEDS = {"ours_plus": (0, 1, 2)}  # of other runs: 0

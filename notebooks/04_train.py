@@ -85,10 +85,11 @@ recipe["method"], recipe["options"]
 # %% [markdown]
 # ## Training
 #
-# A run that was stopped continues where its last state was saved and ends with the same
-# weights as an unbroken one. With `training.processes` above 1 as many GPUs share a
-# batch. *Look for* a validation loss that falls with the training loss and does not
-# turn up. Linear encoders are fitted at once: a single point.
+# A run that was stopped continues where its last state was saved and takes the same
+# steps as an unbroken one (on a CPU it ends with the same weights, bit by bit). With
+# `training.processes` above 1 as many GPUs share a batch. *Look for* a validation loss
+# that falls with the training loss and does not turn up. Linear encoders are fitted at
+# once: a single point.
 
 # %%
 curve = train_run(recipe, data, settings=settings, where=where)

@@ -46,6 +46,7 @@ from paperlib.provenance import start_record
 from paperlib.reporting.figures import COLORS, PAGE, set_theme
 from paperlib.stimuli.conditions import open_condition
 from paperlib.stimuli.images import open_image, read_images
+from paperlib.validation import check_finite
 
 # %%
 keys = {"dataset": dataset, "subject": subject, "run": run, "seed": seed}
@@ -82,6 +83,7 @@ samples = respond(
     seed=settings["seed"],
 )  # N K C T
 seconds = time.monotonic() - began
+check_finite("The samples", samples)
 spread = samples.std(axis=1).mean() if samples.shape[1] > 1 else np.nan
 print(
     f"Generated {samples.shape[1]} signals for each of {samples.shape[0]} images; over "

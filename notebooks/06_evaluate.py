@@ -59,7 +59,7 @@ from paperlib.evaluation.predictions import (
     reference_row,
     row_kinds,
 )
-from paperlib.evaluation.responses import Responses
+from paperlib.evaluation.responses import Responses, delay_vectors
 from paperlib.paths import MAIN_TABLES, locate
 from paperlib.progress import progress_bar
 from paperlib.provenance import check_configured, start_record
@@ -87,7 +87,8 @@ where = locate(settings, **keys)
 record = start_record(settings, config=config, overrides=overrides, **keys)
 set_theme()
 evaluation, seed = settings["evaluation"], settings["seed"]
-embedding = {key: evaluation[key] for key in ("dim", "delay", "neighbors")}
+sfreq = load_signals(where("signals", subject=settings["subjects"][0])).sfreq
+embedding = delay_vectors(evaluation, sfreq=sfreq)
 bootstrap = {"seed": seed, "resamples": evaluation["resamples"]}
 rows = comparison_rows(settings, where)
 compared = {"dataset": [dataset], "run": rows["run"], "subject": settings["subjects"]}
@@ -108,7 +109,7 @@ for subject in progress_bar(settings["subjects"], label="Recordings", unit="subj
     target = average_repetitions(signals.test)  # N C T
     recorded[subject] = Responses.prepare(target, mean, **embedding)
     draws, rng = evaluation["halvings"], np.random.default_rng((seed, subject))
-    about = {"sfreq": signals.sfreq, **embedding}
+    about = {"sfreq": sfreq, **embedding}
     ceiling = split_half_scores(signals.test, mean, halvings=draws, rng=rng, **about)
     scored.append((CEILING, subject, None, ceiling))
     halves[subject] = Halves.draw(signals.test, n_splits=draws, rng=rng)
@@ -133,7 +134,7 @@ across = []
 for method, subject, training_seed, predicted in progress_bar(
     chain(controls, trained), total=total, label="Scoring", unit="prediction"
 ):
-    found = score(predicted, recorded[subject], sfreq=signals.sfreq)
+    found = score(predicted, recorded[subject], sfreq=sfreq)
     scored.append((method, subject, training_seed, found))
     correlations = {"across": halves[subject].correlate(predicted.values)}
     across.append((method, subject, training_seed, correlations))

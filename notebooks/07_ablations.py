@@ -54,7 +54,7 @@ from paperlib.evaluation.comparison import (
     tidy_scores,
 )
 from paperlib.evaluation.predictions import read_responses
-from paperlib.evaluation.responses import Responses
+from paperlib.evaluation.responses import Responses, delay_vectors
 from paperlib.paths import ABLATION_TABLES, REGION_FIGURES, locate
 from paperlib.progress import progress_bar
 from paperlib.provenance import check_configured, start_record
@@ -77,7 +77,8 @@ record = start_record(settings, config=config, overrides=overrides, **keys)
 set_theme()
 ablations, runs = settings["ablations"], settings["runs"]
 seed, subjects, seeds = settings["seed"], ablations["subjects"], ablations["seeds"]
-embedding = {k: settings["evaluation"][k] for k in ("dim", "delay", "neighbors")}
+sfreq = load_signals(where("signals", subject=subjects[0])).sfreq
+embedding = delay_vectors(settings["evaluation"], sfreq=sfreq)
 read = partial(read_responses, **embedding)
 bootstrap = {"seed": seed, "resamples": settings["evaluation"]["resamples"]}
 
@@ -112,7 +113,6 @@ for subject in progress_bar(subjects, label="Recordings", unit="subject"):
     signals = load_signals(where("signals", subject=subject))
     target, common = average_repetitions(signals.test), mean_response(signals.training)
     recorded[subject] = Responses.prepare(target, common, **embedding)
-sfreq = signals.sfreq
 
 # %%
 scored, scored_regions = [], []

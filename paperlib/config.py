@@ -52,6 +52,8 @@ OF_SPEED += ("save_every",)
 """Values of ``training`` that change how fast it is and nothing that comes out."""
 
 _OF_MACHINE = ("device", "resources")
+_BATCHED = ("captioning", "embedding", "clip_score", "sampling")
+"""Sections whose ``batch_size`` says how much is computed at once, and no more."""
 
 
 def load_config(config: str, overrides: str = "") -> dict:
@@ -173,14 +175,24 @@ def deciding_settings(
     return without_speed(settings)
 
 
-def without_speed(settings: dict) -> dict:
-    """Leave out where and how fast something runs, and sections of nothing else."""
-    kept = {
-        key: without_speed(value) if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if key not in (*_OF_MACHINE, *OF_SPEED)
-    }
-    return {key: value for key, value in kept.items() if value != {}}
+def without_speed(settings: dict, *, batched: bool = False) -> dict:
+    """Leave out where and how fast something runs, and sections of nothing else.
+
+    Parameters
+    ----------
+    settings
+        A configuration, a part of it, or a recipe.
+    batched
+        Whether ``batch_size`` is such a value, as it is within some sections.
+    """
+    of_speed = (*_OF_MACHINE, *OF_SPEED, *(["batch_size"] if batched else []))
+    kept = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            value = without_speed(value, batched=batched or key in _BATCHED)
+        if key not in of_speed and value != {}:
+            kept[key] = value
+    return kept
 
 
 def specialize(settings: dict, *, dataset: str | None, run: str | None) -> dict:

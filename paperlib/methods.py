@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from paperlib.checkpoints import ARCHITECTURES, Model, build_model
+from paperlib.config import without_speed
 from paperlib.diffusion import linear_alpha_bar
 from paperlib.models.dit import DiT
 from paperlib.models.linear import FITS, LayerwiseEncoder, LinearEncoder
@@ -114,7 +115,7 @@ def fit(
         train,
         training=training,
         validation=validation,
-        identity={"recipe": recipe, "inputs": inputs},
+        identity={"recipe": without_speed(recipe), "inputs": inputs},
         device=settings["device"],
     )
     fit_network = _fit_stages if recipe["method"] == "synbrain" else _fit_denoiser

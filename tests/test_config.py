@@ -374,6 +374,12 @@ def rerun(decided, edited):
         {"training": {"workers": 3, "compile": True}},
         {"datasets": {"things-eeg2": {"training": {"save_every": 7}}}},
         {"runs": {"ours_v": {"training": {"workers": 3}}}},
+        {"captioning": {"batch_size": 3}},
+        {"embedding": {"batch_size": 3}},
+        {"embedding": {"networks": {"efficientnet-lite0": {"batch_size": 3}}}},
+        {"clip_score": {"batch_size": 3}},
+        {"sampling": {"batch_size": 3}},
+        {"runs": {"ours_v": {"sampling": {"batch_size": 3}}}},
     ],
     ids=str,
 )
@@ -413,6 +419,8 @@ def test_a_label_concerns_only_what_shows_the_run(rerun, run, shown):
 
 def test_a_value_that_decides_reruns_its_notebooks(rerun):
     assert rerun({"training": {"weight_decay": 0.5}}) == {"04_train"}
+    assert rerun({"training": {"batch_size": 3}}) == {"04_train"}
+    assert rerun({"minithings": {"clip": {"batch_size": 3}}}) == {"00_minithings"}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from paperlib.evaluation.predictions import (
     reference_row,
     row_kinds,
 )
-from paperlib.evaluation.responses import Responses
+from paperlib.evaluation.responses import Responses, delay_vectors
 from paperlib.evaluation.synchronization import synchronization_likelihood
 
 VECTORS = {"dim": 3, "delay": 2, "neighbors": 5}
@@ -204,6 +204,20 @@ def test_a_method_that_a_subject_lacks_is_compared_on_the_others():
     row = compare_with(scores, "a", seed=0, resamples=50).iloc[0]
     np.testing.assert_allclose(row[["mean", "low", "high"]].astype(float), 1)
     assert row["n_subjects"] == 2
+
+
+@pytest.mark.parametrize(("sfreq", "delay"), [(250.0, 5), (200.0, 4), (100.0, 2)])
+def test_the_delay_is_the_same_time_at_every_sampling_rate(sfreq, delay):
+    settings = {"dim": 10, "delay": 0.02, "neighbors": 10, "resamples": 3}
+    expected = {"dim": 10, "delay": delay, "neighbors": 10}
+    assert delay_vectors(settings, sfreq=sfreq) == expected
+
+
+@pytest.mark.parametrize("delay", [0.001, 0.025])
+def test_the_delay_is_a_whole_number_of_samples(delay):
+    settings = {"dim": 10, "delay": delay, "neighbors": 10}
+    with pytest.raises(ValueError, match="whole number of samples; .* at 100 Hz"):
+        delay_vectors(settings, sfreq=100.0)
 
 
 @pytest.fixture

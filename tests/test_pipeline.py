@@ -179,6 +179,22 @@ def test_a_changed_value_reruns_what_depends_on_it(repository, override, expecte
     assert {line.split()[0] for line in stats[2:]} == expected | {"total"}
 
 
+def test_how_figures_look_reruns_no_data(repository):
+    path = repository / "paperlib/reporting/figures.py"
+    before, times = path.read_text(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    try:
+        path.write_text(before + "\nANOTHER_COLOR = 'red'\n")
+        printed = snakemake(repository, "-n", "--quiet", "reason").stdout
+    finally:
+        path.write_text(before)
+        os.utime(path, ns=times)
+    stats = printed.split("Job stats:\n")[1].split("\n\n")[0].splitlines()
+    drawn = {line.split()[0] for line in stats[2:]}
+    assert {"clip_score", "schematics", "evaluate_things-meg"} <= drawn
+    made = {"minithings", "preprocess", "caption", "embed", "train", "sample"}
+    assert not made & drawn
+
+
 def test_a_value_of_speed_reruns_nothing(repository):
     path = repository / CONFIG
     before = path.read_text()

@@ -67,6 +67,11 @@ def test_published_rows_follow_the_measured_ones_of_their_data_set(scores):
     assert tidy.loc[4, "count_0.6"] == 10459
 
 
+def test_published_rows_of_data_sets_that_were_not_measured_are_left_out(scores):
+    tidy = with_published(scores[scores["dataset"] == DATASETS[1]], "tab07_clip_score")
+    assert tidy["dataset"].tolist() == [DATASETS[1]] * 8
+
+
 def test_table_as_a_reader_sees_it(scores, tmp_path):
     tidy = with_published(scores, "tab07_clip_score")
     wide = distribution_table(tidy)

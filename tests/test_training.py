@@ -146,6 +146,19 @@ def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(
     assert losses(curve) == losses(curve_again)
 
 
+def test_a_loss_that_is_not_finite_stops_and_the_last_state_stays(data, tmp_path):
+    short = replace(SETTINGS, steps=4, save_every=2, evaluate_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, settings=short, model=StopsAfter(build_model(RECIPE), 3))
+    state = (tmp_path / "state.safetensors").read_bytes()
+    tokens, signals = data
+    signals[:8] = np.nan
+    model = StopsAfter(build_model(RECIPE), 10**6)
+    with pytest.raises(FloatingPointError, match="Step 4: the training loss is nan"):
+        run((tokens, signals), tmp_path, settings=short, model=model)
+    assert (tmp_path / "state.safetensors").read_bytes() == state
+
+
 def test_a_finished_run_is_not_run_again(data, tmp_path):
     first, curve = run(data, tmp_path)
     again, curve_again = run(data, tmp_path)

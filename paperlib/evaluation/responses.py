@@ -7,6 +7,31 @@ import numpy as np
 from paperlib.evaluation.synchronization import recurrences
 
 
+def delay_vectors(evaluation: dict, *, sfreq: float) -> dict[str, int]:
+    """Return the parameters of the synchronization likelihood, in samples.
+
+    Parameters
+    ----------
+    evaluation
+        Section of the configuration: dim, delay in seconds, neighbors.
+    sfreq
+        Sampling rate in Hz.
+
+    Raises
+    ------
+    ValueError
+        If the delay is not a whole number of samples.
+    """
+    delay = evaluation["delay"] * sfreq
+    if delay < 0.5 or abs(delay - round(delay)) > 1e-6:
+        raise ValueError(
+            "evaluation.delay must be a whole number of samples; "
+            f"{evaluation['delay']} s are {delay:g} at {sfreq:g} Hz."
+        )
+    chosen = {key: evaluation[key] for key in ("dim", "neighbors")}
+    return chosen | {"delay": round(delay)}
+
+
 @dataclass(frozen=True)
 class Responses:
     """Responses to the test images with their recurrences, which take most time.

@@ -35,7 +35,8 @@ def score_table(
         From :func:`paperlib.evaluation.clip_score.describe_scores`: one captioner.
     published
         From ``tables/published/``: captioner, dataset, participants, n_images, mean,
-        and counts and shares as far as the paper states them.
+        and counts and shares as far as the paper states them. Rows of data sets that
+        were not measured are left out.
     subjects
         Data set -> its participants, who share a measured row: all saw its images.
 
@@ -47,8 +48,9 @@ def score_table(
     names = "Published: " + published["captioner"]
     shared = measured["dataset"].map(lambda name: participant_range(subjects[name]))
     ours = measured.assign(participants=shared).to_dict("records")
-    theirs = published.assign(encoder=names).to_dict("records")
     places = {dataset: i for i, dataset in enumerate(measured["dataset"].unique())}
+    theirs = published.assign(encoder=names)
+    theirs = theirs[theirs["dataset"].isin(places)].to_dict("records")
     rows = sorted(ours + theirs, key=lambda row: places[row["dataset"]])
     columns = [*measured.columns]
     columns.insert(columns.index("dataset") + 1, "participants")

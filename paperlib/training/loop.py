@@ -7,6 +7,7 @@ weights of an unbroken one, and two processes take the same steps as one.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterable
 from copy import deepcopy
@@ -218,6 +219,8 @@ def train(
     ------
     ValueError
         If the batch cannot be shared evenly.
+    FloatingPointError
+        If a loss is not finite when it is reported; no state is saved then.
     ModuleNotFoundError
         If TensorBoard is wanted and not installed.
     """
@@ -368,6 +371,13 @@ def _report(
     with accelerator.autocast():
         error = objective.validation_loss(state.average, validation, accelerator.device)
     losses = {"training_loss": training_loss, "validation_loss": error}
+    if not all(map(math.isfinite, losses.values())):
+        raise FloatingPointError(
+            f"Step {state.step}: the training loss is {training_loss}, the validation "
+            f"loss {error}. The last state that was saved stays; look for signals or "
+            "tokens that are not finite, lower training.learning_rate, or train in "
+            "another precision."
+        )
     state.curve.append({"step": state.step, **losses, "seconds": state.seconds})
     accelerator.log(losses, step=state.step)
     accelerator.print(
