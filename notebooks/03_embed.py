@@ -49,6 +49,7 @@ from paperlib.stimuli.embeddings import (
     write_text_tokens,
 )
 from paperlib.stimuli.images import open_image, read_images
+from paperlib.stimuli.pretrained import clip_source
 from paperlib.stimuli.tokens import Tokens
 
 # %%
@@ -71,8 +72,7 @@ device = pick_device(settings["device"])
 if kind == "network":
     encoder = load_cnn(tokens, device=device)
 else:
-    source = (embedding[key] for key in ("model", "pretrained", "revision"))
-    encoder = load_clip(*source, device=device)
+    encoder = load_clip(*clip_source(embedding), device=device)
 print(f"{len(images)} images; the encoder is {encoder.name} on {device}.")
 
 # %% [markdown]

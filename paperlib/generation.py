@@ -27,6 +27,7 @@ from paperlib.stimuli.embeddings import (
     write_text_tokens,
 )
 from paperlib.stimuli.images import open_image
+from paperlib.stimuli.pretrained import clip_source
 from paperlib.stimuli.tokens import Tokens
 from paperlib.validation import check_distinct
 
@@ -229,8 +230,7 @@ def _embed(
     embedding = recipe["tokens"]["embedding"]
     paths = []
     if conditioning["image"] or conditioning["captioner"]:
-        source = (embedding[key] for key in ("model", "pretrained", "revision"))
-        clip = load_clip(*source, device=device)
+        clip = load_clip(*clip_source(embedding), device=device)
         options = {"clip": clip, "batch_size": embedding["batch_size"]}
     if conditioning["image"]:
         paths.append(folder / "images.npy")

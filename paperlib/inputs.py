@@ -31,6 +31,7 @@ from paperlib.stimuli.images import read_images
 from paperlib.stimuli.minigpt4 import BLIP2_PARTS
 from paperlib.stimuli.pretrained import (
     clip_fault,
+    clip_source,
     cnn_fault,
     fetch_clip,
     fetch_cnn,
@@ -403,8 +404,7 @@ def _weights(settings: dict) -> list[Input]:
 def _encoders(settings: dict) -> list[tuple[str, str | None, str | None]]:
     """List the CLIP models, each once."""
     entries = [settings["embedding"], *settings["clip_score"]["encoders"]]
-    sources = [(e["model"], e["pretrained"], e["revision"]) for e in entries]
-    return list(dict.fromkeys(sources))
+    return list(dict.fromkeys(map(clip_source, entries)))
 
 
 def _conditions(settings: dict) -> list[dict]:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from paperlib.atomic import atomic_path, write_text
 from paperlib.checkpoints import ARCHITECTURES, Model, save_checkpoint
-from paperlib.config import OF_SPEED
+from paperlib.config import without_speed
 from paperlib.methods import architecture, count_parameters, fit
 from paperlib.provenance import fingerprint
 from paperlib.recordings.regions import channels_outside
@@ -133,9 +133,7 @@ def make_recipe(settings: dict, data: TrainingData, keys: dict[str, str | int]) 
             key: settings[key]
             for key in ("simulated", "conditioning", "tokens", "diffusion")
         },
-        "training": {
-            k: v for k, v in settings["training"].items() if k not in OF_SPEED
-        },
+        "training": without_speed(settings["training"]),
         "scale": data.scale,
         "unit": data.signals.unit,
         "ch_names": data.ch_names,

@@ -40,14 +40,20 @@ def serving():
         def log_message(self, *arguments):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    files.url = f"http://127.0.0.1:{server.server_port}"
+    with listening(Handler) as files.url:
+        yield files
+
+
+@contextmanager
+def listening(handler):
+    """Answer requests in a thread; yield the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.01}
     )
     thread.start()
     try:
-        yield files
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

@@ -16,6 +16,7 @@ from scipy.stats import norm
 from paperlib.progress import progress_bar
 from paperlib.stimuli.embeddings import Clip, embed_images, embed_texts, load_clip
 from paperlib.stimuli.images import open_image
+from paperlib.stimuli.pretrained import clip_source
 from paperlib.validation import check_distinct, check_finite, check_shape
 
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the paper's ranges
@@ -73,7 +74,7 @@ def load_encoders(
         As in ``load_clip``.
     """
     check_distinct("Encoders", "names", [entry["name"] for entry in entries])
-    sources = [(e["model"], e["pretrained"], e["revision"]) for e in entries]
+    sources = [clip_source(entry) for entry in entries]
     clips = {source: load_clip(*source, device=device) for source in set(sources)}
     return [
         Encoder(entry["name"], clips[source], entry["prefix"])

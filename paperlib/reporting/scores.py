@@ -245,9 +245,10 @@ def plot_scores(
         ax.set_xlabel(label)
     axes[0].set_yticks(places, rows)
     axes[0].set_ylim(0.3 - len(rows), 0.7)
-    shown = [kind for kind in _KINDS if COLORS[kind] in colors]
-    handles = [Line2D([], [], color=COLORS[kind], marker="o", ms=4) for kind in shown]
-    labels = [_KINDS[kind] for kind in shown]
+    present = {kinds[method] for method in rows}
+    drawn = [kind for kind in _KINDS if kind in present]
+    handles = [Line2D([], [], color=COLORS[kind], marker="o", ms=4) for kind in drawn]
+    labels = [_KINDS[kind] for kind in drawn]
     if chance:
         handles.append(Line2D([], [], color=COLORS["control"], ls="--", lw=0.6))
         labels.append("chance")

@@ -5,6 +5,7 @@ torchvision. Nothing here loads a model.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import open_clip
@@ -21,6 +22,14 @@ from paperlib.stimuli.weights import find_model, find_shards
 _LOCAL = "local-dir:"
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja")  # all of a model but its weights
 _WHOLE = ("model.safetensors", "pytorch_model.bin")  # of a model in one piece
+
+
+def clip_source(entry: Mapping) -> tuple[str, str | None, str | None]:
+    """Return model, pretrained and revision of an entry of the configuration.
+
+    They are the arguments of :func:`paperlib.stimuli.embeddings.load_clip`.
+    """
+    return entry["model"], entry["pretrained"], entry["revision"]
 
 
 def clip_fault(
@@ -64,7 +73,7 @@ def fetch_clip(model: str, pretrained: str, revision: str | None = None) -> None
         open_clip.download_pretrained(entry)
         return
     path = clip_file(model, pretrained, revision)
-    _verify(entry["hf_hub"].rpartition("/")[0], Path(path).parent)
+    _verify(_place_on_hub(entry)[0], Path(path).parent)
 
 
 def clip_file(model: str, pretrained: str, revision: str | None) -> str:
@@ -88,8 +97,8 @@ def clip_file(model: str, pretrained: str, revision: str | None) -> str:
             f"revision must be null: the weights {pretrained!r} of {model!r} are not "
             f"on the Hugging Face hub; got {revision!r}."
         )
-    name, _, file = entry["hf_hub"].rpartition("/")
-    return download_pretrained_from_hf(name, file or None, revision=revision)
+    name, file = _place_on_hub(entry)
+    return download_pretrained_from_hf(name, file, revision=revision)
 
 
 def model_fault(
@@ -199,12 +208,18 @@ def _clip_in_cache(entry: dict, revision: str | None) -> bool:
     """Look where open_clip would: the hub's cache, or its own."""
     if not entry["hf_hub"]:
         return Path("~/.cache/clip", Path(entry["url"]).name).expanduser().is_file()
-    name, _, file = entry["hf_hub"].rpartition("/")
+    name, file = _place_on_hub(entry)
     files = [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
     return any(
         isinstance(try_to_load_from_cache(name, f, revision=revision), str)
         for f in files
     )
+
+
+def _place_on_hub(entry: dict) -> tuple[str, str | None]:
+    """Return model and file of open_clip's entry; None where it has the usual name."""
+    name, _, file = entry["hf_hub"].rpartition("/")
+    return name, file or None
 
 
 def _in_cache(model: str, revision: str | None) -> str | None:
