@@ -1,0 +1,1 @@
+def recording_files(cfg, subject): return []
