@@ -72,7 +72,9 @@ class Jobs:
             folder = self.path(alias, dataset=dataset, subject=subject)
             if source == "raw":
                 sessions = [f"{folder}/ses-0{n}/raw_eeg" for n in (1, 2, 3, 4)]
-                files += [f"{s}_{p}.npy" for s in sessions for p in ("training", "test")]
+                files += [
+                    f"{s}_{p}.npy" for s in sessions for p in ("training", "test")
+                ]
             elif source == "published":
                 stem = f"{folder}/preprocessed_eeg"
                 files += [f"{stem}_training.npy", f"{stem}_test.npy"]
@@ -205,6 +207,8 @@ def _imported(file: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
             names.add(node.module)
-    ours = [n.replace(".", "/") for n in names if n.startswith(("paperlib", "minithings"))]
+    ours = [
+        n.replace(".", "/") for n in names if n.startswith(("paperlib", "minithings"))
+    ]
     files = [f"{stem}{end}" for stem in ours for end in (".py", "/__init__.py")]
     return {file for file in files if Path(file).is_file()}
