@@ -231,7 +231,7 @@ def list_items(cfg: Config) -> Iterator[Item]:
                 url = source[kind].format(subject=f"{subject:02d}")
                 yield _EEG(*about, folder, url, subject)
             elif kind == "published":
-                yield _EEG(*about, folder, source[kind][subject], subject)
+                yield _EEG(*about, folder, source[kind].get(subject), subject)
             elif kind == "epochs":
                 parts = {n: s for n, s in source[kind].items() if f"_P{subject}-" in n}
                 yield _Epochs(*about, folder, parts, subject)
