@@ -11,8 +11,8 @@ sampling rate and unit. As ``data/<...>/<data set>/preprocessed_data/sub-01`` it
 by notebook 01 with ``source: published``. (2) Channels whose region and position are
 known: any electrode of the 10-10 system or a CTF sensor; for others, extend
 `paperlib.recordings.regions.channel_regions` and
-`paperlib.recordings.sensors.sensor_info`. (3) The images, in the order of the rows, with
-an ``image_metadata.npy`` as in THINGS-EEG2 (`paperlib.stimuli.images.read_images`).
+`paperlib.recordings.sensors.sensor_info`. (3) The images, in the order of the rows,
+with an ``image_metadata.npy`` as in THINGS-EEG2 (see `paperlib.stimuli.images`).
 """
 
 import mmap
@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from paperlib.atomic import atomic_path, write_text
-from paperlib.validation import check_finite, check_option, check_shape
+from paperlib.validation import check_finite, check_option
 
 PARTITIONS = ("training", "test")
 CONCEPTS = ("all_concepts", "zero_shot")
@@ -141,9 +141,9 @@ def save_signals(
         If shapes disagree or a value is not finite.
     """
     arrays = {"training": np.asarray(training), "test": np.asarray(test)}
-    n_times = arrays["training"].shape[-1]
+    grid = len(ch_names), arrays["training"].shape[-1]
     for p, array in arrays.items():
-        check_shape(f"{p} signals", array, (None, None, len(ch_names), n_times))
+        _check_shape(f"{p} signals", array, grid)
         check_finite(f"{p} signals", array)
     shapes = {p: array.shape for p, array in arrays.items()}
     with create_signals(
@@ -186,20 +186,20 @@ def load_signals(folder: Path) -> Signals:
             f"{folder / 'info.json'} is damaged ({error}). Run 01_preprocess again."
         ) from error
     training, test = (_open_array(folder / f"{p}.npy") for p in PARTITIONS)
-    n_times = training.shape[-1]
+    grid = len(info.ch_names), training.shape[-1]
     for p, array in zip(PARTITIONS, (training, test), strict=True):
         path = folder / f"{p}.npy"
-        check_shape(str(path), array, (None, None, len(info.ch_names), n_times))
+        _check_shape(str(path), array, grid)
         sampled = np.unique(np.linspace(0, len(array) - 1, _N_SAMPLED).astype(int))
         check_finite(f"{path} (a sample of images)", array[sampled])
-    times = info.tmin + np.arange(n_times) / info.sfreq
+    times = info.tmin + np.arange(grid[1]) / info.sfreq
     return Signals(
         training, test, info.ch_names, info.sfreq, times, info.unit, info.concepts
     )
 
 
 def _open_array(path: Path) -> np.memmap:
-    """Map a float array of four dimensions, read-only."""
+    """Map an array of floating-point numbers, read-only."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header can raise almost anything
@@ -207,13 +207,21 @@ def _open_array(path: Path) -> np.memmap:
             f"{path} ({path.stat().st_size:,} bytes) is damaged or cut short "
             f"({error}). Delete it and run 01_preprocess again."
         ) from error
-    check_shape(str(path), array, (None, None, None, None))
-    if not np.issubdtype(array.dtype, np.floating) or not array.size:
+    if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
-            f"{path} must hold floating-point numbers; got {array.dtype} of shape "
-            f"{array.shape}. Delete it and run 01_preprocess again."
+            f"{path} must hold floating-point numbers; got {array.dtype}. Delete it "
+            f"and run 01_preprocess again."
         )
     return array
+
+
+def _check_shape(name: str, array: np.ndarray, grid: tuple[int, int]) -> None:
+    """Raise ValueError unless an array holds trials of a grid of channels and times."""
+    if array.ndim != 4 or array.shape[2:] != grid or not array.size:
+        raise ValueError(
+            f"{name} must have shape (images, repetitions, {grid[0]} channels, "
+            f"{grid[1]} times); got {array.shape}."
+        )
 
 
 def release_memory(array: np.memmap) -> None:
@@ -322,7 +330,7 @@ def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
 
 
 def standard_deviation(targets: np.ndarray, rows: Sequence[int]) -> float:
-    """Standard deviation of all values of some images, read one at a time."""
+    """Return the standard deviation of some images, which are read one at a time."""
     images = (targets[row].astype(np.float64) for row in rows)
     moments = [(x.sum(), np.square(x).sum(), x.size) for x in images]
     total, squares, size = np.sum(moments, axis=0)
