@@ -112,8 +112,8 @@ def table_caption(captioner: str, *, simulated: bool) -> str:
         "resampled together], SD over images, mean with captions of images of other "
         "concepts, share of the scores in each range (count). Scores above 1 count in "
         "the last range. Participants of a data set saw the same images, which are "
-        "captioned once, so they share a row. The paper does not state its formula. Rows marked "
-        f"Published are the paper's{beside if simulated else ''}."
+        "captioned once, so they share a row. The paper does not state its formula. "
+        f"Rows marked Published are the paper's{beside if simulated else ''}."
     )
 
 

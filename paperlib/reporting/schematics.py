@@ -80,6 +80,13 @@ def picture_uri(picture: Image.Image | np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def heat_map(values: np.ndarray) -> np.ndarray:
+    """Color an array (H, W) around zero, as bytes (H, W, 4); NaN is transparent."""
+    limit = np.nanquantile(np.abs(values), 0.99)
+    shown = np.ma.masked_invalid(0.5 + values / (2 * limit))
+    return mpl.colormaps["RdBu_r"](shown, bytes=True)
+
+
 def trace_path(signal: np.ndarray, *, width: float, height: float) -> str:
     """Return the channels of a signal (C, T) as the path of overlaid curves."""
     x = np.linspace(0, width, signal.shape[1])
