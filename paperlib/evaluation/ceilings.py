@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paperlib.evaluation.metrics import pseudo_values, standardized
-from paperlib.validation import check_finite, check_shape
+from paperlib.validation import check_finite
 
 
 def split_halves(
@@ -33,7 +33,6 @@ def split_halves(
     ValueError
         If there are fewer than two repetitions or a value is NaN or infinite.
     """
-    check_shape("repetitions", repetitions, (None, None, None, None))
     n_repetitions = repetitions.shape[1]
     if n_repetitions < 2:
         raise ValueError(
@@ -112,7 +111,6 @@ class Halves:
             mean over images is the correlation at each channel and time, averaged over
             the halvings. NaN where a prediction is the same for all images.
         """
-        check_shape("predicted", predicted, self.target.shape)
         return pseudo_values(
             standardized(predicted, axis=0), self.target, self.squares, axis=0
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics.pairwise import euclidean_distances
 
 from paperlib.evaluation.metrics import power_spectrum, spectral_distance
 
@@ -89,18 +90,19 @@ def energy_score(samples: np.ndarray, observations: np.ndarray) -> float:
     Parameters as for `crps`; the distances are those of whole responses (C, T).
     """
     x, y = (a.reshape(len(a), -1).astype(np.float64) for a in (samples, observations))
-    error = np.mean([np.linalg.norm(x - observed, axis=1).mean() for observed in y])
-    n_samples = len(x)
-    if n_samples > 1:
-        pairs = [np.linalg.norm(x[:k] - x[k], axis=1).sum() for k in range(n_samples)]
-        error -= np.sum(pairs) / (n_samples * (n_samples - 1))
+    error = euclidean_distances(x, y).mean()
+    if len(x) > 1:
+        error -= euclidean_distances(x).sum() / (2 * len(x) * (len(x) - 1))
     return error / np.sqrt(x.shape[1])
 
 
 def coverage(samples: np.ndarray, observations: np.ndarray) -> float:
     """Return how often the central 90 % of the samples hold the observation."""
-    ends = (1 - _LEVEL) / 2, (1 + _LEVEL) / 2
-    low, high = np.quantile(samples, ends, axis=0)
+    ordered = np.sort(samples, axis=0)  # np.quantile takes ten times as long
+    places = (len(samples) - 1) * np.array([(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    below, above = np.floor(places).astype(int), np.ceil(places).astype(int)
+    weight = (places - below)[:, None, None]
+    low, high = (1 - weight) * ordered[below] + weight * ordered[above]
     return np.mean((low <= observations) & (observations <= high))
 
 
@@ -166,7 +168,7 @@ class _Moments:
         self.powers = self.powers + power_spectrum(responses, self.sfreq).sum(axis=0)
         self.sums = self.sums + responses.sum(axis=0, dtype=np.float64)
         flat = np.moveaxis(responses, 1, 0).reshape(responses.shape[1], -1)  # C KT
-        self.products = self.products + flat.astype(np.float64) @ flat.T
+        self.products = self.products + (flat @ flat.T).astype(np.float64)
 
     @property
     def power(self) -> np.ndarray:

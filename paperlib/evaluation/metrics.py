@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.signal.windows import hann
 
-from paperlib.validation import check_finite, check_shape
+from paperlib.validation import check_finite
 
 
 def mean_squared_error(predicted: np.ndarray, recorded: np.ndarray) -> np.ndarray:
@@ -103,8 +103,7 @@ def correlation(
     of the infinitesimal jackknife, correlation plus influence of the image: resampling
     them as if they were scores gives the correlation's interval to first order.
     """
-    check_shape("predicted", predicted, recorded.shape)
-    check_finite("predicted", predicted)
+    _check_shapes(predicted, recorded)
     x, y = (standardized(responses, axis) for responses in (predicted, recorded))
     return pseudo_values(x, y, y**2, axis).mean(axis=(1, 2))
 
@@ -134,14 +133,21 @@ def _per_image(
     recorded: np.ndarray,
 ) -> np.ndarray:
     """Apply ``measure`` to the float64 responses (C, T) to each image."""
-    check_shape("recorded", recorded, (None, None, None))
-    check_shape("predicted", predicted, recorded.shape)
+    _check_shapes(predicted, recorded)
     values = np.empty(len(recorded))
     for image, (p, r) in enumerate(zip(predicted, recorded, strict=True)):
         check_finite("predicted", p)
         check_finite("recorded", r)
         values[image] = measure(p.astype(np.float64), r.astype(np.float64))
     return values
+
+
+def _check_shapes(predicted: np.ndarray, recorded: np.ndarray) -> None:
+    if recorded.ndim != 3 or predicted.shape != recorded.shape:
+        raise ValueError(
+            "predicted and recorded must have one shape (n_images, n_channels, "
+            f"n_times); got {predicted.shape} and {recorded.shape}."
+        )
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:

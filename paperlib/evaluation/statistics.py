@@ -10,8 +10,6 @@ participant, and for each method anew, they are resampled among that participant
 import numpy as np
 import pandas as pd
 
-from paperlib.validation import check_shape
-
 
 def bootstrap_intervals(
     scores: np.ndarray,
@@ -50,7 +48,6 @@ def bootstrap_intervals(
     of 4 in 80 %, of 10 in 92 %; the same holds for few trainings. Images are resampled
     as independent draws: both test sets show one image of each concept.
     """
-    check_shape("scores", scores, (None, None, None, None))
     if scores.size == 0 or np.isinf(scores).any():
         raise ValueError(
             f"scores must hold finite numbers or NaN; got {np.isinf(scores).sum()} "
