@@ -19,6 +19,7 @@ ENDINGS = frozenset(
 )
 UNREADABLE = frozenset((".heic", ".heif", ".eps", ".svg", ".pdf", ".psd", ".jxl"))
 METADATA = "image_metadata.npy"
+_PHOTOMETRIC = 262  # tag of TIFF; 0: zero is white
 
 
 def read_images(folder: Path) -> pd.DataFrame:
@@ -138,9 +139,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     gray spans 0 to 1 if it is floating-point and lies there, else its own range.
     """
     profile = image.info.get("icc_profile")
+    zero_is_white = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        image = _to_8_bits(image)
+        image = _to_8_bits(image)  # Pillow inverts only up to 8 bits
+        image = ImageOps.invert(image) if zero_is_white else image
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
