@@ -29,8 +29,7 @@ from sklearn.decomposition import PCA, KernelPCA
 from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.preprocessing import StandardScaler
-
-from paperlib.validation import check_finite, check_shape
+from sklearn.utils import check_X_y
 
 _DEGREE = 4  # of the kernel (x · y / n_features + 1)^4 of Gifford et al.
 
@@ -57,7 +56,11 @@ class LinearEncoder:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Map features (N, D) to responses (N, T)."""
-        check_shape("features", features, (None, len(self.mean)))
+        if features.shape[1:] != self.mean.shape:
+            raise ValueError(
+                f"features must have shape (N, {len(self.mean)}), as in training; got "
+                f"{features.shape}."
+            )
         inputs = (features - self.mean) / self.scale
         if self.examples is not None:
             inputs = polynomial_kernel(inputs, self.examples, degree=_DEGREE)
@@ -140,7 +143,7 @@ def fit_ridge(
     ValueError
         If features and responses differ in N, or a value is NaN or infinite.
     """
-    scaler, inputs = _standardize(features, responses)
+    moments, inputs = _standardize(features)
     pca = PCA(_limit(n_components, features), random_state=seed)
     scores = pca.fit(inputs).transform(inputs)  # N P; fit_transform only approximates
     ridges = [
@@ -153,7 +156,7 @@ def fit_ridge(
         "loo_error": np.concatenate([-ridge.best_score_ for ridge in ridges]),
     }
     readout = {name: array.astype(responses.dtype) for name, array in readout.items()}
-    return LinearEncoder(**scaler, components=pca.components_, **readout)
+    return LinearEncoder(**moments, components=pca.components_, **readout)
 
 
 def fit_layerwise_ridge(
@@ -205,7 +208,7 @@ def fit_pls(
     matrix, which is deflated instead of X and Y: without a latent variable of weights w
     and loadings p, S is (1 - pw')S.
     """
-    _check(features, responses)
+    check_X_y(features, responses, multi_output=True)
     mean = features.mean(axis=0)
     gram = ((features - mean).T @ (features - mean)).astype(np.float64)  # X'X, D D
     covariance = (features - mean).T @ responses  # S, D T
@@ -248,7 +251,7 @@ def fit_kernel_regression(
     seed
         For the iterative solver that KernelPCA uses for few components.
     """
-    scaler, examples = _standardize(features, responses)
+    moments, examples = _standardize(features)
     kernel = polynomial_kernel(examples, degree=_DEGREE)  # N N
     n_components = min(n_components, len(features) - 1)
     pca = KernelPCA(
@@ -260,7 +263,7 @@ def fit_kernel_regression(
     # rows of components sum to 0, so only the kernel's mean row needs to be subtracted
     shift = kernel.mean(axis=0) @ components.T @ regression.coef_.T
     return LinearEncoder(
-        **scaler,
+        **moments,
         components=components,
         weights=regression.coef_.T,
         intercept=regression.intercept_ - shift,
@@ -269,10 +272,9 @@ def fit_kernel_regression(
 
 
 def _standardize(
-    features: np.ndarray, responses: np.ndarray
+    features: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Check the training data; return mean and scale, and the scaled features."""
-    _check(features, responses)
+    """Return mean and scale of the features, and the standardized features."""
     scaler = StandardScaler().fit(features)
     moments = {"mean": scaler.mean_, "scale": scaler.scale_}
     moments = {name: array.astype(features.dtype) for name, array in moments.items()}
@@ -282,10 +284,3 @@ def _standardize(
 def _limit(n_components: int, features: np.ndarray) -> int:
     """Return the number of components, at most as many as centered features have."""
     return min(n_components, len(features) - 1, features.shape[1])
-
-
-def _check(features: np.ndarray, responses: np.ndarray) -> None:
-    check_shape("features", features, (None, None))
-    check_shape("responses", responses, (len(features), None))
-    check_finite("features", features)
-    check_finite("responses", responses)
