@@ -761,7 +761,9 @@ def load_config(config: str | Path, overrides: str = "") -> Config:
     if overrides:
         changes = _parse(overrides, "overrides")
         values = merge(values, changes)
-        digest = hashlib.sha256(json.dumps(changes, sort_keys=True).encode())
+        digest = hashlib.sha256(
+            json.dumps(changes, sort_keys=True, default=str).encode()
+        )
         name = f"{name}+{digest.hexdigest()[:8]}"
     runs = values.get("runs")
     if isinstance(runs, dict):
