@@ -98,6 +98,6 @@ python -m snakemake --snakefile workflow/Snakefile --nolock --rerun-incomplete -
 if [ $kind != dry ]; then
     name=$(basename "${config%.*}")
     say "Tables and figures of the configuration $name"
-    find "tables/$name" "figures/$name" -type f ! -name '.*' 2>/dev/null | sort
+    { find "tables/$name" "figures/$name" -type f ! -name '.*' 2>/dev/null || true; } | sort
 fi
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"
