@@ -43,7 +43,8 @@ class ThisPython(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """Return a description that stands in no file."""
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f"]
+        preloaded = str(Path(__file__).with_name("preloaded.py"))
+        command = [sys.executable, "-S", preloaded, "run", "ipykernel_launcher", "-f"]
         return KernelSpec(argv=[*command, "{connection_file}"], language="python")
 
 
