@@ -96,8 +96,8 @@ export HF_HUB_OFFLINE=1 TQDM_MININTERVAL=20  # of notebooks; s between lines in 
 preloaded=(python workflow/preloaded.py serve)
 [ -z "$profile" ] && [ $kind != dry ] && [ "$(uname)" = Linux ] || preloaded=()
 # shellcheck disable=SC2086
-${preloaded[@]+"${preloaded[@]}"} python -m snakemake --snakefile workflow/Snakefile --nolock --rerun-incomplete --keep-going \
-    ${machine} ${cores:+--cores "$cores"} --max-jobs-per-timespan 100/10s \
+${preloaded[@]+"${preloaded[@]}"} python -m snakemake --snakefile workflow/Snakefile \
+    --nolock --rerun-incomplete --keep-going ${machine} ${cores:+--cores "$cores"} --max-jobs-per-timespan 100/10s \
     --config "config=$config" ${only:+"only=$only"} ${passed[@]+"${passed[@]}"} || exit 1
 if [ $kind != dry ]; then
     name=$(basename "${config%.*}")

@@ -31,6 +31,7 @@ MODULES = (  # packages only: code of this repository may change while a run goe
     *("scipy.stats", "sklearn.linear_model", "torch", "tqdm.auto"),
 )
 LENGTH = struct.Struct("!I")  # of a request
+LOCK = 9  # file that run_all.sh has opened
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -55,7 +56,14 @@ def serve(command: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as door:
         door.bind(f"{folder}/socket")
         door.listen(64)
-        main = subprocess.Popen(command, env=os.environ | {ADDRESS: f"{folder}/socket"})
+        main = subprocess.Popen(
+            command,
+            env=os.environ | {ADDRESS: f"{folder}/socket"},
+            preexec_fn=end_with_parent,
+            close_fds=False,  # it keeps the lock of run_all.sh, forks must not
+        )
+        with contextlib.suppress(OSError):
+            os.close(LOCK)
         for number in (signal.SIGINT, signal.SIGTERM):  # the command decides
             signal.signal(number, lambda number, _: main.send_signal(number))
         preload()
