@@ -56,7 +56,7 @@ def network_fields(network: DiT, tokens: dict[str, tuple[int, int]]) -> dict[str
     """
     layout, block = network.layout, network.blocks[0]
     length = sum(n for n, _ in tokens.values())
-    context_width = block.cross_attention.key.in_features
+    width = block.cross_attention.key.in_features
     codes = network.position.tables.items()
     return {
         "signal": f"{len(layout.channel_rows)} × {layout.n_times}",
@@ -64,7 +64,7 @@ def network_fields(network: DiT, tokens: dict[str, tuple[int, int]]) -> dict[str
         "grid": f"{layout.n_rows} × {layout.n_columns}",
         "patches": f"{layout.n_patches:,}",
         "regions": f"{layout.n_regions}",
-        "condition": f"{length} × {context_width}",
+        "condition": f"{length} × {width}",
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "image_tokens": "{} × {}".format(*tokens.get("image", (0, 0))),
         "text_tokens": "{} × {}".format(*tokens.get("text", (0, 0))),
