@@ -425,14 +425,15 @@ show("_paired", differences, paired, text)
 # %%
 costs = []
 for row, subject in product(own.itertuples(), cfg.subjects):
+    kind = "posterior_mean" if row.samples == "posterior_mean" else "samples"
     for seed in seeds[row.run]:
         keys = {"run": row.run, "subject": subject, "seed": seed}
         files = (
             nb.input("training", **keys) / "budget.json",
             nb.input("sampling", **keys),
         )
-        trained, sampled = (json.loads(file.read_text("utf-8")) for file in files)
-        costs.append({"method": row.Index, **trained, "sampling": sampled["seconds"]})
+        budget, seconds = (json.loads(file.read_text("utf-8")) for file in files)
+        costs.append({"method": row.Index, **budget, "sampling_seconds": seconds[kind]})
 budgets = pd.DataFrame(costs).groupby("method", sort=False).mean()
 wide = scores.budget_table(budgets, summary, comparison.MAIN_METRICS)
 tables.save_table(
@@ -440,7 +441,7 @@ tables.save_table(
     tidy=budgets.reset_index(),
     wide=wide,
     caption=f"{dataset}: means over participants and trainings; seconds of this run on "
-    "its machine (sampling: all samples of a run); scores as in the main table.",
+    "its machine; scores as in the main table.",
     simulated=cfg.simulated,
 )
 display(wide)

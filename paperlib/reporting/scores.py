@@ -25,7 +25,6 @@ _COSTS = {  # column of the budgets -> heading, format
     "steps": ("Steps", "{:,.0f}"),
     "seconds": ("Training (s)", "{:.1f}"),
     "sampling_seconds": ("Sampling (s)", "{:.1f}"),
-    "seconds_a_signal": ("A signal (s)", "{:.2g}"),
 }
 
 
@@ -109,8 +108,8 @@ def budget_table(
     Parameters
     ----------
     budgets
-        Indexed by method; columns parameters, steps, seconds (of training),
-        sampling_seconds and seconds_a_signal.
+        Indexed by method; columns parameters, steps, seconds (of training) and
+        sampling_seconds.
     summary
         Measured scores.
     metrics
@@ -156,7 +155,9 @@ def order_table(
         effect = means[row.run, row.metric] - means[full, row.metric]
         low, high = sorted(np.sign(effect) * np.array([row.low, row.high]))
         verdict = "yes" if low > 0 else "reversed" if high < 0 else "open"
-        rows.append((row.method, row.metric, effect, row.mean, row.low, row.high, verdict))
+        rows.append(
+            (row.method, row.metric, effect, row.mean, row.low, row.high, verdict)
+        )
     columns = ["method", "metric", "published", "mean", "low", "high", "as_published"]
     return pd.DataFrame(rows, columns=columns)
 
