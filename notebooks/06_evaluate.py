@@ -145,9 +145,9 @@ print(f"{reference}, one image:", {k: round(float(v), 3) for k, v in by_hand.ite
 # ### Synchronization Likelihood
 #
 # The state of a signal at time $i$ is
-# $X_i = (x_i, x_{i+\tau}, \dots, x_{i+(m-1)\tau})$. Its recurrences $N_x(i)$ are the $k$
-# times $j$ with $|i - j| > W$ whose states are nearest. The likelihood is the overlap of
-# the recurrences of two signals,
+# $X_i = (x_i, x_{i+\tau}, \dots, x_{i+(m-1)\tau})$. Its recurrences $N_x(i)$ are the
+# $k$ times $j$ with $|i - j| > W$ whose states are nearest. The likelihood is the
+# overlap of the recurrences of two signals,
 #
 # $$\mathrm{SL}(x, y) = \frac{1}{n} \sum_i \frac{|N_x(i) \cap N_y(i)|}{k}.$$
 #

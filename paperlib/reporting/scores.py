@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paperlib.reporting.figures import COLORS, PAGE
-from paperlib.reporting.tables import MISSING, format_interval
+from paperlib.reporting.tables import MISSING
 
 _KINDS = {  # color of a row -> what is drawn in it
     "generated": "ours",
