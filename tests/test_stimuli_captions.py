@@ -295,7 +295,9 @@ def test_captions_without_words(tmp_path, text):
     with pytest.raises(ValueError, match="without a letter for 1 of 2 images: dog_01"):
         imported(tmp_path, list(captions), captions)
     save(tmp_path / "file.jsonl", dict.fromkeys(CAPTIONS, text))
-    with pytest.raises(ValueError, match="file.jsonl gives only captions without a let"):
+    with pytest.raises(
+        ValueError, match="file.jsonl gives only captions without a let"
+    ):
         read_captions(tmp_path / "file.jsonl", list(CAPTIONS))
     save(tmp_path / "file.jsonl", {"cat_01": "一只猫。", "dog_01": text})
     assert len(read_captions(tmp_path / "file.jsonl", list(CAPTIONS))) == 2
@@ -332,7 +334,10 @@ def test_missing_files(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda state: state.pop("model.norm.weight"), "lack 1 tensors, such as .*norm"),
+        (
+            lambda state: state.pop("model.norm.weight"),
+            "lack 1 tensors, such as .*norm",
+        ),
         (lambda state: state["model.norm.weight"].fill_(torch.nan), "norm.*are NaN"),
     ],
 )
@@ -340,10 +345,18 @@ def test_weights_that_are_not_whole(tmp_path, saved, damage, message):
     folder, file = tmp_path / "captioner", tmp_path / "captioner/model.safetensors"
     shutil.copytree(saved, folder)
     state = load_file(file)
-    name = next(key for key in state if key.endswith("norm.weight") and "layers" not in key and "visual" not in key)
+    name = next(
+        key
+        for key in state
+        if key.endswith("norm.weight") and "layers" not in key and "visual" not in key
+    )
     state["model.norm.weight"] = state.pop(name)
     damage(state)
-    save_file({name if k == "model.norm.weight" else k: v for k, v in state.items()}, file, {"format": "pt"})
+    save_file(
+        {name if k == "model.norm.weight" else k: v for k, v in state.items()},
+        file,
+        {"format": "pt"},
+    )
     with pytest.raises(ValueError, match=message):
         load_captioner(**ENTRY, model=str(folder), device="cpu")
 
@@ -362,7 +375,9 @@ def test_truncated_weights_of_a_captioner(tmp_path, saved):
     folder, file = tmp_path / "captioner", tmp_path / "captioner/model.safetensors"
     shutil.copytree(saved, folder)
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"{folder} cannot be loaded.*Download it again"):
+    with pytest.raises(
+        ValueError, match=f"{folder} cannot be loaded.*Download it again"
+    ):
         load_captioner(**ENTRY, model=str(folder), device="cpu")
 
 
