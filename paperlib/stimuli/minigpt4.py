@@ -33,7 +33,6 @@ from paperlib.stimuli.weights import (
     read_tensors,
     read_torch_file,
 )
-from paperlib.validation import check_shape
 
 # The text around image and question with which the layer was trained.
 BEFORE_IMAGE = (
@@ -223,6 +222,6 @@ def _load_blip2(
     fill(tower, tensors, "vision_model.")
     fill(qformer, tensors, "qformer.")
     shape = (1, config.num_query_tokens, config.qformer_config.hidden_size)
-    queries = tensors.get("query_tokens", torch.empty(0))
-    check_shape("The tensor query_tokens", queries, shape)
-    return tower, qformer, queries.float()
+    queries = nn.ParameterDict({"query_tokens": torch.empty(shape)})
+    fill(queries, tensors, "")
+    return tower, qformer, queries["query_tokens"]
