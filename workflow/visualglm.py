@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None, load: Callable = load_visualglm) ->
         "--revision", help="commit of the model; the newest if left out"
     )
     parser.add_argument(
-        "--seed", type=int, help="sample tokens instead of the likeliest"
+        "--seed", type=int, help="sample, instead of taking likeliest tokens"
     )
     given = vars(parser.parse_args(arguments))
     images, output = list_images(given.pop("images")), given.pop("output")
