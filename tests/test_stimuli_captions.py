@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from minithings.captioner import build_captioner, build_processor
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLImageProcessor
 
 from paperlib.config import load_config
-from paperlib.minithings.encoders import build_captioner, build_processor
 from paperlib.stimuli.captioners import load_captioner, pick_dtype
 from paperlib.stimuli.captions import (
     CLIP_CONTEXT,

@@ -87,8 +87,8 @@ class MiniGPT4:
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
         """Describe B images; see :class:`paperlib.stimuli.captions.Captioner`."""
-        before = self._embed(BEFORE_IMAGE, start=True)
-        after = self._embed(BEFORE_PROMPT + prompt + AFTER_PROMPT)
+        before, _, after = self.chat(prompt).partition("<image>")
+        before, after = self._embed(before, start=True), self._embed(after)
         n_images = len(images)  # all take the same number of tokens: no padding
         embedded = torch.cat(
             [
@@ -110,6 +110,10 @@ class MiniGPT4:
         )  # new tokens only
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.split(STOP)[0].strip() for text in texts]
+
+    def chat(self, prompt: str) -> str:
+        """Return the text that the language model reads, with a place for the image."""
+        return f"{BEFORE_IMAGE}<image>{BEFORE_PROMPT}{prompt}{AFTER_PROMPT}"
 
     def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
         """Map B images to input embeddings of the language model, (B, L, D)."""
