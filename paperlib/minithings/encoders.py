@@ -44,7 +44,7 @@ from paperlib.minithings.scenes import (
 )
 from paperlib.progress import progress_bar
 from paperlib.stimuli.captioners import load_captioner
-from paperlib.stimuli.embeddings import load_clip
+from paperlib.stimuli.clip import load_clip
 
 ATTRIBUTES = {
     "shape": SHAPES,
