@@ -171,7 +171,7 @@ def _choose_captions(
     """Check given captions, or describe the pictures as for training."""
     captioning, n_images = recipe.tokens["captioning"], len(pictures)
     if captioning is None:
-        if captions:
+        if any(captions or ()):
             raise ValueError(
                 "This checkpoint was trained without captions; leave out captions."
             )

@@ -134,7 +134,7 @@ def fit_ridge(
     alphas
         Penalties on the squared norm of the weights, for each target to choose from.
     block
-        Targets fitted at a time: memory is about 40 bytes x N x block.
+        Targets fitted at a time: memory is about 50 bytes x N x block.
     seed
         For the randomized solver that PCA uses for large problems.
 
