@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 10 Schematics
 #
-# *Where does the network stand in a visual prosthesis, and what is it made of?* (paper,
+# *What is the network's place in a visual prosthesis, and what is it made of?* (paper,
 # Figures 1 and 2)
 #
 # - Reads: the first test image and its caption, shapes of signals and tokens
@@ -26,60 +26,98 @@ config: str = "mini"  # name of a file in config/
 overrides: str = ""  # YAML that replaces single values
 
 # %%
-import matplotlib.pyplot as plt
-import torch
+import textwrap
 
-from paperlib.config import first_run, load_settings
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import SVG
+from PIL import Image
+
+from paperlib import paths
 from paperlib.diffusion import diffuse, linear_alpha_bar
-from paperlib.paths import SCHEMATICS, locate
-from paperlib.provenance import start_record
+from paperlib.models.dit import DiT
+from paperlib.notebook import open_notebook
+from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.signals import average_repetitions, load_signals
-from paperlib.reporting.figures import save_figure, set_theme
-from paperlib.reporting.schematics import (
-    describe_network,
-    encoder_names,
-    plot_architecture,
-    plot_framework,
-)
+from paperlib.reporting import figures, schematics
 from paperlib.stimuli.captions import read_captions
-from paperlib.stimuli.conditions import open_condition
 from paperlib.stimuli.images import open_image, read_images
 
 # %%
-settings = load_settings("10_schematics", config, overrides)
-where = locate(settings)
-record = start_record(settings, config=config, overrides=overrides)
-set_theme()
-run = first_run(settings, "dit")
+nb = open_notebook("10_schematics", globals())
+run = nb.cfg.first_run("dit")
+entries = {dataset: nb.cfg.of(dataset=dataset, run=run) for dataset in nb.cfg.datasets}
 
 # %% [markdown]
-# ## Networks
+# ## The networks
 #
-# The network of the first run is built for each data set, without weights; every size
-# in the figures is read from it and from the token files.
+# The network of the first run, $\epsilon_\theta(y_t, t, c)$, is built for each data set
+# without its weights. It cuts a signal of $C$ channels and $T$ times into $N$ patches
+# and attends to a condition $c$ of $L$ tokens of width $D$.
 
 # %%
-entries = {
-    dataset: load_settings("10_schematics", config, overrides, dataset=dataset, run=run)
-    for dataset in settings["datasets"]
-}
-networks, signals, inputs = {}, {}, []
-for dataset, entry in entries.items():
-    at = locate(settings, dataset=dataset)
-    folder = at("signals", subject=settings["datasets"][dataset]["training_subject"])
-    signals[dataset] = load_signals(folder)
-    condition = open_condition(entry["conditioning"], at, [])
-    data = {"signals": signals[dataset], "condition": condition}
-    networks[dataset.upper()] = describe_network(entry, run, **data)
-    inputs += [folder, *(tokens.path for tokens in condition.sources)]
+networks, signals, tokens = {}, {}, {}
+for dataset, cfg in entries.items():
+    keys = {"dataset": dataset, "subject": cfg.training_subject}
+    signals[dataset] = load_signals(nb.input("signals", **keys))
+    sources = [nb.input("tokens", tokens=t, **keys) for t in cfg.token_sources]
+    tokens[dataset] = [
+        np.load(path, mmap_mode="r").shape[1:] for path in sources
+    ]  # L D
+    regions = channel_regions(signals[dataset].ch_names)
+    sizes = {
+        "n_times": len(signals[dataset].times),
+        "context_width": tokens[dataset][0][1],
+    }
+    with torch.device("meta"):  # shapes only
+        networks[dataset] = DiT(regions, **sizes, **cfg.model.model_dump())
+
+# %% [markdown]
+# ## Sizes
+#
+# Everything that the figures say about the networks is read from them. *Look for* the
+# grid: a row of patches belongs to one brain region.
 
 # %%
-for name, network in networks.items():
-    print(
-        f"{name}: {network.model.layout.n_patches:,} patches and "
-        f"{sum(network.n_tokens.values())} condition tokens; "
-        f"{sum(p.numel() for p in network.model.parameters()):,} parameters."
-    )
+rows = {}
+for dataset, network in networks.items():
+    layout, (length, width) = network.layout, np.sum(tokens[dataset], axis=0)
+    width = tokens[dataset][0][1]
+    rows[dataset.upper()] = {
+        "signal": f"{len(layout.channel_rows)} × {layout.n_times}",
+        "patch": f"{layout.patch[0]} × {layout.patch[1]}",
+        "grid": f"{layout.n_rows} × {layout.n_columns}",
+        "patches": f"{layout.n_patches:,}",
+        "regions": f"{layout.n_regions}",
+        "condition": f"{length} × {width}",
+        "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
+    }
+pd.DataFrame(rows).T
+
+# %%
+details = {}
+for dataset, network in networks.items():
+    block, cfg = network.blocks[0], entries[dataset]
+    shapes = dict(zip(cfg.token_sources, tokens[dataset], strict=True))
+    text = shapes.get(cfg.conditioning.captioner, ("", ""))
+    details[dataset] = {
+        "condition": rows[dataset.upper()]["condition"],
+        "image_tokens": "{} × {}".format(*shapes.get("image", ("", ""))),
+        "text_tokens": "{} × {}".format(*text),
+        "width": f"{network.position.width:,}",
+        "depth": f"{len(network.blocks)}",
+        "self_heads": f"{block.self_attention.heads}",
+        "cross_heads": f"{block.cross_attention.heads}",
+        "hidden": f"{block.mlp[0].out_features:,}",
+        "vectors": f"{block.vectors}",
+        "prediction": "velocity v̂" if cfg.diffusion.prediction == "v" else "noise ε̂",
+        "solver": {"ddim": "DDIM", "euler": "Euler"}[cfg.sampling.solver],
+        "sampler": f"{cfg.sampling.steps} steps, η = {cfg.sampling.eta:g}",
+    }
+    for name, table in network.position.tables.items():
+        details[dataset][name] = f"{len(table)}"
+pd.DataFrame(details)
 
 # %% [markdown]
 # ## What is shown
@@ -88,67 +126,100 @@ for name, network in networks.items():
 # one participant gave to it.
 
 # %%
-first, entry = next(iter(entries.items()))
-images = read_images(where("images", dataset=first))
-shown = images[images["partition"] == "test"].iloc[0]
-image = open_image(shown["path"])
-response = average_repetitions(signals[first].test[:1])[0]  # C T
-caption, captioner = "", entry["conditioning"]["captioner"]
+dataset, cfg = next(iter(entries.items()))
+images = read_images(nb.input("images", dataset=dataset))
+example = images[images["partition"] == "test"].iloc[0]
+image = open_image(example["path"])
+response = average_repetitions(signals[dataset].test[:1])[0]  # C T
+caption, captioner = "", cfg.conditioning.captioner
 if captioner:
-    captions = where("captions", dataset=first, captioner=captioner)
-    caption = read_captions(captions, [shown["image_id"]])["caption"][0]
-    inputs.append(captions)
-inputs.append(shown["path"])
-print(f"{shown['image_id']}: {caption}")
+    path = nb.input("captions", dataset=dataset, captioner=captioner)
+    caption = read_captions(path, [example["image_id"]])["caption"][0]
+print(f"{example['image_id']}: {caption}")
 
 # %% [markdown]
-# ## The framework
+# ## Figure 1: the framework
 #
 # A prosthesis turns images into stimulation; this work predicts the response of the
 # brain and learns it from recordings. Implant and percept are not modeled: electrodes
 # and phosphenes are drawn for illustration, from the contrast of the image.
 
 # %%
-shapes = {
-    dataset.upper(): (len(s.ch_names), len(s.times)) for dataset, s in signals.items()
-}
-framework = plot_framework(image, response, shapes=shapes)
-plt.show()
-
-# %% [markdown]
-# ## The network
-#
-# The signal in patches is the response with the noise of a quarter of the diffusion
-# steps. *Look for* the grid: a row of patches belongs to one brain region, and its
-# padding stays empty.
-
-# %%
-schedule = dict(entry["diffusion"])
-schedule.pop("prediction")
-alpha_bar = linear_alpha_bar(**schedule)[schedule["timesteps"] // 4]
-clean = torch.from_numpy(response / response.std())[None]  # 1 C T
-generator = torch.Generator().manual_seed(settings["seed"])
-noise = torch.randn(clean.shape, generator=generator)
-noisy = diffuse(clean, noise, alpha_bar[None])[0].numpy()
-
-# %%
-architecture = plot_architecture(
-    networks,
-    image=image,
-    signal=noisy,
-    caption=caption,
-    encoders=encoder_names(entry),
+pixels = np.asarray(image, dtype=float)  # H W 3
+contrast = np.abs(pixels - np.median(pixels, axis=(0, 1))).max(axis=2)
+small = Image.fromarray(contrast.astype(np.uint8)).resize(
+    (20, 20), Image.Resampling.BOX
 )
-plt.show()
+phosphenes = np.asarray(small) / max(np.max(small), 1)
+fields = {
+    "note": figures.SIMULATED if nb.cfg.simulated else "",
+    "image": schematics.picture_uri(image),
+    "recorded": schematics.trace_path(response[::3], width=68, height=38),
+    "electrodes": schematics.dot_path(np.full((6, 6), 0.6), width=52),
+    "phosphenes": schematics.dot_path(phosphenes, width=52),
+}
+for number, (name, row) in enumerate([*rows.items(), ("", {})][:2], start=1):
+    empty = dict.fromkeys(next(iter(rows.values())), "")
+    fields[f"name_{number}"] = name
+    fields |= {f"{key}_{number}": value for key, value in (empty | row).items()}
+framework = schematics.fill_template("fig01_framework", fields)
+SVG(framework)
 
 # %% [markdown]
-# ## Save
+# ## A noisy signal in its patches
+#
+# The response after a quarter of the diffusion steps,
+# $$y_t = \sqrt{\bar\alpha_t}\, y_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon.$$
 
 # %%
-written = []
-for name, fig in zip(SCHEMATICS, (framework, architecture), strict=True):
-    stem = where("figure", name=name)
-    written += save_figure(fig, stem, simulated=settings["simulated"])
+schedule = cfg.diffusion.timesteps, cfg.diffusion.beta_start, cfg.diffusion.beta_end
+alpha_bar = linear_alpha_bar(*schedule)[cfg.diffusion.timesteps // 4]
+clean = torch.from_numpy(response / response.std())[None]  # 1 C T
+generator = torch.Generator().manual_seed(cfg.seed)
+noise = torch.randn(clean.shape, generator=generator)
+noisy = diffuse(clean, noise, alpha_bar[None])[0].numpy()  # C T
 
 # %%
-record.finish(where("record"), inputs=inputs, outputs=written)
+layout = networks[dataset].layout
+height, width = layout.patch
+grid = np.full((layout.n_rows * height, layout.n_columns * width), np.nan)
+grid[list(layout.channel_rows), : layout.n_times] = noisy
+lines = schematics.grid_path(layout.n_rows, layout.n_columns, width=72, height=62)
+
+# %% [markdown]
+# ## Figure 2: the network
+#
+# *Look for* the padding of each region, which stays empty. Values in which the data
+# sets differ are separated by a slash, or are in the table.
+
+# %%
+values = pd.DataFrame(details).T
+joined = {key: " / ".join(dict.fromkeys(column)) for key, column in values.items()}
+codes = [f"{name}: {joined[name]}" for name in networks[dataset].position.tables]
+wrapped = textwrap.wrap(caption, 26, max_lines=4, placeholder=" …")
+fields |= joined | {
+    "image_size": f"{image.width} × {image.height} × 3",
+    "clip": cfg.embedding.model.rpartition("/")[2],
+    "captioner": getattr(
+        cfg.captioning.captioners.get(captioner), "model", captioner or ""
+    ).rpartition("/")[2],
+    "image_visibility": "visible" if cfg.conditioning.image else "hidden",
+    "text_visibility": "visible" if captioner else "hidden",
+    "cross_visibility": "visible" if cfg.model.cross_modulation else "hidden",
+    "noisy": schematics.picture_uri(schematics.heat_map(grid)),
+    "noise": schematics.picture_uri(schematics.heat_map(noise[0, :24, :24].numpy())),
+    "patches": lines,
+    "patch_line": 0.4 if layout.n_patches < 200 else 0.15,
+}
+for prefix, texts, n in (("caption", wrapped, 4), ("position", codes, 3)):
+    texts = [*texts, *[""] * n]
+    fields |= {f"{prefix}_{i + 1}": texts[i] for i in range(n)}
+architecture = schematics.fill_template("fig02_architecture", fields)
+SVG(architecture)
+
+# %%
+for name, svg in zip(paths.SCHEMATICS, (framework, architecture), strict=True):
+    schematics.save_schematic(svg, nb.output("figure", name=name))
+
+# %%
+nb.finish()

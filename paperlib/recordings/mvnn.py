@@ -48,7 +48,7 @@ def noise_covariance(epochs: np.ndarray, mode: str) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_channels, n_channels)
-        Noise covariance, in the square of the unit of ``epochs``.
+        In the square of the unit of ``epochs``.
 
     Raises
     ------
@@ -56,19 +56,32 @@ def noise_covariance(epochs: np.ndarray, mode: str) -> np.ndarray:
         If the mode is unknown, or is ``'time'`` with a single repetition.
     """
     check_option("mvnn", mode, ("epochs", "time"))
-    if mode == "epochs":
-        trials = epochs.reshape(-1, *epochs.shape[2:])  # N R C T -> NR C T
-        return _mean_covariance(trial.T for trial in trials)
-    if epochs.shape[1] == 1:
+    n_repetitions = epochs.shape[1]
+    if mode == "time" and n_repetitions == 1:
         raise ValueError(
             "mvnn 'time' needs at least 2 repetitions of a condition in a session; "
             "got 1. Use mvnn 'epochs'."
         )
-    if epochs.shape[1] == 2:
+    if mode == "time" and n_repetitions == 2:
         return _covariance_of_pairs(epochs)
-    return _mean_covariance(
-        condition[:, :, t] for condition in epochs for t in range(epochs.shape[3])
-    )
+    observations = "nrct->nrtc" if mode == "epochs" else "nrct->ntrc"
+    samples = np.einsum(observations, epochs)  # a view
+    total = 0.0
+    for condition in samples:
+        for sample in condition:
+            total = total + shrunk_covariance(sample)
+    return total / (samples.shape[0] * samples.shape[1])
+
+
+def _covariance_of_pairs(epochs: np.ndarray) -> np.ndarray:
+    """Mode 'time' with two repetitions: their shrinkage is 0 in closed form."""
+    total = 0.0
+    for start in range(0, len(epochs), _BLOCK):
+        pairs = epochs[start : start + _BLOCK]
+        differences = np.moveaxis(pairs[:, 0] - pairs[:, 1], 1, 0)  # C N T
+        differences = differences.reshape(len(differences), -1)  # C NT
+        total = total + differences @ differences.T
+    return total / (4 * len(epochs) * epochs.shape[3])
 
 
 def whitening_matrix(covariance: np.ndarray) -> np.ndarray:
@@ -91,8 +104,7 @@ def whitening_matrix(covariance: np.ndarray) -> np.ndarray:
     """
     variances, axes = np.linalg.eigh(covariance)
     floor = variances[-1] * len(variances) * np.finfo(variances.dtype).eps
-    n_null = int(np.count_nonzero(variances <= floor))
-    if n_null:
+    if n_null := int(np.count_nonzero(variances <= floor)):
         raise ValueError(
             f"the noise covariance of {len(variances)} channels is singular: {n_null} "
             f"directions have no variance. Look for channels that are flat or copies "
@@ -113,22 +125,3 @@ def whiten(epochs: np.ndarray, matrix: np.ndarray) -> None:
     """
     for trials in epochs:
         trials[:] = matrix @ trials  # R C T
-
-
-def _mean_covariance(samples) -> np.ndarray:
-    """Mean of the shrunk covariances of an iterable of observations."""
-    total, count = 0.0, 0
-    for observations in samples:
-        total, count = total + shrunk_covariance(observations), count + 1
-    return total / count
-
-
-def _covariance_of_pairs(epochs: np.ndarray) -> np.ndarray:
-    """Mode 'time' with two repetitions: their shrinkage is 0 in closed form."""
-    total = 0.0
-    for start in range(0, len(epochs), _BLOCK):
-        pairs = epochs[start : start + _BLOCK]
-        differences = np.moveaxis(pairs[:, 0] - pairs[:, 1], 1, 0)  # C N T
-        differences = differences.reshape(len(differences), -1)  # C NT
-        total = total + differences @ differences.T
-    return total / (4 * len(epochs) * epochs.shape[3])

@@ -1,4 +1,4 @@
-"""Where the sensors are."""
+"""Positions of the sensors."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -33,29 +33,24 @@ def sensor_info(ch_names: Sequence[str], sfreq: float) -> mne.Info:
         If a sensor is unknown, or electrodes and MEG sensors are mixed.
     """
     bare = [without_serial(name) for name in ch_names]
-    if not ctf_helmet().keys().isdisjoint(bare):
-        _check_known(bare, list(ctf_helmet()), kind="sensors of the CTF helmet")
-        return _gradiometers(ch_names, sfreq)
-    montage = mne.channels.make_standard_montage("colin27_1005")
-    _check_known(ch_names, montage.ch_names, kind="electrodes of the 10-05 system")
-    info = mne.create_info(list(ch_names), sfreq, ch_types="eeg")
-    info.set_montage(montage)
+    helmet = ctf_helmet()
+    if helmet.keys().isdisjoint(bare):
+        montage = mne.channels.make_standard_montage("colin27_1005")
+        _check_known(ch_names, montage.ch_names, kind="electrodes of the 10-05 system")
+        info = mne.create_info(list(ch_names), sfreq, ch_types="eeg")
+        return info.set_montage(montage)
+    _check_known(bare, list(helmet), kind="sensors of the CTF helmet")
+    info = mne.create_info(list(ch_names), sfreq, ch_types="mag")
+    for channel, name in zip(info["chs"], bare, strict=True):
+        channel["loc"] = helmet[name].copy()
+        channel["coil_type"] = FIFF.FIFFV_COIL_CTF_GRAD
+        channel["coord_frame"] = FIFF.FIFFV_COORD_DEVICE
     return info
 
 
 def without_serial(name: str) -> str:
     """Return a sensor's name without the serial number of its helmet."""
     return name.split("-")[0]
-
-
-def _gradiometers(ch_names: Sequence[str], sfreq: float) -> mne.Info:
-    """Info of CTF sensors."""
-    info = mne.create_info(list(ch_names), sfreq, ch_types="mag")
-    for channel, name in zip(info["chs"], ch_names, strict=True):
-        channel["loc"] = ctf_helmet()[without_serial(name)].copy()
-        channel["coil_type"] = FIFF.FIFFV_COIL_CTF_GRAD
-        channel["coord_frame"] = FIFF.FIFFV_COORD_DEVICE
-    return info
 
 
 @cache
@@ -72,18 +67,15 @@ def ctf_helmet() -> dict[str, np.ndarray]:
         the serial number.
     """
     info = mne.channels.read_meg_canonical_info("ctf275", verbose="error")
-    places = {
-        without_serial(channel["ch_name"]): channel["loc"] for channel in info["chs"]
-    }
-    axes = places["MRO42"].reshape(4, 3) * [-1, 1, 1]
+    helmet = {without_serial(ch["ch_name"]): ch["loc"] for ch in info["chs"]}
+    axes = helmet["MRO42"].reshape(4, 3) * [-1, 1, 1]
     axes[1] *= -1  # right-handed again
-    return places | {"MLO42": axes.ravel()}
+    return helmet | {"MLO42": axes.ravel()}
 
 
 def _check_known(ch_names: Sequence[str], known: Sequence[str], *, kind: str) -> None:
-    """Raise for sensors without a position."""
-    unknown = [name for name in ch_names if name not in known]
-    if unknown:
+    """Raise ValueError for sensors without a position."""
+    if unknown := [name for name in ch_names if name not in known]:
         raise ValueError(
             f"No position is known for {unknown}; expected {kind}."
             f"{did_you_mean(unknown[0], known)}"

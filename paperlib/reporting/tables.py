@@ -1,5 +1,6 @@
 """Tables as CSV (full precision), Markdown and LaTeX (rounded)."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from paperlib.atomic import write_text
+from paperlib.reporting.figures import SIMULATED
 
 MISSING = "–"
 
@@ -71,10 +73,10 @@ def save_table(
     wide
         What a reader sees; the name of its index heads the first column.
     caption
-        Says what the numbers are, their intervals, n, and whether data are simulated.
+        What the numbers are, their intervals and n.
     simulated
-        Whether the measured rows are; a column of the CSV says so. Rows in which a name
-        begins with "Published: " are the paper's.
+        Whether the participants of the measured rows are; caption and a column of the
+        CSV say so. Rows in which a name begins with "Published: " are the paper's.
 
     Returns
     -------
@@ -89,6 +91,8 @@ def save_table(
     if not wide.index.name:
         raise ValueError("The index of `wide` needs a name: it heads the first column.")
     stem = Path(stem)
+    if simulated and "simulated participant" not in caption.lower():
+        caption = f"{SIMULATED}. {caption}"
     published = tidy.astype(str).apply(lambda c: c.str.startswith("Published: "))
     marked = tidy.assign(simulated=simulated & ~published.any(axis=1))
     # Ten digits: more than any reader needs, fewer than differ between runs.
@@ -107,7 +111,7 @@ def _latex(wide: pd.DataFrame, *, caption: str, label: str) -> str:
     styled = styled.format_index(_escape_arrows, axis="columns")
     return styled.to_latex(
         hrules=True,
-        caption=_escape_arrows(caption.replace("%", r"\%")),
+        caption=_escape_arrows(re.sub(r"([%$&#_])", r"\\\1", caption)),
         label=label,
         column_format="l" + "r" * wide.shape[1],
         position_float="centering",

@@ -1,11 +1,10 @@
-"""Models that describe images: one way to load them, one way to call them.
+"""Captioners: Qwen2-VL, and the door to MiniGPT-4.
 
-Behind :func:`load_captioner` stand Qwen2-VL and MiniGPT-4. VisualGLM needs an
-environment of its own (``paperlib/stimuli/visualglm.py``); its captions, as those of
-any other program, are imported from a file.
+VisualGLM needs an environment of its own (``workflow/visualglm.py``); its captions, as
+those of any other program, are imported from a file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,27 +17,22 @@ from transformers import (
 
 from paperlib.stimuli.captions import Captioner
 from paperlib.stimuli.minigpt4 import load_minigpt4
-from paperlib.stimuli.weights import find_commit, find_model
+from paperlib.stimuli.weights import find_commit, find_model, load_model, loading
 from paperlib.validation import check_option
 
 
-def load_captioner(
-    entry: Mapping[str, str | int | None],
-    *,
-    device: str | torch.device,
-    dtype: torch.dtype,
-) -> Captioner:
-    """Load the model that an entry of a configuration's captioners describes.
+def load_captioner(kind: str, *, device: torch.device, **options) -> Captioner:
+    """Load a captioner, in the precision that suits its device.
 
     Parameters
     ----------
-    entry
-        ``kind`` (``"qwen2-vl"`` or ``"minigpt4"``) and the first arguments of
-        :func:`load_qwen2_vl` or :func:`paperlib.stimuli.minigpt4.load_minigpt4`.
+    kind
+        ``"qwen2-vl"`` or ``"minigpt4"``.
     device
-        Where the model shall run.
-    dtype
-        Of the weights; see :func:`pick_dtype`.
+        Where the model runs.
+    **options
+        Of :func:`load_qwen2_vl` or :func:`paperlib.stimuli.minigpt4.load_minigpt4`:
+        the other values of a configuration's captioner.
 
     Returns
     -------
@@ -48,24 +42,24 @@ def load_captioner(
     Raises
     ------
     ValueError
-        If models of this kind cannot be loaded; for ``"file"`` see
+        If models of this kind cannot be loaded, or the weights are damaged or
+        incomplete; for ``"file"`` see
         :func:`paperlib.stimuli.captions.import_captions`.
     FileNotFoundError
         If a model is neither a folder nor of the form owner/name.
     """
     loaders = {"qwen2-vl": load_qwen2_vl, "minigpt4": load_minigpt4}
-    check_option("The kind of a captioner to load", entry["kind"], tuple(loaders))
-    options = {key: value for key, value in entry.items() if key != "kind"}
-    return loaders[entry["kind"]](**options, device=device, dtype=dtype)
+    check_option("The kind of a captioner to load", kind, tuple(loaders))
+    return loaders[kind](**options, device=device, dtype=pick_dtype(device))
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
     """Return the precision in which captioners run on a device.
 
     Qwen2-VL was trained in bfloat16 and its activations can overflow float16, which
-    then answers "!!!!" to everything: float16 is left to GPUs that lack bfloat16.
+    then answers "!!!!" to everything: float16 is left to GPUs without bfloat16.
     """
-    if device.type != "cuda":
+    if torch.device(device).type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
@@ -78,12 +72,10 @@ class Qwen2VL:
     ----------
     model : Qwen2VLForConditionalGeneration
     processor : Qwen2VLProcessor
-    name : str
-        Of the model on the hub, or its folder.
-    revision : str or None
-        Commit of the weights; None for a folder.
+    name, revision, decoding
+        See :class:`paperlib.stimuli.captions.Captioner`.
     pixels : int
-        Area, in pixels, to which images are resized.
+        Area to which images are resized.
     """
 
     model: Qwen2VLForConditionalGeneration
@@ -94,7 +86,7 @@ class Qwen2VL:
 
     @property
     def decoding(self) -> dict:
-        """How captions are decoded and at which size images are seen."""
+        """How words are chosen, and at which size images are shown."""
         return {
             "do_sample": False,
             "num_beams": 1,
@@ -102,13 +94,18 @@ class Qwen2VL:
             "dtype": str(self.model.dtype).removeprefix("torch."),
         }
 
+    def question(self, image: Image.Image, prompt: str) -> list[dict]:
+        """Return the conversation that asks about an image."""
+        content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
+        return [{"role": "user", "content": content}]
+
     @torch.inference_mode()
     def __call__(
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
         """Describe B images; see :class:`paperlib.stimuli.captions.Captioner`."""
         inputs = self.processor.apply_chat_template(
-            [_question(image, prompt) for image in images],
+            [self.question(image, prompt) for image in images],
             tokenize=True,
             add_generation_prompt=True,
             return_dict=True,
@@ -129,7 +126,7 @@ def load_qwen2_vl(
     model: str,
     revision: str | None,
     pixels: int,
-    device: str | torch.device,
+    device: torch.device,
     dtype: torch.dtype,
 ) -> Qwen2VL:
     """Load Qwen2-VL through transformers.
@@ -145,28 +142,18 @@ def load_qwen2_vl(
         Area to which every image is resized, so that all cost the same: 448 x 448 is
         256 tokens of Qwen2-VL-2B.
     device, dtype
-        See :func:`load_captioner`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If ``model`` is neither a folder nor of the form owner/name.
+        Where and in which precision the model runs.
     """
     source = find_model(model)
-    processor = AutoProcessor.from_pretrained(
-        source,
-        revision=revision,
-        size={"shortest_edge": pixels, "longest_edge": pixels},
-    )
-    processor.tokenizer.padding_side = "left"  # generation goes on at the right
-    loaded = Qwen2VLForConditionalGeneration.from_pretrained(
-        source, revision=revision, dtype=dtype, attn_implementation="sdpa"
+    with loading(source):
+        processor = AutoProcessor.from_pretrained(
+            source,
+            revision=revision,
+            size={"shortest_edge": pixels, "longest_edge": pixels},
+        )
+    processor.tokenizer.padding_side = "left"  # answers continue at the right
+    loaded = load_model(
+        Qwen2VLForConditionalGeneration, source, revision=revision, dtype=dtype
     )
     commit = find_commit(source, revision)
-    return Qwen2VL(loaded.to(device).eval(), processor, model, commit, pixels)
-
-
-def _question(image: Image.Image, prompt: str) -> list[dict]:
-    """Return the conversation that asks about an image."""
-    content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
-    return [{"role": "user", "content": content}]
+    return Qwen2VL(loaded.to(device), processor, model, commit, pixels)

@@ -1,12 +1,11 @@
-"""Which images a model learns from, and the tokens that condition it."""
+"""Condition tokens of images, and the split of images by concept."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from paperlib.config import token_sources
 from paperlib.stimuli.tokens import Tokens
+from paperlib.validation import check_option
 
 
 class Condition:
@@ -15,60 +14,101 @@ class Condition:
     Parameters
     ----------
     sources
-        Token files, such as those of the images and those of their captions.
+        Opened token files, such as those of the images and those of their captions.
     image_ids
         The image of each row.
+    layers
+        Of a source that holds layers of a CNN, those that are read as maps, see
+        :func:`layer_maps`; None for all layers as one flat token.
 
     Attributes
     ----------
     n_tokens, width : int
         Tokens of an image over all sources, and their width.
+
+    Raises
+    ------
+    ValueError
+        If there is no source, the widths differ, or a layer is unknown.
     """
 
-    def __init__(self, sources: Sequence[Tokens], image_ids: Sequence[str]):
+    def __init__(
+        self,
+        sources: Sequence[Tokens],
+        image_ids: Sequence[str],
+        *,
+        layers: Sequence[str] | None = None,
+    ):
         if not sources:
             raise ValueError(
                 "A model needs a condition: set conditioning.image to true, name a "
                 "captioner, or both."
             )
-        widths = {tokens.shape[-1] for tokens in sources}
+        self.sources, self.layers = list(sources), layers
+        self.image_ids = np.asarray(image_ids)
+        shapes = [self._read(tokens, self.image_ids[:1]).shape for tokens in sources]
+        widths = {shape[-1] for shape in shapes}
         if len(widths) > 1:
             raise ValueError(
                 f"Tokens must have one width to stand in a row; got {sorted(widths)}."
             )
-        self.sources = list(sources)
-        self.image_ids = np.asarray(image_ids)
-        self.width = widths.pop()
-        self.n_tokens = sum(tokens.shape[1] for tokens in sources)
+        self.n_tokens, self.width = sum(shape[1] for shape in shapes), widths.pop()
 
     def __call__(self, rows: Sequence[int]) -> np.ndarray:
         """Return the tokens of some rows, float32 of shape (B, n_tokens, width)."""
         ids = self.image_ids[rows]
-        return np.concatenate([tokens[ids] for tokens in self.sources], axis=1)
+        return np.concatenate([self._read(t, ids) for t in self.sources], axis=1)
+
+    def _read(self, tokens: Tokens, image_ids: Sequence[str]) -> np.ndarray:
+        if self.layers and "layers" in tokens.settings:
+            return layer_maps(tokens, image_ids, self.layers)
+        return tokens[image_ids]
 
 
-def open_condition(
-    conditioning: dict, where: Callable[..., Path], image_ids: Sequence[str]
-) -> Condition:
-    """Open the token files of a condition.
+def layer_maps(
+    tokens: Tokens, image_ids: Sequence[str], layers: Sequence[str]
+) -> np.ndarray:
+    """Read layers of a CNN as maps: one token a place, the layers' channels in a row.
 
     Parameters
     ----------
-    conditioning
-        With ``image`` (bool), ``captioner`` and ``network`` (names or None).
-    where
-        From :func:`paperlib.paths.locate`.
+    tokens
+        Opened file of :func:`paperlib.stimuli.cnn.write_layer_outputs`.
     image_ids
-        The image of each row.
+        N images.
+    layers
+        Names of layers whose maps have the same number of places.
+
+    Returns
+    -------
+    ndarray of shape (N, places, channels), float32
+
+    Raises
+    ------
+    ValueError
+        If a layer was not written, or maps differ in their number of places.
     """
-    paths = [where("tokens", tokens=name) for name in token_sources(conditioning)]
-    return Condition([Tokens(path) for path in paths], image_ids)
+    widths, channels = tokens.settings["layers"], tokens.settings["channels"]
+    for layer in layers:
+        check_option(f"A layer in {tokens.path.name}", layer, tuple(widths))
+    places = {layer: widths[layer] // channels[layer] for layer in layers}
+    if len(set(places.values())) > 1:
+        raise ValueError(
+            f"Maps must have the same number of places to stand in a row; got {places}."
+        )
+    stops = dict(zip(widths, np.cumsum(list(widths.values())).tolist(), strict=True))
+    maps = []
+    for layer in layers:
+        columns = slice(stops[layer] - widths[layer], stops[layer])
+        flat = tokens.read(image_ids, columns=columns)  # N 1 channels*places
+        maps.append(flat.reshape(len(flat), channels[layer], -1).swapaxes(1, 2))
+    return np.concatenate(maps, axis=-1)
 
 
 def hold_out_concepts(
     concepts: Sequence[str], *, n_held_out: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split images by concept, so that validation asks for concepts never trained on.
+    """Split images by concept, so that validation uses concepts never trained on.
 
     Parameters
     ----------
@@ -77,12 +117,17 @@ def hold_out_concepts(
     n_held_out
         Concepts for validation.
     seed
-        Decides which.
+        Of the draw.
 
     Returns
     -------
     training, validation : ndarray of int
         Rows of ``concepts``, sorted.
+
+    Raises
+    ------
+    ValueError
+        If there are not enough concepts.
     """
     names = np.unique(concepts)
     if not 1 <= n_held_out < len(names):

@@ -1,9 +1,9 @@
-"""MiniGPT-4 (Zhu et al. 2023, arXiv 2304.10592), put together from its parts.
+"""MiniGPT-4 (Zhu et al. 2023, arXiv 2304.10592), assembled from its parts.
 
 The vision tower and Q-Former are those of BLIP-2 (Li et al. 2023), the language model
-is Vicuna. MiniGPT-4 itself is the linear layer between the two: it was trained to turn
-the 32 output tokens of the Q-Former into words of the language model, and only this
-layer was released.
+is Vicuna. MiniGPT-4 itself is the linear layer between the two: it was trained to map
+the 32 output tokens of the Q-Former to input embeddings of the language model, and only
+this layer was released.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,14 @@ from paperlib.stimuli.weights import (
     fill,
     find_commit,
     find_model,
+    load_model,
+    loading,
     read_tensors,
     read_torch_file,
 )
 from paperlib.validation import check_shape
 
-# What the layer was trained with, around the image and the question.
+# The text around image and question with which the layer was trained.
 BEFORE_IMAGE = (
     "Give the following image: <Img>ImageContent</Img>. You will be able to see the "
     "image once I provide it to you. Please answer my questions.###Human: <Img>"
@@ -41,7 +43,7 @@ BEFORE_IMAGE = (
 BEFORE_PROMPT, AFTER_PROMPT = "</Img> ", "###Assistant: "
 STOP = "###"  # ends the turn of either side
 
-BLIP2_PARTS = ("vision_model.", "qformer.", "query_tokens")  # what is read of BLIP-2
+BLIP2_PARTS = ("vision_model.", "qformer.", "query_tokens")  # T5 is not read
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,8 @@ class MiniGPT4:
         From the width of the Q-Former to that of the language model.
     language : LlamaForCausalLM
     tokenizer : PreTrainedTokenizerBase
-    name : str
-        Of all three parts.
-    revision : str or None
-        Commits of the two parts that come from the hub; None for folders.
+    name, revision, decoding
+        See :class:`paperlib.stimuli.captions.Captioner`; of all parts.
     """
 
     vision: Blip2VisionModel
@@ -75,31 +75,28 @@ class MiniGPT4:
 
     @property
     def decoding(self) -> dict:
-        """How captions are decoded and at which size images are seen."""
-        size = self.vision.config.image_size
-        dtype = str(self.language.dtype).removeprefix("torch.")
+        """How words are chosen, and at which size images are shown."""
         return {
             "do_sample": False,
             "num_beams": 1,
-            "pixels": size**2,
-            "dtype": dtype,
+            "pixels": self.vision.config.image_size**2,
+            "dtype": str(self.language.dtype).removeprefix("torch."),
         }
 
     @torch.inference_mode()
     def __call__(
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
-        """Describe B images; see :class:`paperlib.stimuli.captions.Captioner`.
-
-        Every image takes as many tokens as any other and the words around them are the
-        same, so a batch needs no padding.
-        """
-        seen = self.image_tokens(images)
-        words = BEFORE_PROMPT + prompt + AFTER_PROMPT
-        before, after = self._embed(BEFORE_IMAGE, begins=True), self._embed(words)
-        n_images = len(images)
+        """Describe B images; see :class:`paperlib.stimuli.captions.Captioner`."""
+        before = self._embed(BEFORE_IMAGE, start=True)
+        after = self._embed(BEFORE_PROMPT + prompt + AFTER_PROMPT)
+        n_images = len(images)  # all take the same number of tokens: no padding
         embedded = torch.cat(
-            [before.expand(n_images, -1, -1), seen, after.expand(n_images, -1, -1)],
+            [
+                before.expand(n_images, -1, -1),
+                self.image_tokens(images),
+                after.expand(n_images, -1, -1),
+            ],
             dim=1,
         )  # B L D
         ids = self.language.generate(
@@ -116,7 +113,7 @@ class MiniGPT4:
         return [text.split(STOP)[0].strip() for text in texts]
 
     def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
-        """Turn B images into words of the language model, (B, L, D)."""
+        """Map B images to input embeddings of the language model, (B, L, D)."""
         transform = image_transform(self.vision.config.image_size)
         pixels = torch.stack([transform(image) for image in images])  # B 3 H W
         vision, language = self.vision, self.language
@@ -127,10 +124,10 @@ class MiniGPT4:
         ).last_hidden_state
         return self.projection(tokens).to(language.dtype)
 
-    def _embed(self, text: str, *, begins: bool = False) -> Tensor:
-        """Return the words of a text, (1, L, D), after a start token if it begins."""
+    def _embed(self, text: str, *, start: bool = False) -> Tensor:
+        """Return the input embeddings of a text, (1, L, D)."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        if begins:
+        if start:
             ids = [self.tokenizer.bos_token_id, *ids]
         row = torch.tensor([ids], device=self.language.device)
         return self.language.get_input_embeddings()(row)
@@ -143,10 +140,10 @@ def load_minigpt4(
     projection: str,
     language: str,
     language_revision: str | None,
-    device: str | torch.device,
+    device: torch.device,
     dtype: torch.dtype,
 ) -> MiniGPT4:
-    """Put MiniGPT-4 together.
+    """Assemble MiniGPT-4.
 
     Parameters
     ----------
@@ -160,24 +157,18 @@ def load_minigpt4(
     vision_revision, language_revision
         Commits or branches on the hub; None for the newest, or with folders.
     device
-        Where the model shall run.
+        Where the model runs.
     dtype
         Of vision tower and language model; Q-Former and projection stay in float32.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a part is neither a folder nor of the form owner/name, or there is no file of
-        the projection.
-    ValueError
-        If a tensor is missing or has another shape, or a file holds more than tensors.
     """
     source, spoken = find_model(vision), find_model(language)
-    tokenizer = AutoTokenizer.from_pretrained(spoken, revision=language_revision)
+    with loading(spoken):
+        tokenizer = AutoTokenizer.from_pretrained(spoken, revision=language_revision)
     weights = _projection_weights(projection)
-    config = Blip2Config.from_pretrained(source, revision=vision_revision)
-    llama = LlamaForCausalLM.from_pretrained(
-        spoken, revision=language_revision, dtype=dtype, attn_implementation="sdpa"
+    with loading(source):
+        config = Blip2Config.from_pretrained(source, revision=vision_revision)
+    llama = load_model(
+        LlamaForCausalLM, spoken, revision=language_revision, dtype=dtype
     )
     linear = nn.Linear(config.qformer_config.hidden_size, llama.config.hidden_size)
     fill(linear, weights, "llama_proj.")
@@ -191,7 +182,7 @@ def load_minigpt4(
         qformer=qformer.to(device).eval(),
         queries=queries.to(device),
         projection=linear.to(device),
-        language=llama.to(device).eval(),
+        language=llama.to(device),
         tokenizer=tokenizer,
         name=f"MiniGPT-4: {vision}, {projection}, {language}",
         revision=", ".join(filter(None, commits)) or None,
@@ -199,13 +190,7 @@ def load_minigpt4(
 
 
 def image_transform(size: int) -> transforms.Compose:
-    """Return BLIP's transform for evaluation: squash to a square, then normalize.
-
-    Parameters
-    ----------
-    size
-        Side of the square in pixels.
-    """
+    """Return BLIP's transform for evaluation: squash to a square, then normalize."""
     return transforms.Compose(
         [
             transforms.Resize((size, size), transforms.InterpolationMode.BICUBIC),
@@ -218,7 +203,8 @@ def image_transform(size: int) -> transforms.Compose:
 def _projection_weights(projection: str) -> dict[str, Tensor]:
     """Read the released tensors."""
     path = ROOT / projection
-    weights = read_torch_file(path).get("model")
+    content = read_torch_file(path)
+    weights = content.get("model") if isinstance(content, dict) else None
     if not isinstance(weights, dict):
         raise ValueError(
             f"{path} must hold tensors under the key 'model', as the checkpoint that "
@@ -230,7 +216,7 @@ def _projection_weights(projection: str) -> dict[str, Tensor]:
 def _load_blip2(
     source: str, config: Blip2Config, revision: str | None
 ) -> tuple[Blip2VisionModel, Blip2QFormerModel, Tensor]:
-    """Read vision tower, Q-Former and its queries, and nothing else."""
+    """Read vision tower, Q-Former and its queries."""
     tensors = read_tensors(source, BLIP2_PARTS, revision=revision)
     tower = Blip2VisionModel(config.vision_config)
     qformer = Blip2QFormerModel(config.qformer_config)
