@@ -35,14 +35,14 @@ import pandas as pd
 import torch
 
 from paperlib.config import load_settings
-from paperlib.minithings.encoders import IMAGE_SIZE, train_captioner, train_clip
-from paperlib.minithings.head import eeg_info, meg_info
-from paperlib.minithings.meg_recordings import simulate_participants
-from paperlib.minithings.meg_stimuli import write_object_images, write_trials
-from paperlib.minithings.recordings import simulate_participant
-from paperlib.minithings.scenes import describe
-from paperlib.minithings.stimuli import draw_stimuli, write_stimuli
-from paperlib.minithings.world import Task, build
+from minithings.encoders import IMAGE_SIZE, train_captioner, train_clip
+from minithings.head import eeg_info, meg_info
+from minithings.meg_recordings import simulate_participants
+from minithings.meg_stimuli import write_object_images, write_trials
+from minithings.recordings import simulate_participant
+from minithings.scenes import describe
+from minithings.stimuli import draw_stimuli, write_stimuli
+from minithings.world import Task, build
 from paperlib.paths import locate
 from paperlib.provenance import start_record
 from paperlib.recordings.things_eeg2 import load_raw_session, stimulus_events

@@ -4,7 +4,7 @@ from open_clip import SimpleTokenizer
 from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from paperlib.minithings.encoders import (
+from minithings.encoders import (
     ATTRIBUTES,
     IMAGE_SIZE,
     draw_scenes,
@@ -12,7 +12,7 @@ from paperlib.minithings.encoders import (
     train_captioner,
     train_clip,
 )
-from paperlib.minithings.scenes import describe
+from minithings.scenes import describe
 from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.embeddings import load_clip, text_tokens
 

@@ -3,7 +3,7 @@ from collections import Counter
 import mne
 import numpy as np
 
-from paperlib.minithings.head import (
+from minithings.head import (
     REFERENCE,
     eeg_info,
     eeg_lead_field,

@@ -7,23 +7,23 @@ import pytest
 from PIL import Image
 from scipy.signal import welch
 
-from paperlib.minithings.evoked import image_responses
-from paperlib.minithings.head import meg_info
-from paperlib.minithings.meg_recordings import (
+from minithings.evoked import image_responses
+from minithings.head import meg_info
+from minithings.meg_recordings import (
     SFREQ,
     baseline_scores,
     make_sensors,
     simulate_participants,
     simulate_session,
 )
-from paperlib.minithings.meg_stimuli import (
+from minithings.meg_stimuli import (
     N_SESSIONS,
     draw_stimuli,
     draw_trials,
     write_object_images,
     write_trials,
 )
-from paperlib.minithings.participants import draw_participant
+from minithings.participants import draw_participant
 from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.things_meg import CATCH_NUMBER
 

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from paperlib.minithings.evoked import Responses, image_responses
-from paperlib.minithings.participants import draw_participant
-from paperlib.minithings.recordings import (
+from minithings.evoked import Responses, image_responses
+from minithings.participants import draw_participant
+from minithings.recordings import (
     make_sensors,
     onset_samples,
     presentation_order,
@@ -13,7 +13,7 @@ from paperlib.minithings.recordings import (
     simulate_recording,
     training_halves,
 )
-from paperlib.minithings.stimuli import draw_stimuli
+from minithings.stimuli import draw_stimuli
 from paperlib.recordings.things_eeg2 import (
     RAW_CHANNELS,
     TARGET_CODE,

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paperlib.minithings.head import eeg_info, eeg_lead_field
-from paperlib.minithings.participants import draw_participant
-from paperlib.minithings.scenes import CATEGORY_SHAPES, Scene, sample_scene
-from paperlib.minithings.sources import image_drives, source_areas, time_course
+from minithings.head import eeg_info, eeg_lead_field
+from minithings.participants import draw_participant
+from minithings.scenes import CATEGORY_SHAPES, Scene, sample_scene
+from minithings.sources import image_drives, source_areas, time_course
 from paperlib.recordings.things_eeg2 import RAW_CHANNELS
 
 AREA_OF = [area for area, _ in source_areas()]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paperlib.minithings.scenes import CONCEPTS
-from paperlib.minithings.stimuli import draw_stimuli, write_stimuli
+from minithings.scenes import CONCEPTS
+from minithings.stimuli import draw_stimuli, write_stimuli
 from paperlib.stimuli.images import read_images
 
 SIZES = {"seed": 3, "n_concepts": 5, "n_images": 3, "n_test_concepts": 4}

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from paperlib.minithings.stimuli import write_stimuli
-from paperlib.minithings.world import Task, build
+from minithings.stimuli import write_stimuli
+from minithings.world import Task, build
 from paperlib.paths import ROOT
 
 SIZES = {"seed": 0, "n_concepts": 2, "n_images": 1, "n_test_concepts": 1}

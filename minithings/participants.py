@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from paperlib.minithings.sources import AREAS, source_areas
+from minithings.sources import AREAS, source_areas
 
 _ANATOMY_SEED = 7  # folds that all people share
 _POSITION_SD = 0.04
@@ -42,7 +42,7 @@ class Participant:
         Unit vectors.
     moments, peaks, widths, rebounds : ndarray of shape (n_sources,)
         Moment in ampere meters and parameters of
-        `paperlib.minithings.sources.time_course`.
+        `minithings.sources.time_course`.
     alpha_frequency
         In hertz.
     background

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from paperlib.atomic import atomic_path, write_text
-from paperlib.minithings.scenes import (
+from minithings.scenes import (
     BACKGROUNDS,
     COLORS,
     POSITIONS,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paperlib.minithings.participants import Participant
-from paperlib.minithings.scenes import Scene, sample_scene
-from paperlib.minithings.sources import image_drives, source_areas, time_course
+from minithings.participants import Participant
+from minithings.scenes import Scene, sample_scene
+from minithings.sources import image_drives, source_areas, time_course
 
 _TARGET_SEED = 99999
 _TARGET_PARIETAL_GAIN = 3.0
@@ -30,7 +30,7 @@ class Responses:
     Attributes
     ----------
     strength : ndarray of shape (n_images + 1, n_sources)
-        As returned by `paperlib.minithings.sources.image_drives`.
+        As returned by `minithings.sources.image_drives`.
     shift : ndarray of shape (n_images + 1,)
         Seconds.
     """

@@ -18,8 +18,8 @@ noise of the amplifier  0.3 microvolt rms, differs by electrode and recording
 amplifier               low-pass at 100 Hz, reference Fz
 ======================  ========================================================
 
-Trial-to-trial jitter is described in `paperlib.minithings.evoked`, 1/f and alpha
-activity in `paperlib.minithings.ongoing`. Eye blinks, muscle activity, line noise and
+Trial-to-trial jitter is described in `minithings.evoked`, 1/f and alpha
+activity in `minithings.ongoing`. Eye blinks, muscle activity, line noise and
 bad electrodes are left out.
 """
 
@@ -30,9 +30,9 @@ import numpy as np
 from scipy.fft import irfft, next_fast_len
 
 from paperlib.atomic import atomic_path
-from paperlib.minithings.evoked import Responses, evoked_currents, image_responses
-from paperlib.minithings.head import eeg_info, eeg_lead_field
-from paperlib.minithings.ongoing import (
+from minithings.evoked import Responses, evoked_currents, image_responses
+from minithings.head import eeg_info, eeg_lead_field
+from minithings.ongoing import (
     ALPHA_RMS,
     CORTEX_RMS,
     Generators,
@@ -41,8 +41,8 @@ from paperlib.minithings.ongoing import (
     draw_generators,
     unit_variance,
 )
-from paperlib.minithings.participants import Participant, draw_participant
-from paperlib.minithings.stimuli import draw_stimuli
+from minithings.participants import Participant, draw_participant
+from minithings.stimuli import draw_stimuli
 from paperlib.recordings.things_eeg2 import (
     PARTITIONS,
     RAW_CHANNELS,
@@ -100,7 +100,7 @@ def simulate_participant(
     subject
         Number of the participant.
     seed, n_concepts, n_images, n_test_concepts
-        As for `paperlib.minithings.stimuli.draw_stimuli`.
+        As for `minithings.stimuli.draw_stimuli`.
     n_test_repetitions
         Presentations of a test image in one session.
     """

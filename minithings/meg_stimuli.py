@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from paperlib.atomic import write_text
-from paperlib.minithings.scenes import CONCEPTS, Scene, sample_scene, write_picture
+from minithings.scenes import CONCEPTS, Scene, sample_scene, write_picture
 
 N_SESSIONS = 12
 SOA = 1.5  # s

@@ -13,7 +13,7 @@ participants            others than those of the EEG; heads in the helmet are tu
 images                  500 ms on, one every 1.5 s (1.25 to 1.70 s in the experiment)
 catch images            images of an object that the participant answers, with a
                         threefold parietal response
-1/f and alpha activity  that of `paperlib.minithings.ongoing`: as strong as it has to be
+1/f and alpha activity  that of `minithings.ongoing`: as strong as it has to be
                         for that many microvolts at the scalp
 noise of the sensors    5 femtoteslas per root hertz, differs by sensor and session
                         (Vrba and Robinson, 2001)
@@ -41,10 +41,10 @@ import pandas as pd
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.spatial.transform import Rotation
 
-from paperlib.minithings.evoked import Responses, evoked_currents, image_responses
-from paperlib.minithings.head import meg_info, meg_lead_field
-from paperlib.minithings.meg_stimuli import SOA, draw_stimuli, draw_trials
-from paperlib.minithings.ongoing import (
+from minithings.evoked import Responses, evoked_currents, image_responses
+from minithings.head import meg_info, meg_lead_field
+from minithings.meg_stimuli import SOA, draw_stimuli, draw_trials
+from minithings.ongoing import (
     ALPHA_RMS,
     CORTEX_RMS,
     Generators,
@@ -53,8 +53,8 @@ from paperlib.minithings.ongoing import (
     draw_generators,
     unit_variance,
 )
-from paperlib.minithings.participants import Participant, draw_participant
-from paperlib.minithings.recordings import scalp_potentials
+from minithings.participants import Participant, draw_participant
+from minithings.recordings import scalp_potentials
 from paperlib.recordings.things_meg import CATCH_NUMBER
 
 SFREQ = 200  # Hz
@@ -106,7 +106,7 @@ def simulate_participants(
     subjects
         Numbers of the participants.
     seed, n_concepts, n_images, n_test_images
-        As for `paperlib.minithings.meg_stimuli.draw_stimuli`.
+        As for `minithings.meg_stimuli.draw_stimuli`.
     """
     stimuli = draw_stimuli(
         seed=seed,

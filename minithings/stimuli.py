@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from paperlib.atomic import atomic_path
-from paperlib.minithings.scenes import CONCEPTS, Scene, sample_scene, write_picture
+from minithings.scenes import CONCEPTS, Scene, sample_scene, write_picture
 
 _TEST_EXEMPLAR = 6
 
