@@ -2,8 +2,8 @@
 
 Data flow, and the only direction in which modules import each other::
 
-    recordings, stimuli -> models -> diffusion -> training -> sampling -> generation
-                        -> evaluation -> reporting
+    recordings, stimuli, models -> coordinates, diffusion -> training -> generation
+                                -> evaluation -> reporting
 
 Letters used in shape comments throughout:
 

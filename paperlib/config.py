@@ -1,398 +1,903 @@
-"""Load a configuration, check it against the schema, hand out sections.
+"""The configuration: its schema, its default values and how files replace them.
 
-``config/<name>.yaml`` holds every value once. A notebook gets only the sections listed
-for it in :data:`SECTIONS`; the Snakefile declares the same sections as that notebook's
-parameters, less what decides nothing (:func:`deciding_settings`), so a changed value
-re-runs exactly what can depend on it.
+The classes below are the schema. Their defaults are the published values; where the
+paper is silent, the reason for a choice stands beside it. A file in ``config/`` holds
+only what differs, from the defaults or from the file that it ``extends``.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterator
 from copy import deepcopy
-from functools import cache, reduce
-from operator import getitem
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from jsonschema_rs import Draft202012Validator, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from paperlib.paths import ROOT
-from paperlib.validation import check_distinct, check_option, did_you_mean
+from paperlib.paths import NOTEBOOKS, ROOT
+from paperlib.validation import check_option, did_you_mean
 
-SECTIONS = {
-    "00_minithings": ("seed", "minithings"),
-    "01_preprocess": ("preprocessing",),
-    "02_caption": ("captioning",),
-    "03_embed": ("embedding",),
-    "04_train": (
-        *("simulated", "channels", "conditioning", "tokens"),
-        *("model", "diffusion", "training"),
-    ),
-    "05_sample": ("seed", "conditioning", "sampling"),
-    "06_evaluate": (
-        *("seed", "simulated", "subjects", "training_subject", "seeds"),
-        *("runs", "comparison", "evaluation"),
-    ),
-    "07_ablations": ("seed", "simulated", "runs", "ablations", "evaluation"),
-    "08_clip_score": ("seed", "simulated", "dataset_subjects", "clip_score"),
-    "09_topographies": ("simulated", "subjects", "training_subject", "topographies"),
-    "10_schematics": (
-        *("seed", "simulated", "datasets", "captioning", "embedding", "conditioning"),
-        *("methods", "diffusion", "sampling", "runs"),
-    ),
-    "11_own_images": ("seed", "simulated", "sampling", "topographies"),
-}
-
-ABLATIONS = ("components", "captioners", "conditioning", "regions")
-"""Groups of runs, the last of each the full model from which the others are told."""
-
-OF_SPEED = ("processes", "workers", "checkpointing", "compile", "tensorboard")
-OF_SPEED += ("save_every",)
-"""Values of ``training`` that change how fast it is and nothing that comes out."""
-
-_OF_MACHINE = ("device", "resources")
-_BATCHED = ("captioning", "embedding", "clip_score", "sampling")
-"""Sections whose ``batch_size`` says how much is computed at once, and no more."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Pair = tuple[PositiveInt, PositiveInt]
+Precision = Literal["no", "fp16", "bf16"]
+Region = Literal["Frontal", "Central", "Temporal", "Parietal", "Occipital"]
+Method = Literal[
+    "dit", "unet", "synbrain", "layerwise_ridge", "pls", "kernel_regression", "ridge"
+]
 
 
-def load_config(config: str, overrides: str = "") -> dict:
-    """Read and validate a whole configuration.
+def _distinct(values: list) -> list:
+    if repeated := [value for value in values if values.count(value) > 1]:
+        raise ValueError(f"{repeated[0]!r} is listed twice.")
+    return values
+
+
+def _without_null(entries: Any) -> Any:
+    """Drop entries that a file sets to null to remove what it inherits."""
+    if not isinstance(entries, dict):
+        return entries
+    return {name: entry for name, entry in entries.items() if entry is not None}
+
+
+Distinct = AfterValidator(_distinct)
+WithoutNull = BeforeValidator(_without_null)
+Subjects = Annotated[list[PositiveInt], Field(min_length=1), Distinct]
+Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), Distinct]
+Group = Annotated[list[str], Field(min_length=2), Distinct]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
+
+
+class Section(BaseModel):
+    """Part of a configuration; unknown keys are errors that name the nearest key."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            known = cls.model_fields
+            if unknown := [key for key in values if key not in known]:
+                hints = [f"unknown key {k!r}.{did_you_mean(k, known)}" for k in unknown]
+                raise ValueError("; ".join(hints))
+        return values
+
+
+class EEGPreprocessing(Section):
+    """THINGS-EEG2, as NICE and ATM vary its authors' pipeline (Appendix D)."""
+
+    source: Literal["raw", "published"] = "raw"  # or files its authors preprocessed
+    channels: Literal["all", "posterior"] | list[str] = "all"  # 63, 17, or by name
+    sfreq: PositiveFloat = 250  # Hz
+    tmin: Annotated[float, Field(le=0)] = -0.2  # s
+    tmax: PositiveFloat = 1.0  # s
+    keep_from: float = 0.0  # s; earlier samples are cut before whitening
+    mvnn: Literal["epochs", "time", "none"] = "epochs"  # the data set's authors: time
+    covariance: Literal["training", "both"] = "training"  # the authors: both
+    seed: NonNegativeInt = 20200220  # the authors': which trials are kept, their order
+
+
+class MEGPreprocessing(Section):
+    """THINGS-MEG; the keys from ``l_freq`` on are for ``source: raw_ctf``."""
+
+    source: Literal["epochs", "raw_ctf"] = "epochs"  # released epochs, 0.1 to 40 Hz
+    concepts: Literal["all_concepts", "zero_shot"] = "all_concepts"  # of training
+    l_freq: PositiveFloat = 0.1  # Hz
+    h_freq: PositiveFloat = 100.0  # Hz
+    tmin: Annotated[float, Field(le=0)] = -0.1  # s; kept are 0 to 0.995 s
+    tmax: PositiveFloat = 1.3  # s
+    baseline: tuple[float, float] = (-0.1, 0.0)  # s; mean 0, standard deviation 1 there
+    sfreq: PositiveFloat = 200  # Hz
+
+    @model_validator(mode="after")
+    def _check_band(self) -> Self:
+        if self.l_freq >= self.h_freq:
+            raise ValueError(
+                f"l_freq ({self.l_freq:g} Hz) must lie below h_freq ({self.h_freq:g} "
+                "Hz): a filter the other way round would remove the band."
+            )
+        return self
+
+
+class Dataset(Section):
+    """A data set. Its further sections replace parts of those of the configuration."""
+
+    subjects: Subjects
+    training_subject: PositiveInt = (
+        1  # cross-subject rows: trained here, tested on others
+    )
+    methods: dict = {}
+    coordinates: dict = {}
+    training: dict = {}
+    sampling: dict = {}
+    evaluation: dict = {}
+    ablations: dict = {}
+    topographies: dict = {}
+    machine: dict = {}
+    resources: dict = {}
+    runs: dict[RunName, dict] = {}  # sections of single runs on this data set
+
+    @model_validator(mode="after")
+    def _check_subject(self) -> Self:
+        check_option("training_subject", self.training_subject, self.subjects)
+        return self
+
+
+class EEGDataset(Dataset):
+    """THINGS-EEG2."""
+
+    name: Literal["things-eeg2"]
+    subjects: Subjects = list(range(1, 11))
+    preprocessing: EEGPreprocessing = EEGPreprocessing()
+
+
+class MEGDataset(Dataset):
+    """THINGS-MEG."""
+
+    name: Literal["things-meg"]
+    subjects: Subjects = [1, 2, 3, 4]
+    preprocessing: MEGPreprocessing = MEGPreprocessing()
+
+
+class QwenCaptioner(Section):
+    """Qwen2-VL; ``revision`` is a commit of the hub, null for the newest."""
+
+    kind: Literal["qwen2-vl"]
+    model: str
+    revision: str | None
+    pixels: PositiveInt  # of the image that the model reads
+
+
+class MiniGPT4Captioner(Section):
+    """MiniGPT-4, put together from its parts."""
+
+    kind: Literal["minigpt4"]
+    vision: str
+    vision_revision: str | None
+    projection: str
+    language: str
+    language_revision: str | None
+
+
+class FileCaptioner(Section):
+    """Captions that another program wrote."""
+
+    kind: Literal["file"]
+    file: str
+
+
+Captioner = Annotated[
+    QwenCaptioner | MiniGPT4Captioner | FileCaptioner, Field(discriminator="kind")
+]
+
+
+class Captioning(Section):
+    """Captions of the images (Appendix F)."""
+
+    captioners: Annotated[dict[Name, Captioner], WithoutNull] = {}
+    prompt: Annotated[str, Field(min_length=1)] = (
+        "Describe this image in one or two sentences."  # not stated; fits 77 tokens
+    )
+    max_new_tokens: PositiveInt = 77
+
+    @field_validator("captioners")
+    @classmethod
+    def _check_names(cls, captioners: dict) -> dict:
+        if taken := {"image", "alexnet", "efficientnet-lite0"} & captioners.keys():
+            raise ValueError(
+                f"a captioner cannot be called {taken.pop()!r}: the tokens of images "
+                "and networks are stored under such names. Choose another one."
+            )
+        return captioners
+
+
+class Clip(Section):
+    """A CLIP model of open_clip."""
+
+    model: str = "ViT-L-14-quickgelu"  # OpenAI's activation; ViT-L-14 has another
+    pretrained: str | None = "openai"
+    revision: str | None = "18d0535469bb561bf468d76c1d73aa35156c922b"  # of the hub
+
+
+class Network(Section):
+    """A CNN for the encoding baselines; feature maps are averaged to a grid."""
+
+    grid: PositiveInt = 6
+
+
+class Embedding(Clip):
+    """Condition tokens: CLIP's, and the layers of CNNs."""
+
+    normalize_by_cls: bool = False  # divide image tokens by the norm of the class token
+    project_text: bool = False
+    networks: Annotated[
+        dict[Literal["alexnet", "efficientnet-lite0"], Network], WithoutNull
+    ] = {}
+
+
+class Channels(Section):
+    """Channels that a model learns."""
+
+    without: Region | None = None  # a brain region that it never sees
+
+
+class Conditioning(Section):
+    """What a model knows of an image."""
+
+    image: bool = True  # CLIP image tokens, 257 x 768
+    captioner: str | None = None  # whose captions give the CLIP text tokens, 77 x 768
+    network: str | None = None  # a CNN
+    layers: list[str] | None = None  # of the CNN; attended to as maps by networks
+
+
+class DiTOptions(Section):
+    """The diffusion transformer (section 3.2, Appendix E)."""
+
+    width: PositiveInt = 768
+    depth: PositiveInt = 12
+    heads: PositiveInt = 12
+    mlp_ratio: PositiveFloat = 4.0
+    patch: Pair = (4, 4)  # channels, samples
+    padding: Literal["region", "global"] = "region"  # Appendix B; global: Appendix E
+    region_embedding: bool = True
+    temporal_embedding: bool = True
+    row_embedding: bool = False  # names each row of patches; not in the paper
+    cross_modulation: bool = False  # 9-way adaLN instead of 6-way
+    open_gates: bool = False  # gates and cross-attention start open; not in the paper
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width ({self.width}) must be a multiple of heads ({self.heads})."
+            )
+        return self
+
+
+class UNetOptions(Section):
+    """The paper's first version."""
+
+    widths: Annotated[list[PositiveInt], Field(min_length=1)] = [128, 256, 512]
+    layers: PositiveInt = 2
+    heads: PositiveInt = 8
+    patch: Pair = (1, 1)  # channels, samples
+    conditioning: Literal["cross", "concat", "add"] = "cross"
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if wrong := [width for width in self.widths[1:] if width % self.heads]:
+            raise ValueError(
+                f"widths must be multiples of heads ({self.heads}); got {wrong[0]}."
+            )
+        return self
+
+
+class AutoencoderOptions(Section):
+    """SynBrain's first stage, with the released weights of its losses."""
+
+    steps: PositiveInt = 50000
+    kl_weight: NonNegativeFloat = 0.01
+    clip_weight: NonNegativeFloat = 0.3
+    temperature: PositiveFloat = 0.125
+
+
+class SynBrainOptions(Section):
+    """SynBrain (2025)."""
+
+    widths: Annotated[list[PositiveInt], Field(min_length=1)] = [128, 256, 512, 512]
+    blocks: PositiveInt = 2
+    hidden: PositiveInt = 2048
+    depth: PositiveInt = 8
+    heads: PositiveInt = 12
+    autoencoder: AutoencoderOptions = AutoencoderOptions()
+
+
+Penalties = Annotated[list[PositiveFloat], Field(min_length=1)]
+HALF_DECADES = [1, 3.2, 10, 32, 100, 320, 1e3, 3.2e3, 1e4, 3.2e4, 1e5, 3.2e5, 1e6]
+
+
+class LayerwiseRidgeOptions(Section):
+    """Güçlü and van Gerven: ridge from every layer, the best one for each response."""
+
+    n_components: PositiveInt = 1000
+    alphas: Penalties = HALF_DECADES
+
+
+class PLSOptions(Section):
+    """Yamins et al.: partial least squares from one layer."""
+
+    layer: str = "classifier.5"
+    n_components: PositiveInt = 25
+
+
+class KernelRegressionOptions(Section):
+    """The authors of THINGS-EEG2."""
+
+    n_components: PositiveInt = 1000
+
+
+class RidgeOptions(Section):
+    """A linear control on the tokens that a network attends to."""
+
+    pooling: Literal["mean", "first", "flatten"] = "mean"  # 257 x 768 features if flat
+    n_components: PositiveInt = 1000
+    alphas: Penalties = HALF_DECADES
+
+
+class Methods(Section):
+    """Options of every method."""
+
+    dit: DiTOptions = DiTOptions()
+    unet: UNetOptions = UNetOptions()
+    synbrain: SynBrainOptions = SynBrainOptions()
+    layerwise_ridge: LayerwiseRidgeOptions = LayerwiseRidgeOptions()
+    pls: PLSOptions = PLSOptions()
+    kernel_regression: KernelRegressionOptions = KernelRegressionOptions()
+    ridge: RidgeOptions = RidgeOptions()
+
+
+class CoordinatesOptions(Section):
+    """Coordinates of the responses in which a network learns; none in the paper."""
+
+    mean: bool = False  # remove the mean training response
+    whitening: NonNegativeFloat | None = None  # power of the temporal components' SD
+    components: PositiveInt = 32  # that are whitened
+    floor: PositiveFloat = 0.3  # gain of the others, as a share of the last one's
+    color: bool = False  # noise has the covariance of the responses instead of white
+
+
+class Diffusion(Section):
+    """The noising process (section 3.3, Appendix E)."""
+
+    timesteps: PositiveInt = 1000
+    beta_start: PositiveFloat = 1e-4  # not stated; of DDPM
+    beta_end: PositiveFloat = 2e-2  # not stated; of DDPM
+    prediction: Literal["epsilon", "epsilon_skip", "v"] = "epsilon"
+    scale_input: bool = False  # the network sees sqrt(alpha bar) y_t; not in the paper
+
+
+class Training(Section):
+    """Optimization (Appendix E); what it does not state says so."""
+
+    seeds: Seeds = [0]  # one training each
+    repetitions: Literal["mean", "single"] = "mean"  # one average an image, or trials
+    validation_concepts: PositiveInt = 74  # held out; 740 images, as NICE does
+    steps: PositiveInt = 100_000  # about 100 epochs; not stated
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 1e-5
+    warmup: NonNegativeInt = 1000  # steps; not stated
+    clip_norm: PositiveFloat = 1.0  # not stated
+    ema_decay: Share = 0.9999  # not stated
+    precision: Precision = "bf16"  # fp16 on GPUs without bfloat16
+    evaluate_every: PositiveInt = 2000  # steps
+
+
+class Sampling(Section):
+    """Algorithm 2; the numbers of steps and of samples are not stated."""
+
+    steps: PositiveInt = 50
+    spacing: Literal["trailing", "angle"] = "trailing"
+    solver: Literal["ddim", "euler"] = "ddim"
+    eta: Share = 0.0  # Appendix A.2; 1 is ancestral
+    bound: PositiveFloat | None = None  # of the estimated clean signal, SD
+    samples: PositiveInt = 32  # K, for each image
+    precision: Precision = "bf16"  # of the network; noise and signals stay in float32
+
+
+class Run(Section):
+    """A method with its options; the sections replace those of the data set in part."""
+
+    label: str
+    method: Method
+    channels: dict = {}
+    conditioning: dict = {}
+    model: dict = {}  # options of the method
+    coordinates: dict = {}
+    diffusion: dict = {}
+    training: dict = {}
+    sampling: dict = {}
+    machine: dict = {}
+    resources: dict = {}
+
+
+class Row(Section):
+    """A row of the main table."""
+
+    run: str
+    samples: Literal["posterior_mean", "mean", "one"] = "posterior_mean"
+    seeds: Literal["each", "ensemble"] = "each"  # ensemble: mean of the trainings
+    average_with: str | None = None  # mean of the predictions of two runs
+    cross_subject: bool = False  # the training subject's model, tested on the others
+    other_image: bool = False  # control: asked about another image
+
+
+class Evaluation(Section):
+    """Scores; the parameters of the synchronization likelihood are not stated."""
+
+    reference: str = "ours_plus"  # run whose first row is subtracted from all others
+    dim: PositiveInt = 10  # of the delay vectors
+    delay: PositiveFloat = 0.02  # s
+    neighbors: PositiveInt = 10
+    halvings: PositiveInt = 20  # of the test repetitions, for the ceiling
+    resamples: PositiveInt = 10_000  # of the bootstrap
+
+
+class Ablations(Section):
+    """Groups of runs; the last one of each is the full model."""
+
+    subjects: Subjects | None = None  # null: all
+    components: Group  # Tables 3 and 4
+    captioners: Group  # Tables 5 and 6
+    conditioning: Group  # of the first version
+    regions: Group  # Figure 6
+
+
+GROUPS = ("components", "captioners", "conditioning", "regions")
+
+
+class ClipScoreEncoder(Clip):
+    """A CLIP model that scores captions, with its prefix to them."""
+
+    name: Annotated[str, Field(min_length=1)]
+    prefix: str = ""
+
+
+class ClipScore(Section):
+    """CLIP Scores of the captions (Figures 4, 5 and 8, Tables 7 and 8)."""
+
+    captioners: Annotated[list[str], Field(min_length=1, max_length=3), Distinct]
+    labels: Annotated[dict[str, str], WithoutNull]  # of the captioners
+    encoders: Annotated[list[ClipScoreEncoder], Field(min_length=1)]
+    resamples: PositiveInt = 10_000  # of the concepts, for the intervals
+
+
+class Topographies(Section):
+    """Scalp maps; their windows are not stated."""
+
+    windows: Annotated[list[tuple[float, float]], Field(min_length=1)] = [
+        *[(0.0, 0.1), (0.1, 0.2), (0.2, 0.3)],
+        *[(0.3, 0.4), (0.4, 0.6), (0.6, 1.0)],
+    ]  # s
+
+
+class Machine(Section):
+    """Values that change how fast something runs, and no result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda if there is a GPU
+    captioning_batch: PositiveInt = 16
+    embedding_batch: PositiveInt = 64
+    network_batch: PositiveInt = 64
+    clip_score_batch: PositiveInt = 64
+    sampling_batch: PositiveInt = 256
+    ridge_block: PositiveInt = 2000  # responses solved at a time
+    workers: NonNegativeInt = 4  # processes that read batches
+    processes: PositiveInt = 1  # GPUs that share a training
+    accumulate: PositiveInt = 1  # micro-batches of a batch that does not fit
+    checkpointing: bool = False  # recompute the DiT's activations to save memory
+    compile: bool = False  # torch.compile
+    tensorboard: bool = False  # needs its package
+    save_every: PositiveInt = 1000  # steps, for a restart
+
+
+class Resources(Section):
+    """What one execution of a notebook may use."""
+
+    threads: PositiveInt = 1
+    memory: PositiveFloat = 2  # GB
+    hours: PositiveFloat = 1  # after which a cluster stops it
+    gpu: Literal[0, 1] = 0
+
+
+class Config(Section):
+    """A configuration, from :func:`load_config`.
+
+    :meth:`of` puts the values of a data set and of a run in place; the properties
+    below belong to that data set or run.
+    """
+
+    name: str
+    simulated: bool  # every table and figure says so
+    data_root: Path
+    seed: NonNegativeInt = 20260217  # sampling noise, bootstrap, halvings
+    datasets: Annotated[
+        dict[str, Annotated[EEGDataset | MEGDataset, Field(discriminator="name")]],
+        WithoutNull,
+    ]
+    captioning: Captioning = Captioning()
+    embedding: Embedding = Embedding()
+    channels: Channels = Channels()
+    conditioning: Conditioning = Conditioning()
+    methods: Methods = Methods()
+    coordinates: CoordinatesOptions = CoordinatesOptions()
+    diffusion: Diffusion = Diffusion()
+    training: Training = Training()
+    sampling: Sampling = Sampling()
+    runs: Annotated[dict[RunName, Run], WithoutNull]
+    comparison: list[Row]
+    evaluation: Evaluation = Evaluation()
+    ablations: Ablations
+    clip_score: ClipScore
+    topographies: Topographies = Topographies()
+    machine: Machine = Machine()
+    resources: dict[Literal[NOTEBOOKS], Resources]
+    minithings: dict | None = None  # the embedded world, see minithings.world.World
+
+    _dataset: str | None = PrivateAttr(None)
+    _run: str | None = PrivateAttr(None)
+
+    @field_validator("data_root", mode="before")
+    @classmethod
+    def _expand(cls, path: str) -> str:
+        expanded = os.path.expanduser(os.path.expandvars(str(path)))
+        if "$" in expanded:
+            raise ValueError(f"{path}: the environment variable is not set.")
+        return expanded
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _name_datasets(cls, datasets: Any) -> Any:
+        if not isinstance(datasets, dict):
+            return datasets
+        return {
+            name: {"name": name} | entry if isinstance(entry, dict) else entry
+            for name, entry in datasets.items()
+        }
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        """Stop at names that nothing has, and at labels that two runs have."""
+        for place, run in self._named_runs():
+            check_option(place, run, tuple(self.runs))
+        for name, dataset in self.datasets.items():
+            for run in dataset.runs:
+                check_option(f"datasets.{name}.runs", run, tuple(self.runs))
+        captioners = tuple(self.captioning.captioners)
+        for name in self.clip_score.captioners:
+            check_option("clip_score.captioners", name, captioners)
+        chosen = self.conditioning
+        for key, known in (
+            ("captioner", captioners),
+            ("network", tuple(self.embedding.networks)),
+        ):
+            known = (None, *known)
+            check_option(f"conditioning.{key}", getattr(chosen, key), known)
+        _distinct([run.label for run in self.runs.values()])
+        rows = [r for r in self.comparison if not (r.cross_subject or r.other_image)]
+        reference = self.evaluation.reference
+        check_option("evaluation.reference", reference, [row.run for row in rows])
+        removed = [
+            self.runs[run].channels.get("without") for run in self.ablations.regions
+        ]
+        if None in removed[:-1] or removed[-1] is not None:
+            raise ValueError(
+                "ablations.regions must name runs that lack a region each, and last "
+                f"the model of all channels; got {', '.join(self.ablations.regions)}."
+            )
+        if self.minithings is not None and not self.simulated:
+            raise ValueError("simulated must be true where minithings makes the data.")
+        return self
+
+    def of(self, *, dataset: str | None = None, run: str | None = None) -> Self:
+        """Return the configuration as it holds for a data set and a run.
+
+        Parameters
+        ----------
+        dataset, run
+            Entries of ``datasets`` and ``runs``. The data set's values replace those
+            of the configuration, the run's those of the data set.
+        """
+        dataset, run = dataset or self._dataset, run or self._run
+        values = self.model_dump()
+        changes = []
+        if dataset is not None:
+            check_option("dataset", dataset, tuple(self.datasets))
+            changes.append(_sections(self.datasets[dataset]))
+        if run is not None:
+            check_option("run", run, tuple(self.runs))
+            changes.append(_sections(self.runs[run]))
+            if dataset is not None:
+                changes.append(self.datasets[dataset].runs.get(run, {}))
+        for change in changes:
+            change = dict(change)
+            if "model" in change:
+                change["methods"] = {self.runs[run].method: change.pop("model")}
+            values = merge(values, change)
+        try:
+            chosen = type(self).model_validate(values)
+        except ValidationError as error:
+            place = " of ".join(filter(None, (run, dataset)))
+            raise ValueError(_list_problems(error, f"{self.name}, {place}")) from None
+        chosen._dataset, chosen._run = dataset, run
+        return chosen
+
+    @property
+    def dataset(self) -> str:
+        """Name of the chosen data set."""
+        return self._chosen("dataset")
+
+    @property
+    def run(self) -> str:
+        """Name of the chosen run."""
+        return self._chosen("run")
+
+    @property
+    def subjects(self) -> list[int]:
+        """Participants of the data set."""
+        return self.datasets[self.dataset].subjects
+
+    @property
+    def training_subject(self) -> int:
+        """Participant whose models are tested on the others."""
+        return self.datasets[self.dataset].training_subject
+
+    @property
+    def preprocessing(self) -> EEGPreprocessing | MEGPreprocessing:
+        """Options of the data set's preprocessing."""
+        return self.datasets[self.dataset].preprocessing
+
+    @property
+    def ablated_subjects(self) -> list[int]:
+        """Participants on whom the ablations are trained."""
+        return self.ablations.subjects or self.subjects
+
+    @property
+    def label(self) -> str:
+        """Name of the run in tables."""
+        return self.runs[self.run].label
+
+    @property
+    def method(self) -> str:
+        """Method of the run."""
+        return self.runs[self.run].method
+
+    @property
+    def model(self) -> Section:
+        """Options of the run's method."""
+        return getattr(self.methods, self.method)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the run's trainings."""
+        return self.training.seeds
+
+    @property
+    def token_sources(self) -> list[str]:
+        """Names of the token files that condition the run, images first."""
+        image = ["image"] if self.conditioning.image else []
+        return image + [
+            name
+            for name in (self.conditioning.captioner, self.conditioning.network)
+            if name
+        ]
+
+    @property
+    def tokens(self) -> dict:
+        """How the run's condition tokens are made, as plain values for its recipe."""
+        chosen = self.conditioning
+        embedding = self.embedding.model_dump(mode="json")
+        network = embedding.pop("networks").get(chosen.network)
+        captioning = self.captioning.model_dump(mode="json")
+        captioning["captioner"] = captioning.pop("captioners").get(chosen.captioner)
+        uses_clip = chosen.image or chosen.captioner
+        return {
+            "embedding": (embedding if uses_clip else {}) | {"network": network},
+            "captioning": captioning if chosen.captioner else None,
+        }
+
+    def check_runs(self) -> None:
+        """Raise ValueError unless every run is valid on every data set."""
+        for dataset in self.datasets:
+            for run in self.runs:
+                self.of(dataset=dataset, run=run)
+
+    def first_run(self, method: str) -> str:
+        """Name the first run of a method."""
+        for name, run in self.runs.items():
+            if run.method == method:
+                return name
+        raise ValueError(f"No run has the method {method!r}; add one to runs.")
+
+    def _named_runs(self) -> Iterator[tuple[str, str]]:
+        for row in self.comparison:
+            yield "comparison.run", row.run
+            if row.average_with:
+                yield "comparison.average_with", row.average_with
+        for group in GROUPS:
+            for run in getattr(self.ablations, group):
+                yield f"ablations.{group}", run
+
+    def _chosen(self, key: str) -> str:
+        value = getattr(self, f"_{key}")
+        if value is None:
+            options = ", ".join(getattr(self, f"{key}s"))
+            raise ValueError(f"Name the {key}, one of {options}: cfg.of({key}=...).")
+        return value
+
+
+def load_config(config: str | Path, overrides: str = "") -> Config:
+    """Read and validate a configuration.
 
     Parameters
     ----------
     config
-        Name of a file in ``config/`` without its ending, or a path to a YAML file.
+        Name of a file in ``config/`` without its ending, or a path to a YAML file. The
+        configuration, and the folders of its results, are called like the file.
     overrides
-        YAML that replaces single values, such as ``"sampling: {steps: 20}"``.
-
-    Returns
-    -------
-    dict
+        YAML that replaces single values, such as ``"sampling: {steps: 20}"``. Results
+        go to folders of their own then.
 
     Raises
     ------
     FileNotFoundError
         If there is no such configuration.
     ValueError
-        If a key is unknown or a value has the wrong type or range; every problem is
-        listed with its place.
+        If a file is not YAML, a key is unknown or repeated, or a value has the wrong
+        type or range; every problem is listed with its place.
     """
     path = _config_path(config)
-    with path.open(encoding="utf-8") as stream:
-        settings = _parse(stream)
+    values, name = _read(path), path.stem
     if overrides:
-        settings = merge(settings, _parse_overrides(overrides))
-    if problems := list(_validator().iter_errors(settings)):
-        lines = "\n".join(f"  - {_explain(problem)}" for problem in problems)
-        raise ValueError(f"{path.name} is not a valid configuration:\n{lines}")
-    _check_names(settings)
-    return settings
-
-
-def load_settings(
-    notebook: str,
-    config: str,
-    overrides: str = "",
-    *,
-    dataset: str | None = None,
-    run: str | None = None,
-) -> dict:
-    """Return what ``notebook`` may read of a configuration.
-
-    Parameters
-    ----------
-    notebook
-        A key of :data:`SECTIONS`.
-    config, overrides
-        As for :func:`load_config`.
-    dataset, run
-        Entries of ``datasets`` and ``runs``: their values replace those of the
-        sections, the run's last.
-
-    Returns
-    -------
-    dict
-        The sections, beside ``notebook``, ``name``, ``data_root`` and ``device``;
-        ``dataset_subjects`` are the subjects of each of ``datasets``.
-    """
-    check_option("notebook", notebook, tuple(SECTIONS))
-    settings = load_config(config, overrides)
-    entries = settings["datasets"].items()
-    settings["dataset_subjects"] = {name: entry["subjects"] for name, entry in entries}
-    settings = specialize(settings, dataset=dataset, run=run)
-    if run is not None:
-        settings["model"] = model_options(settings, run)
-        settings["tokens"] = token_options(settings)
-    wanted = ("name", "data_root", "device", *SECTIONS[notebook])
-    if missing := [key for key in wanted if key not in settings]:
-        raise ValueError(
-            f"Notebook {notebook} reads {', '.join(missing)} of a data set or run: "
-            f"name dataset, one of {', '.join(settings['datasets'])}, and run if it "
-            "has one."
+        changes = _parse(overrides, "overrides")
+        values = merge(values, changes)
+        digest = hashlib.sha256(
+            json.dumps(changes, sort_keys=True, default=str).encode()
         )
-    return {"notebook": notebook} | {key: settings[key] for key in wanted}
-
-
-def deciding_settings(
-    notebook: str,
-    config: str,
-    *,
-    dataset: str | None = None,
-    run: str | None = None,
-    captioner: str | None = None,
-    tokens: str | None = None,
-) -> dict:
-    """Return those values a notebook may read that decide what it makes.
-
-    Parameters
-    ----------
-    notebook, config, dataset, run
-        As for :func:`load_settings`.
-    captioner, tokens
-        The captioner, or the kind of tokens, that the execution is for, if it is for
-        one.
-
-    Returns
-    -------
-    dict
-        As of :func:`load_settings`, without the values that say where and how fast
-        something runs, wherever they stand; of ``runs`` only those that the notebook's
-        ``comparison`` or ``ablations`` name, if it has one of these; of captioners and
-        networks only those that the execution is for.
-    """
-    settings = load_settings(notebook, config, dataset=dataset, run=run)
-    if named := _named_runs(settings):
-        settings["runs"] = _select(settings["runs"], named)
-    if captioner is not None:
-        captioning = settings["captioning"]
-        chosen = _select(captioning["captioners"], [captioner])
-        settings["captioning"] = captioning | {"captioners": chosen}
-    if tokens is not None:
-        embedding = settings["embedding"]
-        chosen = _select(embedding["networks"], [tokens])
-        settings["embedding"] = embedding | {"networks": chosen}
-    return without_speed(settings)
-
-
-def without_speed(settings: dict, *, batched: bool = False) -> dict:
-    """Leave out where and how fast something runs, and sections of nothing else.
-
-    Parameters
-    ----------
-    settings
-        A configuration, a part of it, or a recipe.
-    batched
-        Whether ``batch_size`` is such a value, as it is within some sections.
-    """
-    of_speed = (*_OF_MACHINE, *OF_SPEED, *(["batch_size"] if batched else []))
-    kept = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            value = without_speed(value, batched=batched or key in _BATCHED)
-        if key not in of_speed and value != {}:
-            kept[key] = value
-    return kept
-
-
-def specialize(settings: dict, *, dataset: str | None, run: str | None) -> dict:
-    """Return a configuration as it holds for a data set and a run, if they are given.
-
-    Parameters
-    ----------
-    settings
-        From :func:`load_config`.
-    dataset, run
-        As for :func:`load_settings`.
-    """
-    for kind, entry in (("datasets", dataset), ("runs", run)):
-        if entry is not None:
-            check_option(kind.removesuffix("s"), entry, tuple(settings[kind]))
-            settings = merge(settings, settings[kind][entry])
-    return settings
+        name = f"{name}+{digest.hexdigest()[:8]}"
+    runs = values.get("runs")
+    if isinstance(runs, dict):
+        values["runs"] = {run: _inherit(runs, run) for run in runs}
+    try:
+        cfg = Config.model_validate(values | {"name": name})
+    except ValidationError as error:
+        raise ValueError(_list_problems(error, path.name)) from None
+    return cfg
 
 
 def merge(base: dict, changes: dict) -> dict:
     """Return ``base`` with single values replaced, recursively; neither is changed."""
     merged = deepcopy(base)
     for key, value in changes.items():
-        both_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both_sections else deepcopy(value)
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else deepcopy(value)
     return merged
 
 
-def model_options(settings: dict, run: str) -> dict:
-    """Return a run's method with its options, those of the run replaced."""
-    entry = settings["runs"][run]
-    options = merge(settings["methods"][entry["method"]], entry.get("model", {}))
-    return {"method": entry["method"], **options}
-
-
-def token_options(settings: dict) -> dict:
-    """Return how the tokens of a run's condition are made, and nothing of others.
-
-    Parameters
-    ----------
-    settings
-        A configuration, the values of the run in place.
-
-    Returns
-    -------
-    dict
-        Sections ``embedding`` and ``captioning``; instead of all networks and
-        captioners they hold the entries of the run's ``network`` and ``captioner``.
-        What is not used is None.
-    """
-    chosen = settings["conditioning"]
-    embedding, captioning = dict(settings["embedding"]), dict(settings["captioning"])
-    network = embedding.pop("networks").get(chosen["network"])
-    captioning["captioner"] = captioning.pop("captioners").get(chosen["captioner"])
-    sees_clip = chosen["image"] or chosen["captioner"]
+def _sections(entry: Dataset | Run) -> dict:
+    """Return the sections that an entry replaces."""
+    skipped = {"runs", "name", "subjects", "training_subject", "preprocessing"}
     return {
-        "embedding": (embedding if sees_clip else {}) | {"network": network},
-        "captioning": captioning if chosen["captioner"] else None,
+        key: value
+        for key, value in entry.model_dump(exclude=skipped).items()
+        if isinstance(value, dict) and value
     }
 
 
-def first_run(settings: dict, method: str) -> str:
-    """Name the first run of a method.
-
-    Raises
-    ------
-    ValueError
-        If the configuration has none.
-    """
-    for name, run in settings["runs"].items():
-        if run["method"] == method:
-            return name
-    raise ValueError(
-        f"No run has the method {method!r}; add one to the configuration's runs."
-    )
+def _inherit(runs: dict, name: str, seen: tuple = ()) -> Any:
+    """Return a run with what it takes over from the run that it ``extends``."""
+    entry = runs[name]
+    if not isinstance(entry, dict) or "extends" not in entry:
+        return entry
+    base = entry["extends"]
+    check_option(f"runs.{name}.extends", base, [run for run in runs if run != name])
+    if name in seen:
+        raise ValueError(f"runs.{name} extends itself, through {', '.join(seen)}.")
+    own = {key: value for key, value in entry.items() if key != "extends"}
+    return merge(_inherit(runs, base, (*seen, name)) or {}, own)
 
 
-def token_sources(conditioning: dict) -> list[str]:
-    """Name the token files of a condition, images first.
-
-    Parameters
-    ----------
-    conditioning
-        With ``image`` (bool), ``captioner`` and ``network`` (names or None).
-    """
-    sources = ["image"] if conditioning["image"] else []
-    named = (conditioning["captioner"], conditioning["network"])
-    return sources + [name for name in named if name]
-
-
-def _named_runs(settings: dict) -> list[str]:
-    """List the runs that a notebook's rows and groups of ablations name."""
-    groups = settings.get("ablations", {})
-    named = [row["run"] for row in settings.get("comparison", [])]
-    return named + [run for group in ABLATIONS for run in groups.get(group, [])]
-
-
-def _select(entries: dict, names: Iterable[str]) -> dict:
-    return {name: entries[name] for name in names if name in entries}
-
-
-def _check_names(settings: dict) -> None:
-    """Stop at names that nothing has, and at labels that two runs have."""
-    for row in settings["comparison"]:
-        check_option("comparison.run", row["run"], tuple(settings["runs"]))
-    for group in ABLATIONS:
-        for run in settings["ablations"][group]:
-            check_option(f"ablations.{group}", run, tuple(settings["runs"]))
-    for name, entry in settings["datasets"].items():
-        place = f"datasets.{name}.training_subject"
-        check_option(place, entry["training_subject"], tuple(entry["subjects"]))
-        ablated = merge(settings["ablations"], entry.get("ablations", {}))
-        for subject in ablated["subjects"]:
-            check_option("ablations.subjects", subject, tuple(entry["subjects"]))
-    captioners = tuple(settings["captioning"]["captioners"])
-    for name in settings["clip_score"]["captioners"]:
-        check_option("clip_score.captioners", name, captioners)
-    for name, run in settings["runs"].items():
-        chosen = merge(settings["conditioning"], run.get("conditioning", {}))
-        place = f"runs.{name}.conditioning"
-        known = (None, *captioners)
-        check_option(f"{place}.captioner", chosen["captioner"], known)
-        known = (None, *settings["embedding"]["networks"])
-        check_option(f"{place}.network", chosen["network"], known)
-    _check_regions(settings)
-    labels = [run["label"] for run in settings["runs"].values()]
-    check_distinct("Runs", "labels", labels)
-    answering = dict.fromkeys(
-        row["run"]
-        for row in settings["comparison"]
-        if not (row.get("cross_subject") or row.get("other_image"))
-    )
-    reference = settings["evaluation"]["reference"]
-    check_option("evaluation.reference", reference, tuple(answering))
-
-
-def _check_regions(settings: dict) -> None:
-    """Stop at a group of regions that is not one run without each, then the whole."""
-    listed = settings["ablations"]["regions"]
-    removed = [settings["runs"][run].get("channels", {}) for run in listed]
-    *regions, whole = [entry.get("without") for entry in removed]
-    if None in regions or whole is not None:
-        raise ValueError(
-            "ablations.regions must name runs that lack a region each, and last the "
-            f"model of all channels; got {', '.join(listed)}."
-        )
-
-
-def _config_path(config: str) -> Path:
+def _config_path(config: str | Path) -> Path:
     named = ROOT / "config" / f"{config}.yaml"
     path = named if named.is_file() else ROOT / config
     if not path.is_file():
         names = sorted(p.stem for p in (ROOT / "config").glob("*.yaml"))
-        names.remove("schema")
         raise FileNotFoundError(
-            f"There is no configuration {config!r}: expected one of {names} or a path "
-            f"to a YAML file.{did_you_mean(config, names)}"
+            f"There is no configuration {str(config)!r}: expected one of {names} or a "
+            f"path to a YAML file.{did_you_mean(config, names)}"
         )
     return path
 
 
-def _parse(text: str | TextIO) -> object:
-    """Read YAML as the types of JSON, all that a schema knows: keys, dates are text."""
-    return json.loads(json.dumps(yaml.load(text, yaml.CSafeLoader), default=str))
-
-
-def _parse_overrides(overrides: str) -> dict:
-    changes = _parse(overrides)
-    if not isinstance(changes, dict):
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+    """Read a file, merged into the one that it extends."""
+    if path in seen:
+        raise ValueError(f"{path.name} extends itself.")
+    if path.stat().st_size > 2**20:
+        raise ValueError(f"{path} has more than 1 MiB; that is no configuration.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
+    values = _parse(text, path.name)
+    if "name" in values:
         raise ValueError(
-            'overrides must be YAML of the form "section: {key: value}"; '
-            f"got {overrides!r}"
+            f"{path.name}: remove 'name'; a configuration is called like its file."
         )
-    return changes
+    if "extends" not in values:
+        return values
+    base = _read(_config_path(values.pop("extends")), (*seen, path))
+    return merge(base, values)
 
 
-@cache
-def _schema() -> dict:
-    with (ROOT / "config/schema.yaml").open(encoding="utf-8") as stream:
-        return _parse(stream)
+class _Loader(yaml.CSafeLoader):
+    """Refuses a key that stands twice in one mapping, where YAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        written = [key.value for key, _ in node.value if key.value != "<<"]
+        if repeated := {key for key in written if written.count(key) > 1}:
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {repeated.pop()!r} stands twice in one section",
+                problem_mark=node.start_mark,
+            )
+        return super().construct_mapping(node, deep)
 
 
-@cache
-def _validator() -> Draft202012Validator:
-    return Draft202012Validator(_schema())
+def _parse(text: str, source: str) -> dict:
+    """Read YAML that is a mapping."""
+    try:
+        _check_size(text)
+        values = yaml.load(text, _Loader)  # noqa: S506  a safe loader
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{source} cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(
+            f'{source} must be YAML of the form "section: {{key: value}}"; got '
+            f"{text[:80]!r}."
+        )
+    return values
 
 
-def _explain(problem: ValidationError) -> str:
-    """Say where a schema error is, with the nearest known key or option."""
-    place = ".".join(str(part) for part in problem.instance_path) or "the top level"
-    if problem.kind.name == "propertyNames":
-        problem = problem.kind.error  # about a key in this place
-    kind, given = problem.kind, problem.instance
-    if kind.name == "enum":
-        hint = did_you_mean(given, kind.options)
-        return f"{place}: {given!r} is not one of {kind.options}.{hint}"
-    if kind.name != "additionalProperties":
-        return f"{place}: {problem.message}".replace('"', "'")
-    known = reduce(getitem, problem.schema_path[:-1], _schema())["properties"]
-    return "; ".join(
-        f"{place}: unknown key {key!r}.{did_you_mean(key, known)}"
-        for key in kind.unexpected
-    )
+def _check_size(text: str) -> None:
+    """Refuse nesting and repeated anchors that would fill the memory."""
+    sizes, open_nodes = {}, [[None, 0]]  # of anchors; anchor and size of open nodes
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append([event.anchor, 1])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+            sizes[anchor] = size
+            open_nodes[-1][1] += size
+        elif isinstance(event, yaml.AliasEvent):
+            open_nodes[-1][1] += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            sizes[event.anchor] = 1
+            open_nodes[-1][1] += 1
+        if len(open_nodes) > 50 or open_nodes[-1][1] > 100_000:
+            raise ValueError("it is nested too deeply, or too large once expanded.")
+
+
+def _list_problems(error: ValidationError, source: str) -> str:
+    """Say where each problem is, with the nearest option of a closed list."""
+    lines = []
+    for problem in error.errors():
+        parts = [str(part) for part in problem["loc"]]
+        place = ".".join(p for p, q in zip(parts, ["", *parts], strict=False) if p != q)
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] not in ("value_error", "missing"):
+            message += f"; got {str(problem['input'])[:80]!r}."
+        if problem["type"] == "literal_error":
+            options = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+            message += did_you_mean(problem["input"], options)
+        lines.append(f"  - {place + ': ' if place else ''}{message}")
+    return f"{source} is not a valid configuration:\n" + "\n".join(lines)

@@ -1,19 +1,19 @@
 """Every path template of the project, once.
 
-Notebooks ask ``locate(settings, ...)("alias")`` and the Snakefile asks
-``template("alias", ...)``, so producer, consumer and driver cannot disagree.
-Keys in braces are identity keys; a missing one is an error that names it.
+The Snakefile asks ``template("alias", ...)`` and notebooks ask their
+:class:`paperlib.notebook.Notebook`, so producer, consumer and driver cannot disagree.
+Keys in braces are identity keys.
 """
 
 import hashlib
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from paperlib.validation import did_you_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 
+_RUN = "results/{config}/{dataset}/runs/{run}/sub-{subject}"
 TEMPLATES = {
     # public files, downloaded or simulated
     "data": "{data_root}",
@@ -26,21 +26,15 @@ TEMPLATES = {
     "captions": "results/{config}/{dataset}/captions/{captioner}.jsonl",
     "tokens": "results/{config}/{dataset}/tokens/{tokens}.npy",
     "clip_scores": "results/{config}/{dataset}/clip_scores/{captioner}.csv",
-    "checkpoint": (
-        "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/checkpoint"
-    ),
-    "training": (
-        "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/training"
-    ),
-    "samples": (
-        "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/samples.npy"
-    ),
-    "sampling": (
-        "results/{config}/{dataset}/runs/{run}/sub-{subject}_seed-{seed}/sampling.json"
-    ),
+    "checkpoint": f"{_RUN}/seed-{{seed}}/checkpoint",
+    "training": f"{_RUN}/seed-{{seed}}/training",
+    "samples": f"{_RUN}/seed-{{seed}}/samples.npy",
+    "posterior_mean": f"{_RUN}/seed-{{seed}}/posterior_mean.npy",
+    "sampling": f"{_RUN}/seed-{{seed}}/sampling.json",
+    "scores": f"{_RUN}/scores.csv",
     "own_images": (
         "results/{config}/{dataset}/own_images/"
-        "own_images_{run}_sub-{subject}_seed-{seed}_{images}-epo.fif"
+        "own_images_{run}_sub-{subject}_{images}-epo.fif"
     ),
     # what a reader looks at
     "figure": "figures/{config}/{name}",
@@ -68,15 +62,16 @@ IDENTITY = {
     "01_preprocess": ("dataset", "subject"),
     "02_caption": ("dataset", "captioner"),
     "03_embed": ("dataset", "tokens"),
-    "04_train": ("dataset", "run", "subject", "seed"),
-    "05_sample": ("dataset", "run", "subject", "seed"),
+    "04_train": ("dataset", "run", "subject"),
+    "05_sample": ("dataset", "run", "subject"),
     "06_evaluate": ("dataset",),
     "07_ablations": ("dataset",),
     "08_clip_score": (),
     "09_topographies": ("dataset",),
     "10_schematics": (),
-    "11_own_images": ("dataset", "run", "subject", "seed", "images"),
+    "11_own_images": ("dataset", "run", "subject", "images"),
 }
+NOTEBOOKS = tuple(IDENTITY)
 
 # Numbers under which the paper shows a data set.
 MAIN_TABLES = {"things-eeg2": "tab01_things_eeg2", "things-meg": "tab02_things_meg"}
@@ -119,9 +114,9 @@ def job_name(notebook: str, **keys: str | int) -> str:
     Returns
     -------
     str
-        Such as ``"04_train_things-eeg2_ours_v_sub-01_seed-0"``.
+        Such as ``"04_train_things-eeg2_ours_v_sub-01"``.
     """
-    prefix = {"subject": "sub-", "seed": "seed-"}
+    prefix = {"subject": "sub-"}
     parts = [
         prefix.get(key, "") + _as_text(key, keys[key]) for key in IDENTITY[notebook]
     ]
@@ -148,51 +143,17 @@ def template(alias: str, **known: str | int) -> str:
     return text
 
 
-def locate(settings: dict, **keys: str | int) -> Callable[..., Path]:
-    """Return a function from alias to absolute path for one execution of a notebook.
-
-    Parameters
-    ----------
-    settings
-        As returned by :func:`paperlib.config.load_settings`: names the notebook,
-        the configuration and the data root.
-    **keys
-        The notebook's identity keys.
-
-    Returns
-    -------
-    callable
-        ``where(alias, **more_keys) -> Path``.
-    """
-    fixed = {
-        "config": settings["name"],
-        "data_root": settings["data_root"],
-        "job": job_name(settings["notebook"], **keys),
-        **keys,
-    }
-
-    def where(alias: str, **more: str | int) -> Path:
-        path = template(alias, **(fixed | more))
-        if "{" in path:
-            raise ValueError(
-                f"The path {alias!r} ({TEMPLATES[alias]}) needs a key that was not "
-                f"given; what is left is {path}"
-            )
-        return ROOT / path
-
-    return where
-
-
-def _as_text(key: str, value: str | int) -> str:
-    """Write subjects with two digits, paths of images as a word, all else as it is."""
+def _as_text(key: str, value: object) -> str:
+    """Write subjects with two digits, lists of images as a word, all else as it is."""
     if key == "images":
-        return _as_word(value) or "test-images"
+        return _as_word(value)
     is_number = key == "subject" and str(value).isdigit()
     return f"{int(value):02d}" if is_number else str(value)
 
 
-def _as_word(text: str) -> str:
-    """Turn what is neither letter nor digit into hyphens; of long texts keep a hash."""
-    word = re.sub(r"\W+", "-", text).strip("-")
-    digest = hashlib.sha256(text.encode()).hexdigest()
+def _as_word(images: str | list) -> str:
+    """Name own images by their letters and digits; long lists end with a hash."""
+    text = images if isinstance(images, str) else " ".join(map(str, images))
+    word = re.sub(r"\W+", "-", text).strip("-") or "test-images"
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
     return word if len(word) <= 60 else f"{word[:50]}-{digest[:8]}"

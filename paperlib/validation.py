@@ -29,17 +29,6 @@ def check_distinct(owners: str, kind: str, names: Sequence[str]) -> None:
         )
 
 
-def check_shape(name: str, array, expected: tuple[int | None, ...]) -> None:
-    """Raise ValueError unless ``array`` has the expected shape; None fits any size."""
-    shape = tuple(array.shape)
-    fits = len(shape) == len(expected) and all(
-        want is None or want == got for want, got in zip(expected, shape, strict=True)
-    )
-    if not fits:
-        sizes = ", ".join("any" if want is None else str(want) for want in expected)
-        raise ValueError(f"{name} must have shape ({sizes}); got {shape}.")
-
-
 def check_finite(name: str, array: np.ndarray) -> None:
     """Raise ValueError, with counts and a place, if ``array`` holds NaN or infinity."""
     finite = np.isfinite(array)
