@@ -25,7 +25,7 @@ _DURATION = 1.6  # s after which the slowest response has died away
 
 @dataclass(frozen=True)
 class Responses:
-    """What each image evokes; the last row is the target.
+    """What each image evokes; the last row is the target (or a catch image).
 
     Attributes
     ----------
@@ -40,17 +40,7 @@ class Responses:
 
 
 def image_responses(scenes: Sequence[Scene]) -> Responses:
-    """Compute what images, and the target, evoke.
-
-    Parameters
-    ----------
-    scenes
-        One for each image.
-
-    Returns
-    -------
-    Responses
-    """
+    """Compute what images evoke, and the target after them."""
     target = sample_scene(np.random.default_rng(_TARGET_SEED))
     strength, shift = image_drives([*scenes, target])
     parietal = np.array([area == "parietal" for area, _ in source_areas()])

@@ -1,135 +1,106 @@
-"""Build the embedded world: independent tasks in two processes, each done once."""
+"""What a world consists of, and the folder that it takes."""
 
-import hashlib
-import inspect
-import json
 import shutil
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Annotated, Self
 
-import torch
-from threadpoolctl import threadpool_limits
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from minithings.scenes import CONCEPTS
 from paperlib.atomic import write_text
-from paperlib.paths import ROOT
-from paperlib.provenance import library_modules
+from paperlib.config import Section
 
-_STATE = "minithings.json"  # in each task's folder
-_SIMULATOR = Path("paperlib/minithings")
+_FOLDERS = ("things-eeg2", "things-meg", "weights")
+_MARK = "SIMULATED.txt"
 
 
-@dataclass(frozen=True)
-class Task:
-    """A function that fills a folder.
+class EEG(Section):
+    """Stimuli and trials in the manner of THINGS-EEG2 (there 1654, 10, 200 and 20)."""
 
-    Attributes
-    ----------
-    name
-        For messages.
-    function
-        Called as ``function(folder, **arguments)``; may return numbers to keep.
-    folder
-        Belongs to the task alone.
-    arguments
-        What JSON can hold.
+    n_concepts: PositiveInt = 120  # of training
+    n_images: PositiveInt = 10  # of each, two presentations in two of four sessions
+    n_test_concepts: PositiveInt = 60  # others than those of training, an image each
+    n_test_repetitions: PositiveInt = 20  # in each of the four sessions
+
+    @model_validator(mode="after")
+    def _check_concepts(self) -> Self:
+        if self.n_concepts + self.n_test_concepts > len(CONCEPTS):
+            raise ValueError(
+                f"n_concepts + n_test_concepts may be at most {len(CONCEPTS)}; got "
+                f"{self.n_concepts} + {self.n_test_concepts}."
+            )
+        return self
+
+
+class MEG(Section):
+    """Stimuli in the manner of THINGS-MEG (there 1854, 12 and 200)."""
+
+    n_concepts: PositiveInt = 120
+    n_images: PositiveInt = 10  # of each, presented once
+    n_test_images: PositiveInt = 60  # further images, in each of the twelve sessions
+
+    @model_validator(mode="after")
+    def _check_concepts(self) -> Self:
+        if not self.n_test_images <= self.n_concepts <= len(CONCEPTS):
+            raise ValueError(
+                f"n_concepts may be at most {len(CONCEPTS)} and n_test_images at most "
+                f"n_concepts; got {self.n_concepts} and {self.n_test_images}."
+            )
+        return self
+
+
+class ClipTraining(Section):
+    """Training of the small CLIP model."""
+
+    n_scenes: PositiveInt = 12000  # rendered, with a caption each
+    steps: PositiveInt = 500
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 2e-3  # highest of a one-cycle schedule
+
+
+class CaptionerTraining(Section):
+    """Training of the small Qwen2-VL model."""
+
+    n_scenes: PositiveInt = 8192
+    vision_steps: PositiveInt = 900  # in which the vision tower learns the attributes
+    snapshots: Annotated[dict[str, PositiveInt], Field(min_length=1)] = {
+        "qwen2-vl": 600,  # steps in which the language model learns to answer
+        "qwen2-vl-quarter": 150,
+        "qwen2-vl-eighth": 75,
+    }
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 2e-3  # highest of each stage's one-cycle schedule
+
+
+class World(Section):
+    """A world of rendered stimuli, simulated participants and small encoders.
+
+    The defaults are those of ``config/mini.yaml``, whose section ``minithings``
+    replaces single values: ``World.model_validate({"eeg": {"n_concepts": 12}})``.
     """
 
-    name: str
-    function: Callable[..., dict | None]
-    folder: Path
-    arguments: dict
+    seed: NonNegativeInt = 20260217  # another seed: other stimuli, participants, noise
+    image_size: PositiveInt = 128  # pixels, side of the JPEG files
+    eeg: EEG = EEG()
+    meg: MEG = MEG()
+    clip: ClipTraining = ClipTraining()
+    captioner: CaptionerTraining = CaptionerTraining()
 
 
-def build(tasks: Sequence[Task], manifest: Path) -> dict[str, dict | None]:
-    """Do what has not been done yet, in two processes of one thread each.
-
-    A task counts as done if its folder says so and names the same arguments and the
-    same code. If they differ the folder is emptied first; an interrupted task is
-    started again and may use what it finds.
-
-    Parameters
-    ----------
-    tasks
-        Independent of each other; the longest should come first.
-    manifest
-        Gets the arguments, code and results of all tasks, once they are done.
-
-    Returns
-    -------
-    dict
-        What the tasks returned, by name.
+def clear_world(folder: Path) -> None:
+    """Remove the world that an earlier run has made in a folder, or a part of one.
 
     Raises
     ------
     FileExistsError
-        If a folder holds files that no task has made.
+        If the folder holds files and no mark that they are simulated.
     """
-    for task in tasks:
-        _prepare(task)
-    todo = [task for task in tasks if not _state(task)["done"]]
-    print(f"{len(todo)} of {len(tasks)} tasks are to be done.")
-    start = time.monotonic()
-    with ProcessPoolExecutor(
-        max_workers=2, mp_context=get_context("spawn"), initializer=_use_one_thread
-    ) as pool:
-        jobs: dict[Future, Task] = {pool.submit(_run, task): task for task in todo}
-        for number, job in enumerate(as_completed(jobs), start=1):
-            job.result()
-            seconds = time.monotonic() - start
-            name = jobs[job].name
-            print(f"{number} of {len(todo)} done after {seconds:.0f} s: {name}.")
-    states = {task.name: _state(task) for task in tasks}
-    write_text(manifest, json.dumps(states, indent=2) + "\n")
-    return {name: state["result"] for name, state in states.items()}
-
-
-def _prepare(task: Task) -> None:
-    """Make the task's folder, empty if other arguments or other code made it."""
-    if (task.folder / _STATE).is_file():
-        if _state(task).items() >= _recipe(task).items():
-            return
-        shutil.rmtree(task.folder)
-    elif task.folder.is_dir() and any(task.folder.iterdir()):
+    if folder.is_dir() and not (folder / _MARK).is_file() and any(folder.iterdir()):
         raise FileExistsError(
-            f"{task.folder} holds files that were not simulated: expected an empty "
-            f"folder or one with {_STATE}. Move them away, or choose another data_root."
+            f"{folder} holds files that may not be simulated: expected an empty folder "
+            f"or one with {_MARK}. Move them away, or choose another data_root."
         )
-    _write_state(task, done=False, result=None)
-
-
-def _recipe(task: Task) -> dict:
-    """Say what a task's files depend on."""
-    return {"arguments": task.arguments, "code": _code_digest(task.function)}
-
-
-def _code_digest(function: Callable) -> str:
-    """Hash the simulator's modules that a function can use, its own among them."""
-    own = Path(inspect.getfile(function)).resolve()
-    simulator = [
-        ROOT / name for name in library_modules(own) if Path(name).parent == _SIMULATOR
-    ]
-    sources = (path.read_bytes() for path in sorted({own, *simulator}))
-    return hashlib.sha256(b"".join(sources)).hexdigest()
-
-
-def _state(task: Task) -> dict:
-    return json.loads((task.folder / _STATE).read_text(encoding="utf-8"))
-
-
-def _write_state(task: Task, *, done: bool, result: dict | None) -> None:
-    state = {"done": done, **_recipe(task), "result": result}
-    write_text(task.folder / _STATE, json.dumps(state, indent=2) + "\n")
-
-
-def _use_one_thread() -> None:
-    threadpool_limits(1)
-    torch.set_num_threads(1)
-
-
-def _run(task: Task) -> None:
-    """Do a task in a worker process."""
-    _write_state(task, done=True, result=task.function(task.folder, **task.arguments))
+    write_text(folder / _MARK, "Notebook 00 makes these folders and replaces them.\n")
+    for name in _FOLDERS:
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
