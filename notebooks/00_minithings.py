@@ -40,8 +40,17 @@ import numpy as np
 import pandas as pd
 from scipy.fft import irfft
 
-from minithings import captioner, clip, eeg_recordings, eeg_stimuli, head
-from minithings import meg_recordings, meg_stimuli, ongoing, participants
+from minithings import (
+    captioner,
+    clip,
+    eeg_recordings,
+    eeg_stimuli,
+    head,
+    meg_recordings,
+    meg_stimuli,
+    ongoing,
+    participants,
+)
 from minithings.evoked import evoked_currents, image_responses
 from minithings.scenes import describe
 from minithings.world import World, clear_world
