@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
-
 from paperlib.evaluation.ablations import FULL, RETRAINED, ZEROED, region_row
-from paperlib.evaluation.comparison import summarize, tidy_scores
 from paperlib.reporting.ablations import plot_regions
+
+from paperlib.evaluation.comparison import summarize, tidy_scores
 from paperlib.reporting.figures import COLORS, set_theme
 from paperlib.reporting.scores import (
     across_caption,
