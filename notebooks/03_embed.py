@@ -39,7 +39,7 @@ from paperlib.checkpoints import pick_device
 from paperlib.notebook import open_notebook
 from paperlib.reporting import figures
 from paperlib.stimuli import cnn
-from paperlib.stimuli.captions import read_captions
+from paperlib.stimuli.captions import count_clip_tokens, read_captions
 from paperlib.stimuli.clip import (
     embed_images,
     embed_texts,
@@ -92,9 +92,9 @@ if is_network:
 else:
     seen = image_tokens(clip, [image], normalize_by_cls=cfg.normalize_by_cls)[0]
     read = text_tokens(clip, [text], project=True)[0]
-    n_words = len(clip.tokenizer.encode(text))
-    print(f"Image: {seen.shape[0]} tokens x {seen.shape[1]}, of which 1 class token.")
-    print(f"Text:  {read.shape[0]} tokens x {read.shape[1]}, of which {n_words} words.")
+    n_read = min(count_clip_tokens(text), len(read))  # start, words and end
+    print(f"Image: {seen.shape[0]} tokens x {seen.shape[1]}, the first of the class.")
+    print(f"Text:  {read.shape[0]} tokens x {read.shape[1]}, {n_read} before padding.")
 
 # %% [markdown]
 # What each token sees: the cosine of each patch with the end token of the text, which
@@ -109,11 +109,12 @@ if is_network:
     layers = {name: m[0] for name, m in maps.items() if m.shape[1] > 1}  # P channels
     shown = {name: output.mean(axis=1) for name, output in layers.items()}
 else:
-    end = read[min(n_words + 1, len(read) - 1)]
+    end = read[n_read - 1]
     norms = np.linalg.norm(seen, axis=1) * np.linalg.norm(end)
     cosines = seen @ end / norms
-    shown = {"cosine with the text": cosines[1:]}
-fig, axes = plt.subplots(1, 1 + len(shown), figsize=(figures.PAGE, 1.3))
+    shown = {"patches": cosines[1:]}
+width = figures.PAGE if is_network else figures.COLUMN
+fig, axes = plt.subplots(1, 1 + len(shown), figsize=(width, 1.3))
 axes[0].imshow(image)
 for ax, (name, values) in zip(axes[1:], shown.items(), strict=True):
     side = int(np.sqrt(values.size))
@@ -138,8 +139,8 @@ if not is_network:
     hidden /= np.linalg.norm(hidden, axis=1, keepdims=True)
     fig, ax = plt.subplots(figsize=(figures.COLUMN, 0.8 * figures.COLUMN))
     picture = ax.imshow(hidden @ hidden.T, cmap="viridis")
-    ax.axhline(n_words + 1.5, color="white", lw=0.8)
-    ax.axvline(n_words + 1.5, color="white", lw=0.8)
+    ax.axhline(n_read - 0.5, color="white", lw=0.8)
+    ax.axvline(n_read - 0.5, color="white", lw=0.8)
     ax.set(xlabel="Token of the text", ylabel="Token of the text")
     fig.colorbar(picture, label="Cosine")
     plt.show()
@@ -187,19 +188,20 @@ print(
 # *Look for* a class or start token (position 0) whose norm differs from the rest.
 
 # %%
-some = images["image_id"].iloc[:: max(1, len(images) // 500)]
-norms = np.linalg.norm(stored[some], axis=-1)  # N L
-fig, ax = plt.subplots(figsize=(figures.COLUMN, 0.62 * figures.COLUMN))
-low, middle, high = np.quantile(norms, [0.05, 0.5, 0.95], axis=0)
-ax.fill_between(np.arange(len(middle)), low, high, alpha=0.3, lw=0)
-ax.plot(middle, marker=".")
-ax.set(xlabel="Position", ylabel="Norm of a token", ylim=(0, None))
-plt.show()
-after = f" and {np.median(norms[:, 1:]):.2f} after it" if norms.shape[1] > 1 else ""
-print(
-    f"The median norm is {np.median(norms[:, 0]):.2f} at position 0{after} "
-    f"(5 to 95 % of {len(some)} images shaded)."
-)
+if not is_network:
+    some = images["image_id"].iloc[:: max(1, len(images) // 500)]
+    norms = np.linalg.norm(stored[some], axis=-1)  # N L
+    fig, ax = plt.subplots(figsize=(figures.COLUMN, 0.62 * figures.COLUMN))
+    low, middle, high = np.quantile(norms, [0.05, 0.5, 0.95], axis=0)
+    ax.fill_between(np.arange(len(middle)), low, high, alpha=0.3, lw=0)
+    ax.plot(middle, marker=".")
+    ax.set(xlabel="Position", ylabel="Norm of a token", ylim=(0, None))
+    plt.show()
+    print(
+        f"The median norm is {middle[0]:.2f} at position 0 and "
+        f"{np.median(norms[:, 1:]):.2f} after it (5 to 95 % of {len(some)} images "
+        "shaded)."
+    )
 
 # %% [markdown]
 # ## Concepts

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from minithings.captioner import build_captioner, build_processor
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLImageProcessor
 
+from minithings.captioner import build_captioner, build_processor
 from paperlib.config import load_config
 from paperlib.stimuli.captioners import load_captioner, pick_dtype
 from paperlib.stimuli.captions import (

@@ -5,9 +5,9 @@ import pytest
 import torch
 from hub_server import COMMIT, serving_hub
 from huggingface_hub import constants, snapshot_download
-from minithings.captioner import build_captioner, build_processor
 from tiny_clip import ARCHITECTURE, write_clip
 
+from minithings.captioner import build_captioner, build_processor
 from paperlib.config import load_config
 from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.clip import load_clip
