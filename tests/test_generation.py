@@ -19,7 +19,7 @@ from paperlib.generation import find_pictures, generate
 from paperlib.methods import build_model
 from paperlib.models.linear import fit_layerwise_ridge, fit_ridge
 from paperlib.stimuli.clip import image_tokens, load_clip, text_tokens
-from paperlib.stimuli.cnn import write_layer_outputs, load_cnn
+from paperlib.stimuli.cnn import load_cnn, write_layer_outputs
 from paperlib.stimuli.features import LayerFeatures
 from paperlib.stimuli.images import open_image
 from paperlib.stimuli.map_tokens import fit_map_tokens
