@@ -33,10 +33,11 @@ import mne
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from paperlib.provenance import start_record
+from paperlib.recordings.sources import source_files, write_signals
 
 from paperlib.config import load_settings
 from paperlib.paths import locate
-from paperlib.provenance import start_record
 from paperlib.recordings.mvnn import noise_covariance
 from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.sensors import sensor_info
@@ -45,7 +46,6 @@ from paperlib.recordings.signals import (
     mean_response,
     split_half_reliability,
 )
-from paperlib.recordings.sources import source_files, write_signals
 from paperlib.reporting.figures import COLORS, COLUMN, PAGE, REGION_COLORS, set_theme
 
 # %%

@@ -182,8 +182,10 @@ def load_signals(folder: Path) -> Signals:
     try:
         info = _Info.model_validate_json((folder / "info.json").read_bytes())
     except ValidationError as error:
+        first = error.errors()[0]
         raise ValueError(
-            f"{folder / 'info.json'} is damaged ({error}). Run 01_preprocess again."
+            f"{folder / 'info.json'} is damaged ({first['msg']}: {first['loc']}). Run "
+            f"01_preprocess again."
         ) from error
     training, test = (_open_array(folder / f"{p}.npy") for p in PARTITIONS)
     grid = len(info.ch_names), training.shape[-1]

@@ -138,8 +138,14 @@ def load_recording(session: Path, partition: str) -> mne.io.RawArray:
     path = raw_file(session, partition)
     if path.is_file():
         return load_raw_session(path)
-    runs = [_load_run(path, partition) for path in bids_runs(session, partition)]
-    return mne.concatenate_raws(runs, verbose="error")
+    runs = [_load_run(run, partition) for run in bids_runs(session, partition)]
+    rates = sorted({sfreq for _, sfreq in runs})
+    if len(rates) > 1:
+        raise ValueError(f"the runs in {session} differ in their rate: {rates} Hz.")
+    names, types = [*RAW_CHANNELS, "stim"], ["eeg"] * len(RAW_CHANNELS) + ["stim"]
+    data = np.concatenate([data for data, _ in runs], axis=1)
+    info = mne.create_info(names, rates[0], types)
+    return mne.io.RawArray(data, info, verbose="error")
 
 
 def load_raw_session(path: Path) -> mne.io.RawArray:
@@ -188,8 +194,8 @@ def load_raw_session(path: Path) -> mne.io.RawArray:
     return mne.io.RawArray(data, info, verbose="error")
 
 
-def _load_run(run: BIDSPath, partition: str) -> mne.io.RawArray:
-    """Load a run in BIDS; its events become the trigger row."""
+def _load_run(run: BIDSPath, partition: str) -> tuple[np.ndarray, float]:
+    """Load a run in BIDS, with its events as trigger row, and its sampling rate."""
     path = run.copy().update(suffix="events", extension=".tsv").fpath
     kinds = {"image": partition, **_BIDS_TRIALS}
     trials = read_trials(path, kinds, ("sample", "tot_img_number"))
@@ -210,9 +216,7 @@ def _load_run(run: BIDSPath, partition: str) -> mne.io.RawArray:
     triggers = np.zeros(raw.n_times)
     is_target = trials["kind"] == "catch"
     triggers[trials["sample"]] = trials["tot_img_number"].mask(is_target, TARGET_CODE)
-    names, types = [*RAW_CHANNELS, "stim"], ["eeg"] * len(RAW_CHANNELS) + ["stim"]
-    info = mne.create_info(names, raw.info["sfreq"], types)
-    return mne.io.RawArray(np.vstack([data, triggers]), info, verbose="error")
+    return np.vstack([data, triggers]), round(raw.info["sfreq"], 3)
 
 
 def stimulus_events(raw: mne.io.RawArray) -> tuple[np.ndarray, int]:
