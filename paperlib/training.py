@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -179,17 +178,12 @@ def train(
                 f"{n_gpus} GPUs. Executions by Snakemake see one: train by hand, or "
                 "set it to 1."
             )
-        share = partial(
-            train,
-            model,
-            training,
-            validation,
-            loss=loss,
-            options=options,
-            machine=machine,
-            seed=seed,
-            state_file=state_file,
-        )
+        same = {"options": options, "machine": machine, "seed": seed}
+
+        def share() -> None:
+            pairs = (training, validation)
+            train(model, *pairs, loss=loss, state_file=state_file, **same)
+
         port = str(get_free_port())
         notebook_launcher(share, (), machine.processes, use_port=port)
         # what follows reads the finished state

@@ -178,22 +178,28 @@ def test_eta_one_draws_from_the_posterior_of_ddpm(t, t_prev):
     torch.testing.assert_close(step, mean + variance.sqrt() * draw)
 
 
+def moments(pairs, mean, variance, eta):
+    """Mean and variance of the samples of a Gaussian, step by step."""
+    alpha_bar, sampled_mean, sampled_variance = ALPHA_BAR.double(), 0.0, 1.0
+    for t, t_prev in pairs:
+        now, then = alpha_bar[t].item(), alpha_bar[t_prev].item()
+        total = now * variance + 1 - now  # variance of y_t
+        sigma = eta * np.sqrt((1 - then) / (1 - now) * (1 - now / then))
+        covariance = then**0.5 * now**0.5 * variance
+        covariance += np.sqrt(1 - then - sigma**2) * np.sqrt(1 - now)
+        gain = covariance / total
+        sampled_mean = gain * sampled_mean + mean * (then**0.5 - gain * now**0.5)
+        sampled_variance = gain**2 * sampled_variance + sigma**2
+    return sampled_mean, sampled_variance
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [10, 100])
 def test_moments_of_samples_follow_the_recursion_of_a_gaussian(steps, eta):
     """The best network is affine: gain and offset of each step give both moments."""
-    alpha_bar, mean, deviation = ALPHA_BAR.double(), 0.7, 0.5
-    expected_mean, expected_variance = 0.0, 1.0
-    for t, t_prev in timestep_pairs(ALPHA_BAR, steps):
-        now, then = alpha_bar[t].item(), alpha_bar[t_prev].item()
-        total = now * deviation**2 + 1 - now  # variance of y_t
-        sigma = eta * np.sqrt((1 - then) / (1 - now) * (1 - now / then))
-        covariance = then**0.5 * now**0.5 * deviation**2
-        covariance += np.sqrt(1 - then - sigma**2) * np.sqrt(1 - now)
-        gain = covariance / total
-        offset = mean * (then**0.5 - gain * now**0.5)
-        expected_mean = gain * expected_mean + offset
-        expected_variance = gain**2 * expected_variance + sigma**2
+    mean, deviation = 0.7, 0.5
+    pairs = timestep_pairs(ALPHA_BAR, steps)
+    expected_mean, expected_variance = moments(pairs, mean, deviation**2, eta)
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(1, 100, 200, generator=generator)
     y = ddim(
@@ -233,7 +239,7 @@ def test_bound_limits_the_estimate():
 
 
 def test_eta_needs_noise():
-    with pytest.raises(ValueError, match="draw_noise is needed"):
+    with pytest.raises(ValueError, match="needs draw_noise"):
         ddim(
             lambda y, t: y,
             torch.zeros(1, 1, 1),
@@ -291,26 +297,30 @@ def test_colored_samples_have_mean_and_covariance_of_the_signals(
     spacing = options.pop("spacing", "trailing")
     coordinates, mean = colored(), torch.linspace(-1, 1, 30).view(3, 10)
     generator = torch.Generator().manual_seed(0)
-    n = 20_000
+    n = 3000
 
     def draw_noise():
         return coordinates.color(torch.randn(n, 3, 10, generator=generator))
 
+    pairs = timestep_pairs(ALPHA_BAR, 60, spacing)
     y = ddim(
         best_velocity(mean, variance, scale_input=True),
         draw_noise(),
-        pairs=timestep_pairs(ALPHA_BAR, 100, spacing),
+        pairs=pairs,
         alpha_bar=ALPHA_BAR,
         prediction=prediction,
         scale_input=True,
         draw_noise=draw_noise,
         **options,
     )
-    want = variance * torch.cov(draw_noise().flatten(1).T)
+    matrix = coordinates.color(torch.eye(30).view(30, 3, 10)).flatten(1)
+    if options["solver"] == "ddim":  # of which few steps lose some of the variance
+        variance = moments(pairs, 0.0, variance, options.get("eta", 0.0))[1]
+    want = variance * matrix.T @ matrix
     size = want.diagonal().mean()
-    torch.testing.assert_close(y.mean(0), mean, atol=0.04 * size.item() ** 0.5, rtol=0)
+    torch.testing.assert_close(y.mean(0), mean, atol=0.08 * size.item() ** 0.5, rtol=0)
     torch.testing.assert_close(
-        torch.cov(y.flatten(1).T), want, atol=0.06 * size.item(), rtol=0.04
+        torch.cov(y.flatten(1).T), want, atol=0.12 * size.item(), rtol=0.04
     )
 
 
