@@ -87,15 +87,18 @@ def preload() -> None:
 
 
 def supervise(client: socket.socket) -> None:
-    """Fork for one client, and return the status to it or end what it left."""
-    end_with_parent()
+    """Fork for one client and return the status; end all if it or the server ends."""
+    server = os.pidfd_open(os.getppid())
     length, streams, _, _ = socket.recv_fds(client, LENGTH.size, 3)
     content = client.makefile("rb").read(*LENGTH.unpack(length))
     worker = os.fork()
     if worker == 0:
         client.close()
         become(*json.loads(content), streams)
-    if client in select.select([client, os.pidfd_open(worker)], [], [])[0]:
+    ended = select.select([client, server, os.pidfd_open(worker)], [], [])[0]
+    if client in ended or server in ended:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker, signal.SIGKILL)  # with the processes that it has started
         os.kill(worker, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     with contextlib.suppress(BrokenPipeError):
