@@ -31,11 +31,11 @@ captioner: str = "qwen2-vl"  # an entry of the configuration's captioners
 # %%
 import matplotlib.pyplot as plt
 import seaborn as sns
+from paperlib.provenance import start_record
 
 from paperlib.checkpoints import pick_device
 from paperlib.config import load_settings
 from paperlib.paths import ROOT, locate
-from paperlib.provenance import start_record
 from paperlib.reporting.figures import COLORS, COLUMN, PAGE, set_theme
 from paperlib.stimuli.captioners import load_captioner, pick_dtype
 from paperlib.stimuli.captions import (

@@ -33,14 +33,7 @@ tokens: str = "image"  # or a captioner, or a network whose layers are written
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-
-from paperlib.checkpoints import pick_device
-from paperlib.config import load_settings
-from paperlib.paths import locate
 from paperlib.provenance import start_record
-from paperlib.reporting.figures import COLORS, COLUMN, set_theme
-from paperlib.stimuli.captions import read_captions
-from paperlib.stimuli.cnn import load_cnn, write_layer_outputs
 from paperlib.stimuli.embeddings import (
     embed_images,
     embed_texts,
@@ -48,8 +41,15 @@ from paperlib.stimuli.embeddings import (
     write_image_tokens,
     write_text_tokens,
 )
-from paperlib.stimuli.images import open_image, read_images
 from paperlib.stimuli.pretrained import clip_source
+
+from paperlib.checkpoints import pick_device
+from paperlib.config import load_settings
+from paperlib.paths import locate
+from paperlib.reporting.figures import COLORS, COLUMN, set_theme
+from paperlib.stimuli.captions import read_captions
+from paperlib.stimuli.cnn import load_cnn, write_layer_outputs
+from paperlib.stimuli.images import open_image, read_images
 from paperlib.stimuli.tokens import Tokens
 
 # %%

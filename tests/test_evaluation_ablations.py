@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from paperlib.evaluation.ablations import (
     FULL,
     RETRAINED,
@@ -9,9 +8,10 @@ from paperlib.evaluation.ablations import (
     region_row,
     score_without_region,
 )
-from paperlib.evaluation.comparison import score, tidy_scores
 from paperlib.evaluation.predictions import read_responses
 from paperlib.evaluation.responses import Responses
+
+from paperlib.evaluation.comparison import score, tidy_scores
 
 EMBEDDING = {"dim": 3, "delay": 2, "neighbors": 5}
 COMMON = np.zeros((4, 60), np.float32)

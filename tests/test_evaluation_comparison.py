@@ -2,6 +2,14 @@ import json
 
 import numpy as np
 import pytest
+from paperlib.evaluation.predictions import (
+    comparison_rows,
+    read_budgets,
+    read_predictions,
+    reference_row,
+    row_kinds,
+)
+from paperlib.evaluation.responses import Responses, delay_vectors
 
 from paperlib.evaluation.comparison import (
     CEILING,
@@ -17,14 +25,6 @@ from paperlib.evaluation.comparison import (
     summarize,
     tidy_scores,
 )
-from paperlib.evaluation.predictions import (
-    comparison_rows,
-    read_budgets,
-    read_predictions,
-    reference_row,
-    row_kinds,
-)
-from paperlib.evaluation.responses import Responses, delay_vectors
 from paperlib.evaluation.synchronization import synchronization_likelihood
 
 VECTORS = {"dim": 3, "delay": 2, "neighbors": 5}

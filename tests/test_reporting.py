@@ -4,13 +4,11 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
-
 from paperlib.evaluation.ablations import FULL, RETRAINED, ZEROED, region_row
-from paperlib.evaluation.comparison import summarize, tidy_scores
-from paperlib.recordings.sensors import sensor_info
-from paperlib.recordings.things_eeg2 import NICE_CHANNELS
 from paperlib.reporting.ablations import plot_regions
-from paperlib.reporting.figures import COLORS, COLUMN, save_figure, set_theme
+
+from paperlib.evaluation.comparison import summarize, tidy_scores
+from paperlib.reporting.figures import COLORS, set_theme
 from paperlib.reporting.scores import (
     across_caption,
     budget_table,
@@ -20,8 +18,7 @@ from paperlib.reporting.scores import (
     plot_scores,
     with_published,
 )
-from paperlib.reporting.tables import format_interval, save_table, wide_table
-from paperlib.reporting.topographies import plot_topographies, window_means
+from paperlib.reporting.tables import wide_table
 
 SUMMARY = pd.DataFrame(
     [
@@ -43,44 +40,6 @@ def close_figures():
     set_theme()
     yield
     plt.close("all")
-
-
-def test_intervals_and_what_is_not_defined():
-    assert format_interval(0.12345, 0.1, 0.15) == "0.123 [0.100, 0.150]"
-    assert format_interval(0.211, np.nan, np.nan) == "0.211"
-    assert format_interval(np.nan, np.nan, np.nan) == "–"
-
-
-def test_the_three_files_of_a_table_agree(tmp_path):
-    wide = wide_table(SUMMARY, rows=["Zero", "Ours_a"], metrics=METRICS)
-    files = save_table(
-        tmp_path / "tab01",
-        tidy=SUMMARY,
-        wide=wide,
-        caption="Means, 95 % interval.",
-        simulated=False,
-    )
-    csv, markdown, latex = (path.read_text() for path in files)
-    again = pd.read_csv(files[0])
-    assert not again.pop("simulated").any()
-    pd.testing.assert_frame_equal(again, SUMMARY, rtol=1e-9, check_exact=False)
-    for text in (markdown, latex):
-        assert text.index("Zero") < text.index("Ours")
-        assert "0.123 [0.100, 0.150]" in text and "–" in text
-    assert r"Ours\_a" in latex and r"95 \%" in latex and r"MSE $\downarrow$" in latex
-    assert r"\label{tab:tab01}" in latex
-
-
-def test_the_first_column_of_a_table_needs_a_heading(tmp_path):
-    wide = pd.DataFrame({"MSE": ["0.1"]}, index=["Ours"])
-    with pytest.raises(ValueError, match="index of `wide` needs a name"):
-        save_table(
-            tmp_path / "tab01",
-            tidy=SUMMARY,
-            wide=wide,
-            caption="Means.",
-            simulated=True,
-        )
 
 
 def test_published_rows_are_marked_and_have_no_interval():
@@ -197,26 +156,6 @@ def test_conclusions_are_those_of_the_numbers():
     assert "(Ridge)" in best and "0.900" in best
 
 
-def test_figures_have_the_same_bytes_at_every_run(tmp_path):
-    for name in ("first", "second"):
-        fig, ax = plt.subplots(figsize=(COLUMN, 2))
-        ax.plot([0, 1], [0, 1])
-        ax.set_xlabel("Time (s)")
-        save_figure(fig, tmp_path / name, simulated=True)
-    for ending in (".pdf", ".png"):
-        first, second = (
-            (tmp_path / f"{name}{ending}").read_bytes() for name in ("first", "second")
-        )
-        assert first == second
-        assert str(tmp_path).encode() not in first
-
-
-def test_figures_keep_their_size(tmp_path):
-    fig, _ = plt.subplots(figsize=(COLUMN, 2))
-    _, png = save_figure(fig, tmp_path / "figure", simulated=False)
-    assert plt.imread(png).shape[:2] == (600, int(COLUMN * 300))
-
-
 def test_scores_are_drawn_where_they_are():
     fig = plot_scores(
         SUMMARY,
@@ -241,69 +180,6 @@ def test_the_first_row_is_not_at_the_edge_and_kinds_have_their_colors():
     (legend,) = fig.legends
     said = [text.get_text() for text in legend.get_texts()]
     assert said == ["ours", "other methods", "knows no image, or another one"]
-
-
-def test_window_means():
-    response = np.arange(12.0).reshape(2, 6)
-    times = np.arange(6) / 10
-    means = window_means(response, times, [(0.0, 0.2), (0.2, 0.6)])
-    np.testing.assert_allclose(means, [[0.5, 6.5], [3.5, 9.5]])
-
-
-def test_a_window_outside_the_signal_is_an_error():
-    with pytest.raises(ValueError, match=r"window 1.0 to 2.0 s holds no sample"):
-        window_means(np.zeros((1, 3)), np.arange(3) / 10, [(1.0, 2.0)])
-
-
-def test_topographies_share_one_symmetric_scale():
-    rng = np.random.default_rng(0)
-    maps = {name: rng.standard_normal((2, 63)) for name in ("a", "b")}
-    fig = plot_topographies(
-        maps,
-        windows=[(0, 0.1), (0.1, 0.2)],
-        info=sensor_info(NICE_CHANNELS, 250),
-        unit="noise SD",
-    )
-    limits = {ax.images[0].get_clim() for ax in fig.axes if ax.images}
-    largest = max(np.abs(values).max() for values in maps.values())
-    assert limits == {(-largest, largest)}
-    assert fig.axes[0].get_title() == "0-100 ms"
-
-
-def test_electrodes_lie_on_the_head_and_colors_end_with_them():
-    info = sensor_info(NICE_CHANNELS, 250)
-    maps = {"a": np.ones((1, 63))}
-    ax = plot_topographies(maps, windows=[(0, 1)], info=info, unit="noise SD").axes[0]
-    sensors = next(line for line in ax.lines if line.get_marker() == ".").get_xydata()
-    outline = max(ax.lines, key=lambda line: np.ptp(line.get_ydata())).get_xydata()
-    middle = (outline.min(axis=0) + outline.max(axis=0)) / 2
-    radius = np.ptp(outline[:, 0]) / 2
-    assert np.linalg.norm(sensors - middle, axis=1).max() <= radius
-    edge = ax.images[0].get_clip_path().get_fully_transformed_path().vertices
-    corners = ax.transData.inverted().transform(edge)
-    gaps = np.linalg.norm(corners[:, None] - sensors, axis=2).min(axis=1)
-    assert gaps.max() < 0.02  # m
-
-
-def test_every_electrode_has_a_place():
-    info = sensor_info(NICE_CHANNELS, 250)
-    places = np.array([channel["loc"][:3] for channel in info["chs"]])
-    assert np.isfinite(places).all() and len(np.unique(places, axis=0)) == 63
-    by_name = dict(zip(info.ch_names, places, strict=True))
-    assert by_name["O1"][1] < by_name["Cz"][1] < by_name["Fp1"][1]  # back to front
-    assert by_name["T7"][0] < 0 < by_name["T8"][0]  # left to right
-
-
-def test_unknown_electrode():
-    with pytest.raises(ValueError, match=r"No position is known for \['Ozz'\].*'Oz'"):
-        sensor_info(["Cz", "Ozz"], 250)
-
-
-@pytest.mark.parametrize("simulated", [True, False])
-def test_a_figure_says_that_its_data_are_simulated(tmp_path, simulated):
-    fig, _ = plt.subplots()
-    save_figure(fig, tmp_path / "figure", simulated=simulated)
-    assert (fig.get_suptitle() == "Simulated data") == simulated
 
 
 def test_every_reading_of_a_removed_region_is_drawn_at_its_score():

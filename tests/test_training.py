@@ -9,11 +9,13 @@ import torch
 from accelerate import notebook_launcher
 from accelerate.state import AcceleratorState
 from accelerate.utils.other import get_free_port
+from paperlib.sampling import sample_signals
+from paperlib.training.__main__ import main, read_parameters
+from paperlib.training.loop import State
 from torch import nn
 
 from paperlib.checkpoints import build_model, load_checkpoint, save_checkpoint
 from paperlib.diffusion import linear_alpha_bar
-from paperlib.sampling import sample_signals
 from paperlib.training import (
     Batches,
     Objective,
@@ -22,8 +24,6 @@ from paperlib.training import (
     loop,
     train,
 )
-from paperlib.training.__main__ import main, read_parameters
-from paperlib.training.loop import State
 
 SETTINGS = TrainingSettings(
     steps=30,

@@ -6,7 +6,6 @@ training seed and test image, a column for each metric.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -64,6 +63,7 @@ TRAINING_MEAN = "Training mean"
 CROSSED_MEAN = "Training mean, cross-subject"
 CONTROLS = (ZERO, TRAINING_MEAN, CROSSED_MEAN)
 CEILING = "Split half of the repetitions"
+CEILINGS = ("Ceiling, lower", "Ceiling, upper")  # of correlations over images
 
 _KEYS = ["method", "subject", "seed", "image"]
 
@@ -202,7 +202,7 @@ def control_responses(
     embedding: DelayEmbedding,
     *,
     training_subject: int,
-) -> Iterator[tuple[str, int, Responses]]:
+) -> Iterator[tuple[str, int, int, Responses]]:
     """Yield predictions without image information: zero, and mean responses.
 
     Parameters
@@ -216,7 +216,7 @@ def control_responses(
 
     Yields
     ------
-    method, subject compared with, responses
+    method, subject compared with, 0 for a training seed, responses
     """
     means = {
         subject: Responses.prepare(r.common[None], r.common, embedding, theiler=True)
@@ -226,10 +226,11 @@ def control_responses(
         everywhere = np.zeros(len(responses.values), int)
         mean = means[subject].reorder(everywhere)
         zero = replace(mean, values=np.zeros_like(mean.values), recurrences={})
-        yield ZERO, subject, zero
-        yield TRAINING_MEAN, subject, mean
+        yield ZERO, subject, 0, zero
+        yield TRAINING_MEAN, subject, 0, mean
         if subject != training_subject:
-            yield CROSSED_MEAN, subject, means[training_subject].reorder(everywhere)
+            crossed = means[training_subject].reorder(everywhere)
+            yield CROSSED_MEAN, subject, 0, crossed
 
 
 def split_half_scores(
@@ -288,24 +289,24 @@ def score_across(correlations: np.ndarray, window: np.ndarray) -> dict[str, np.n
     }
 
 
-def read_prediction(samples: Path, posterior_mean: Path, kind: str) -> np.ndarray:
-    """Read the response (N, C, T) that a run predicts for each image.
+def point_prediction(
+    samples: np.ndarray, posterior_mean: np.ndarray, kind: str
+) -> np.ndarray:
+    """Return the response (N, C, T) that a run predicts for each image.
 
     Parameters
     ----------
-    samples
-        ``samples.npy``, of shape (N, K, C, T).
-    posterior_mean
-        ``posterior_mean.npy``, of shape (N, C, T).
+    samples : ndarray of shape (N, K, C, T)
+        May be memory-mapped half precision.
+    posterior_mean : ndarray of shape (N, C, T)
     kind : {'posterior_mean', 'mean', 'one'}
         The posterior mean, the mean of all samples, or the first sample.
     """
     if kind == "posterior_mean":
-        return np.load(posterior_mean)
-    drawn = np.load(samples, mmap_mode="r")
+        return np.array(posterior_mean, np.float32)
     if kind == "one":
-        return drawn[:, 0].astype(np.float32)
-    return np.stack([image.mean(axis=0, dtype=np.float32) for image in drawn])
+        return np.array(samples[:, 0], np.float32)
+    return np.stack([image.mean(axis=0, dtype=np.float32) for image in samples])
 
 
 def comparison_rows(
@@ -350,6 +351,14 @@ def comparison_rows(
         named.append({"method": ", ".join(parts), "kind": kind, **row.model_dump()})
     check_distinct("Rows of the comparison", "names", [row["method"] for row in named])
     return pd.DataFrame(named).set_index("method")
+
+
+def reference_row(rows: pd.DataFrame, run: str) -> str:
+    """Name the row of a run's point prediction for its own participant and image."""
+    own = rows[(rows["run"] == run) & ~rows["cross_subject"] & ~rows["other_image"]]
+    return own.sort_values(
+        "samples", key=lambda kind: kind == "one", kind="stable"
+    ).index[0]
 
 
 def row_kinds(rows: pd.DataFrame) -> dict[str, str]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from paperlib.reporting.figures import COLORS, PAGE
-from paperlib.reporting.tables import MISSING, format_interval
+from paperlib.reporting.tables import MISSING
 
 _KINDS = {  # color of a row -> what is drawn in it
     "generated": "ours",
@@ -25,7 +25,6 @@ _COSTS = {  # column of the budgets -> heading, format
     "steps": ("Steps", "{:,.0f}"),
     "seconds": ("Training (s)", "{:.1f}"),
     "sampling_seconds": ("Sampling (s)", "{:.1f}"),
-    "seconds_a_signal": ("A signal (s)", "{:.2g}"),
 }
 
 
@@ -84,6 +83,13 @@ def caption(
     return text
 
 
+def published_note(*, simulated: bool) -> str:
+    """Explain the rows of :func:`with_published`."""
+    note = "Rows marked Published were measured on the real recordings"
+    ending = ": not comparable with simulated participants." if simulated else "."
+    return note + ending
+
+
 def _range(numbers: pd.Series) -> str:
     low, high = numbers.min(), numbers.max()
     return f"{high}" if low == high else f"{low} to {high}"
@@ -102,8 +108,8 @@ def budget_table(
     Parameters
     ----------
     budgets
-        Indexed by method; columns parameters, steps, seconds (of training),
-        sampling_seconds and seconds_a_signal.
+        Indexed by method; columns parameters, steps, seconds (of training) and
+        sampling_seconds.
     summary
         Measured scores.
     metrics
@@ -118,7 +124,9 @@ def budget_table(
     return pd.DataFrame(columns).rename_axis(index="Method")
 
 
-def order_table(differences: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+def order_table(
+    differences: pd.DataFrame, published: pd.DataFrame, full: str
+) -> pd.DataFrame:
     """Compare the published effect of each ablation with the measured one.
 
     Parameters
@@ -127,7 +135,9 @@ def order_table(differences: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
         Paired differences from the full model, from
         :func:`paperlib.evaluation.comparison.compare_with`, with a column run.
     published
-        Columns run, metric, mean; the last run is the full model.
+        Columns metric, mean and runs (names of the runs that show the same).
+    full
+        Run of the full model.
 
     Returns
     -------
@@ -136,27 +146,20 @@ def order_table(differences: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
         whether the measured interval has the published sign ("yes"), the opposite one
         ("reversed") or holds zero ("open").
     """
-    table = published.pivot(index="run", columns="metric", values="mean")
-    effects = table - table.loc[published["run"].iloc[-1]]
+    means = published.assign(run=published["runs"].str.split()).explode("run")
+    means = means.set_index(["run", "metric"])["mean"]
     rows = []
     for row in differences.itertuples():
-        if row.run not in effects.index or row.metric not in effects.columns:
+        if (row.run, row.metric) not in means or (full, row.metric) not in means:
             continue
-        effect = effects.loc[row.run, row.metric]
-        if np.isnan(effect):
-            continue
-        low, high = np.sort(np.sign(effect) * np.array([row.low, row.high]))
+        effect = means[row.run, row.metric] - means[full, row.metric]
+        low, high = sorted(np.sign(effect) * np.array([row.low, row.high]))
         verdict = "yes" if low > 0 else "reversed" if high < 0 else "open"
         rows.append(
-            {
-                "Ablation": row.method,
-                "Metric": row.metric,
-                "Published": f"{effect:+.3f}",
-                "Measured": format_interval(row.mean, row.low, row.high),
-                "As published": verdict,
-            }
+            (row.method, row.metric, effect, row.mean, row.low, row.high, verdict)
         )
-    return pd.DataFrame(rows).set_index("Ablation")
+    columns = ["method", "metric", "published", "mean", "low", "high", "as_published"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def draw_intervals(

@@ -2,7 +2,7 @@
 
 An area is a pair of mirrored cortical patches, each split into a few current dipoles
 that fold differently. Values follow the literature on visual evoked potentials (how
-they were fixed: see `paperlib.minithings.recordings`). Position is a direction and
+they were fixed: see `minithings.eeg_recordings`). Position is a direction and
 depth in fractions of the head radius, for the right hemisphere; the moment is the peak
 for a typical image; the modulation is the standard deviation between images, as a
 fraction of it.
@@ -35,7 +35,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paperlib.minithings.scenes import (
+from minithings.scenes import (
     BACKGROUNDS,
     CATEGORY_SHAPES,
     COLORS,

@@ -193,19 +193,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, concept: str | None = None) -> Scene:
-    """Draw a scene.
-
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    concept
-        An element of ``CONCEPTS``; drawn uniformly if None.
-
-    Returns
-    -------
-    Scene
-    """
+    """Draw a scene of a concept, or of one drawn uniformly from ``CONCEPTS``."""
     if concept is None:
         concept = CONCEPTS[rng.integers(len(CONCEPTS))]
     texture, color, shape = concept.split("_")
@@ -236,26 +224,18 @@ def describe(scene: Scene) -> str:
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
-    """Paint a scene.
-
-    Parameters
-    ----------
-    scene
-        What to paint.
-    size
-        Side of the image in pixels.
-
-    Returns
-    -------
-    ndarray of shape (size, size, 3)
-        uint8, RGB.
-    """
+    """Paint a scene of ``size`` pixels: uint8, (size, size, 3), RGB."""
     drawing = _drawing(scene, size)
     alpha = np.minimum(2 * drawing, 1.0)
     ink = 0.35 + 0.65 * np.maximum(2 * drawing - 1, 0.0)  # the rim is darker
     picture = _background(scene, size)
     picture += alpha * (ink * _object_colors(scene, size) - picture)
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+
+
+def file_name(concept: str, exemplar: int) -> str:
+    """Return the name that THINGS gives the file of a concept's image."""
+    return f"{concept}_{exemplar:02d}{'b' if exemplar == 1 else 's'}.jpg"
 
 
 def write_picture(path: Path, scene: Scene, *, size: int) -> None:
