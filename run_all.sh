@@ -91,12 +91,13 @@ if [ -n "$profile" ]; then machine=; else cores=${cores:-all}; fi  # a profile s
 say "Configuration $config, cores: ${cores:-as in the profile}"
 # Snakemake looks for jobs once a timespan; with its default of a second that is a quarter
 # of a core. Its own lock, which a killed run leaves behind, is not needed.
-# On this machine, notebooks are forked from a process that has imported torch.
-serve=(python workflow/preloaded.py serve)
-[ -z "$profile" ] || serve=()
+# On one machine, notebooks are forked from a process that has imported their packages.
+export HF_HUB_OFFLINE=1 TQDM_MININTERVAL=20  # of notebooks; s between lines in a log
+preloaded=(python workflow/preloaded.py serve)
+[ -z "$profile" ] && [ $kind != dry ] && [ "$(uname)" = Linux ] || preloaded=()
 # shellcheck disable=SC2086
-${serve[@]+"${serve[@]}"} python -m snakemake --snakefile workflow/Snakefile --nolock --rerun-incomplete --keep-going \
-    ${machine} ${cores:+--cores "$cores"} --max-jobs-per-timespan 100/10s \
+${preloaded[@]+"${preloaded[@]}"} python -m snakemake --snakefile workflow/Snakefile \
+    --nolock --rerun-incomplete --keep-going ${machine} ${cores:+--cores "$cores"} --max-jobs-per-timespan 100/10s \
     --config "config=$config" ${only:+"only=$only"} ${passed[@]+"${passed[@]}"} || exit 1
 if [ $kind != dry ]; then
     name=$(basename "${config%.*}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -28,14 +29,14 @@ from minithings.examples import (
     render_examples,
     seeded,
 )
-from minithings.scenes import Scene
+from minithings.scenes import Scene, draw_object
 from minithings.world import World
 from paperlib.stimuli.captioners import load_captioner
 
-IMAGE_SIZE = 32  # pixels that the model sees; every image is resized to it
-PATCH_SIZE = 8
-MERGE = 1  # squares of this many patches become one token
-N_TOKENS = (IMAGE_SIZE // PATCH_SIZE // MERGE) ** 2
+IMAGE_SIZE = 24  # pixels that the model sees; every image is resized to it
+PATCH_SIZE = 4
+GRID = IMAGE_SIZE // PATCH_SIZE  # patches a side; the merger makes one token of all
+WIDTH = 64  # of the image token and of the language model
 SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>"),
@@ -88,7 +89,7 @@ def train_captioners(
     with seeded(seed):
         model = build_captioner(processor)
     pixels = processor.image_processor(list(examples.images), return_tensors="pt")
-    patches = pixels["pixel_values"].reshape(len(scenes), N_TOKENS * MERGE**2, -1)
+    patches = pixels["pixel_values"].reshape(len(scenes), GRID**2, -1)  # N L P
 
     def save(step: int) -> None:
         for name in (k for k, last in training.snapshots.items() if last == step):
@@ -99,6 +100,7 @@ def train_captioners(
     _train_vision(
         model,
         patches,
+        _object_patches(scenes),
         examples.labels,
         batches=draw_batches(len(scenes), size, training.vision_steps, seed),
         learning_rate=rate,
@@ -180,7 +182,7 @@ def build_processor(captions: list[str], prompt: str) -> Qwen2VLProcessor:
         padding_side="left",
     )
     pixels = {"shortest_edge": IMAGE_SIZE**2, "longest_edge": IMAGE_SIZE**2}
-    patches = {"patch_size": PATCH_SIZE, "merge_size": MERGE, "temporal_patch_size": 1}
+    patches = {"patch_size": PATCH_SIZE, "merge_size": GRID, "temporal_patch_size": 1}
     return Qwen2VLProcessor(
         Qwen2VLImageProcessor(size=pixels, **patches),
         tokenizer,
@@ -196,30 +198,33 @@ def build_captioner(processor: Qwen2VLProcessor) -> Qwen2VLForConditionalGenerat
     config = Qwen2VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": 64,
-            "intermediate_size": 192,
+            "hidden_size": WIDTH,
+            "intermediate_size": 3 * WIDTH,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "num_key_value_heads": 2,
             "max_position_embeddings": 512,
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 3.0,  # a grid of 4 x 4 needs fast rotations
+                "rope_theta": 3.0,  # small: texts are short
                 "mrope_section": [4, 6, 6],  # of 16 pairs: time, height, width
             },
+            "initializer_range": 0.1,  # for narrow layers; 0.02 learns slowly
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
         },
         vision_config={
             "depth": 3,
-            "embed_dim": 96,
-            "hidden_size": 64,
-            "num_heads": 3,
+            "embed_dim": 48,
+            "hidden_size": WIDTH,
+            "num_heads": 2,
             "mlp_ratio": 3,
             "patch_size": patches.patch_size,
             "spatial_merge_size": patches.merge_size,
             "temporal_patch_size": patches.temporal_patch_size,
+            "rope_parameters": {"rope_type": "axial", "rope_theta": 3.0},
+            "initializer_range": 0.1,
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
@@ -247,25 +252,31 @@ def _learn_merges(texts: list[str]) -> tuple[dict[str, int], list[tuple[str, str
 def _train_vision(
     model: Qwen2VLForConditionalGeneration,
     patches: Tensor,
+    objects: Tensor,
     labels: Tensor,
     *,
     batches: list[Tensor],
     learning_rate: float,
     seed: int,
 ) -> None:
-    """Let all image tokens together, and their mean, predict the attributes."""
-    width = model.config.text_config.hidden_size
+    """Let the image token predict the attributes, and each patch the object in it.
+
+    The second loss, on the object's pixels (N, L, P), helps to learn shapes.
+    """
+    tower = model.model.visual
     with seeded(seed):
-        heads = nn.ModuleList([AttributeLoss(N_TOKENS * width), AttributeLoss(width)])
+        attributes = AttributeLoss(WIDTH)
+        pixels = nn.Linear(tower.config.embed_dim, PATCH_SIZE**2)
 
     def loss(batch: Tensor) -> Tensor:
-        tokens = _see(model, patches[batch])  # B L D
-        features = tokens.flatten(1), tokens.mean(dim=1)
-        pairs = zip(heads, features, strict=True)
-        return sum(head(feature, labels[batch]) for head, feature in pairs)
+        seen = tower(patches[batch].flatten(0, 1), grid_thw=_grid(len(batch)))
+        drawn = pixels(seen.last_hidden_state)  # B*L P
+        target = objects[batch].flatten(0, 1)
+        shapes = F.binary_cross_entropy_with_logits(drawn, target)
+        return attributes(seen.pooler_output, labels[batch]) + 5 * shapes
 
     optimize(
-        [*model.model.visual.parameters(), *heads.parameters()],
+        [*tower.parameters(), *attributes.parameters(), *pixels.parameters()],
         loss,
         batches=batches,
         learning_rate=learning_rate,
@@ -286,7 +297,7 @@ def _train_answers(
     ids, labels = chats
     is_image = ids[0] == model.config.image_token_id
     with torch.no_grad():
-        images = torch.cat([_see(model, some) for some in patches.split(256)])
+        images = torch.cat([_see(model, part) for part in patches.split(256)])  # N D
     place, _ = model.model.get_rope_index(
         ids[:1], is_image[None].int(), image_grid_thw=_grid(1)
     )
@@ -294,7 +305,7 @@ def _train_answers(
 
     def loss(batch: Tensor) -> Tensor:
         embedded = words(ids[batch])
-        embedded[:, is_image] = images[batch]
+        embedded[:, is_image] = images[batch, None]
         positions = place.expand(-1, len(batch), -1)
         return model(
             inputs_embeds=embedded, position_ids=positions, labels=labels[batch]
@@ -313,16 +324,21 @@ def _train_answers(
 
 
 def _see(model: Qwen2VLForConditionalGeneration, patches: Tensor) -> Tensor:
-    """Return the image tokens, (B, N_TOKENS, D), of patches (B, n_patches, ...)."""
+    """Return the image tokens, (B, D), of patches (B, L, P)."""
     tower = model.model.visual
-    tokens = tower(patches.flatten(0, 1), grid_thw=_grid(len(patches))).pooler_output
-    return tokens.reshape(len(patches), N_TOKENS, -1)
+    return tower(patches.flatten(0, 1), grid_thw=_grid(len(patches))).pooler_output
 
 
 def _grid(n_images: int) -> Tensor:
     """Return Qwen2-VL's grids: frames, rows and columns of patches of each image."""
-    side = IMAGE_SIZE // PATCH_SIZE
-    return torch.tensor([[1, side, side]]).expand(n_images, -1)
+    return torch.tensor([[1, GRID, GRID]]).expand(n_images, -1)
+
+
+def _object_patches(scenes: Sequence[Scene]) -> Tensor:
+    """Return the object in each image, cut into patches like it, (N, L, P)."""
+    drawn = np.stack([draw_object(scene, IMAGE_SIZE) for scene in scenes])
+    cut = drawn.reshape(-1, GRID, PATCH_SIZE, GRID, PATCH_SIZE).swapaxes(2, 3)
+    return torch.from_numpy(cut.reshape(len(scenes), GRID**2, -1))
 
 
 def _chats(

@@ -105,7 +105,7 @@ display(
 #
 # The prediction of every training against the mean recorded response: the posterior
 # mean, one evaluation of the network from pure noise. A network that predicts noise
-# (epsilon) says nothing about the signal there; of such a run it is the mean of samples.
+# (epsilon) says nothing about the signal there; its prediction is the mean of samples.
 
 
 # %%
@@ -113,7 +113,8 @@ def prediction(run: str, subject: int, seed: int) -> np.ndarray:
     """Read the predicted responses (N, C, T) of one training."""
     keys = {"run": run, "subject": subject, "seed": seed}
     if cfg.of(run=run).diffusion.prediction == "epsilon":
-        return np.load(nb.input("samples", **keys)).mean(axis=1, dtype=np.float32)
+        samples = np.load(nb.input("samples", **keys), mmap_mode="r")  # N K C T
+        return comparison.point_prediction(samples, None, "mean")
     return np.load(nb.input("posterior_mean", **keys))
 
 

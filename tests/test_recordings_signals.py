@@ -20,7 +20,6 @@ from paperlib.recordings.signals import (
     save_signals,
     select_concepts,
     split_half_reliability,
-    standard_deviation,
     training_targets,
 )
 from paperlib.stimuli.images import read_images
@@ -202,12 +201,6 @@ def test_training_targets_are_averages_or_trials(folder):
     assert training_targets(one_trial, "mean") is one_trial.training
     with pytest.raises(ValueError, match="repetitions must be one of 'mean', 'single'"):
         training_targets(signals, "all")
-
-
-def test_standard_deviation_is_that_of_the_training_rows():
-    targets = np.random.default_rng(0).normal(3, 2, (9, 2, 4, 5)).astype(np.float32)
-    expected = targets[[1, 4, 8]].astype(np.float64).std()
-    assert standard_deviation(targets, [1, 4, 8]) == pytest.approx(expected, rel=1e-9)
 
 
 def test_reliability_of_signal_noise_and_a_common_response():

@@ -100,8 +100,9 @@ def test_kernels_end_with_the_process_that_started_the_execution(notebook, tmp_p
     script = tmp_path / "parent.py"
     script.write_text(
         "import subprocess, sys\n"
-        "sys.exit(subprocess.call([sys.executable, '-m', 'workflow.run_notebook', "
-        f"{str(notebook)!r}, {str(tmp_path / 'out.ipynb')!r}, 'seconds: 60.0']))\n"
+        "sys.exit(subprocess.call([sys.executable, 'workflow/preloaded.py', 'run', "
+        f"'workflow.run_notebook', {str(notebook)!r}, {str(tmp_path / 'out.ipynb')!r}, "
+        "'seconds: 60.0']))\n"
     )
     parent = psutil.Popen([sys.executable, script], cwd=ROOT)
     deadline = time.monotonic() + 60

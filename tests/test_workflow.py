@@ -37,6 +37,7 @@ REQUIRED_BY_SLURM = (  # say the metadata of these versions
     "throttler>=1.2.2,<2",
 )
 PROFILES = sorted((ROOT / "workflow/profiles").glob("*/config.yaml"))
+SERVE = "workflow/preloaded.py serve python "
 FREE = namedtuple("Usage", "free")
 
 
@@ -102,7 +103,8 @@ def run_all(machine, *arguments, **variables):
 def passed_on(machine, *arguments, **variables):
     done = run_all(machine, *arguments, **variables)
     assert done.returncode == 0, done.stderr
-    starts = ("-m snakemake", "-m pytest", "-m workflow.data")
+    programs = ("snakemake", "pytest", "workflow.data")
+    starts = tuple(f"{s}-m {p}" for s in ("", SERVE) for p in programs)
     return next(line for line in done.stdout.splitlines() if line.startswith(starts))
 
 

@@ -138,7 +138,7 @@ class Jobs:
         """Return a params function: sections of the configuration as plain values."""
 
         def of_job(wildcards):
-            cfg = self._of({**wildcards, **fixed})
+            cfg = self._of(dict(wildcards.items()) | fixed)
             return {name: to_jsonable_python(getattr(cfg, name)) for name in sections}
 
         return of_job

@@ -4,7 +4,7 @@ Snakemake calls this for every rule. Papermill does the work; what differs from 
 command: kernels meet at sockets in the file system (TCP ports are chosen before they
 are bound, so that two notebooks started together now and then choose the same one);
 they run in this Python, whatever kernels Jupyter knows; an unknown parameter is an
-error; a GPU belongs to one notebook at a time; and all ends with its parent process.
+error; and a GPU belongs to one notebook at a time.
 """
 
 import argparse
@@ -13,8 +13,6 @@ import logging
 import os
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import yaml
@@ -86,18 +84,6 @@ def execute(notebook: str, executed: str, parameters: dict) -> None:
         )
 
 
-def end_with_parent() -> None:
-    """End soon after the parent process, as kernels do after this one."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> int:
     """Read the command line and execute; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -105,15 +91,9 @@ def main() -> int:
     parser.add_argument("executed")
     parser.add_argument("parameters", type=yaml.safe_load, help="YAML mapping")
     parser.add_argument("--log", help="file for what the notebook prints")
-    parser.add_argument("--threads", default="1")
     parser.add_argument("--gpus", type=int, default=1, help="0: the notebook sees none")
     options = parser.parse_args()
-    end_with_parent()
-    libraries = ("OMP", "MKL", "OPENBLAS")
-    os.environ.update({f"{name}_NUM_THREADS": options.threads for name in libraries})
     os.environ["CUDA_VISIBLE_DEVICES"] = claim_gpu() if options.gpus else ""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # `check` has found everything in its cache
-    os.environ["TQDM_MININTERVAL"] = "20"  # s, for bars in a log
     console = os.fdopen(os.dup(2), "w")
     if options.log:
         with open(options.log, "w") as log:

@@ -3,8 +3,8 @@
 Participants, images and trainings are samples of those that one could have had. Every
 participant saw the same images, so both are resampled, with replacement and crossed: a
 resample takes whole rows and whole columns of the table of scores, never channels or
-times. The trainings (seeds) of a method are nested in participants: for each
-participant, and for each method anew, they are resampled among that participant's own.
+times. The trainings (seeds) of a method are nested in participants: each time that a
+participant is drawn, trainings are drawn among its own, for each method anew.
 """
 
 import numpy as np
@@ -45,8 +45,10 @@ def bootstrap_intervals(
     -----
     The percentile interval of few levels is too narrow for statements about others:
     where only participants differ, that of 2 covers the truth in half of all studies,
-    of 4 in 80 %, of 10 in 92 %; the same holds for few trainings. Images are resampled
-    as independent draws: both test sets show one image of each concept.
+    of 4 in 80 %, of 10 in 92 %; the same holds for few trainings. With several
+    participants the luck of training counts twice, within and between them, which is on
+    the safe side. Images are resampled as independent draws: both test sets show one
+    image of each concept.
     """
     if scores.size == 0 or np.isinf(scores).any():
         raise ValueError(
@@ -57,22 +59,21 @@ def bootstrap_intervals(
     _, n_subjects, n_images, n_metrics = scores.shape
     defined = ~np.any([np.isnan(term).any(axis=0) for term in terms], axis=0)  # P N M
     subjects, images = (
-        rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(float)
+        rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)
         for n in (n_subjects, n_images)
     )  # how often each was drawn: B P and B N
-    totals = np.zeros((n_resamples, n_metrics))
-    means = np.zeros(n_metrics)
+    images = images.astype(float)
+    totals, means = np.zeros((n_resamples, n_metrics)), np.zeros(n_metrics)
     for term in terms:
         known = np.where(defined, term, 0)  # S P N M
-        n_seeds = len(term)
         means += known.mean(axis=0).sum(axis=(0, 1))
-        seeds = np.ones((n_resamples, n_subjects, 1))
-        if n_seeds > 1:
+        n_seeds = len(term)
+        drawn = subjects[..., None]  # B P S, participants times trainings
+        if n_seeds > 1:  # each time that a participant was drawn, n_seeds trainings
             even = np.full(n_seeds, 1 / n_seeds)
-            seeds = rng.multinomial(n_seeds, even, size=seeds.shape[:2]) / n_seeds
+            drawn = rng.multinomial(subjects * n_seeds, even) / n_seeds
         for subject, seed in np.ndindex(n_subjects, n_seeds):
-            drawn = subjects[:, subject] * seeds[:, subject, seed]
-            totals += drawn[:, None] * (images @ known[seed, subject])
+            totals += drawn[:, subject, seed, None] * (images @ known[seed, subject])
     counts = sum(
         drawn[:, None] * (images @ table.astype(float))
         for drawn, table in zip(subjects.T, defined, strict=True)

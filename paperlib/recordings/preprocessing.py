@@ -143,10 +143,11 @@ def preprocess_recordings(
                 for p in PARTITIONS
             }
             if options.mvnn != "none":
-                covariances.append(_session_covariance(trials, options))
-                whitener = whitening_matrix(covariances[-1])
+                used = PARTITIONS if options.covariance == "both" else ("training",)
+                estimates = [noise_covariance(trials[p], options.mvnn) for p in used]
+                covariances.append(np.mean(estimates, axis=0))
                 for p in PARTITIONS:
-                    whiten(trials[p], whitener)
+                    whiten(trials[p], whitening_matrix(covariances[-1]))
             for p in PARTITIONS:
                 products[p][kept[p].rows[:, None], kept[p].slots] = trials[p]
                 release_memory(products[p])
@@ -403,13 +404,3 @@ def _check_together(recordings: dict[str, dict[str, Recording]]) -> None:
                     f"the {p} recordings of {a} and {b} are the same one. Get that of "
                     f"{b} from the source again."
                 )
-
-
-def _session_covariance(
-    trials: dict[str, np.ndarray], options: EEGPreprocessing
-) -> np.ndarray:
-    """Estimate the noise covariance of a session from its trials (N R C T)."""
-    training = noise_covariance(trials["training"], options.mvnn)
-    if options.covariance == "training":
-        return training
-    return (training + noise_covariance(trials["test"], options.mvnn)) / 2

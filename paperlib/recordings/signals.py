@@ -331,14 +331,6 @@ def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
     return average_repetitions(signals.training)[:, None]  # N C T -> N 1 C T
 
 
-def standard_deviation(targets: np.ndarray, rows: Sequence[int]) -> float:
-    """Return the standard deviation of some images, which are read one at a time."""
-    images = (targets[row].astype(np.float64) for row in rows)
-    moments = [(x.sum(), np.square(x).sum(), x.size) for x in images]
-    total, squares, size = np.sum(moments, axis=0)
-    return float(np.sqrt(squares / size - (total / size) ** 2))
-
-
 def split_half_reliability(trials: np.ndarray) -> np.ndarray:
     """Estimate how well each channel's image-specific response repeats.
 

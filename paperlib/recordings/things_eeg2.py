@@ -174,15 +174,12 @@ def load_raw_session(path: Path) -> mne.io.RawArray:
     ch_names = _texts(path, content, "ch_names")
     ch_types, sfreq = _texts(path, content, "ch_types"), _entry(path, content, "sfreq")
     expected = ["stim" if name == "stim" else "eeg" for name in ch_names]
-    if data.ndim != 2 or not len(data) == len(ch_names) == len(ch_types):
+    fits = data.ndim == 2 and len(data) == len(ch_names) and ch_types == expected
+    if not fits or ch_names.count("stim") != 1:
         raise ValueError(
-            f"{path}: 'raw_eeg_data' must have a row for each channel; got shape "
-            f"{data.shape}, {len(ch_names)} names and {len(ch_types)} types."
-        )
-    if ch_names.count("stim") != 1 or ch_types != expected:
-        raise ValueError(
-            f"{path}: expected channels of type 'eeg' and exactly one named 'stim' of "
-            f"type 'stim'; got the names {ch_names} and the types {ch_types}."
+            f"{path}: 'raw_eeg_data' must have rows of type 'eeg' and exactly one "
+            f"named 'stim' of type 'stim'; got shape {data.shape}, the names "
+            f"{ch_names} and the types {ch_types}."
         )
     _check_electrodes(path, [name for name in ch_names if name != "stim"])
     if not isinstance(sfreq, Real) or not (sfreq > 0 and isfinite(sfreq)):
