@@ -155,7 +155,7 @@ def fit_coordinates(
             residuals = (block - center).flatten(0, 1)
             covariance += residuals.T @ residuals
         variances, axes = torch.linalg.eigh(covariance / (n * n_channels))
-        variances, axes = variances.flip(0), axes.flip(1).float()
+        variances, axes = variances.flip(0), axes.flip(1).float().contiguous()
         variances = variances.clamp(min=1e-9 * variances[0].item())
         gains = (variances / variances[0]) ** -(whitening or 0.0)
         if whitening and components < n_times:
