@@ -92,7 +92,8 @@ own, other = images[first].drop_duplicates("concept").tail(2).index
 texts = captions[first, main_captioner]["caption"][[own, other]].tolist()
 clip = encoders[0].clip
 image = embed_images(clip, [open_image(images[first]["path"][own])])  # 1 D
-pd.DataFrame({"caption": texts, "cosine": (image @ embed_texts(clip, texts).T)[0]})
+for cosine, text in zip((image @ embed_texts(clip, texts).T)[0], texts, strict=True):
+    print(f"{cosine:.3f}  {text}")
 
 # %% [markdown]
 # ## All cosines

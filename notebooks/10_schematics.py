@@ -54,70 +54,29 @@ entries = {dataset: nb.cfg.of(dataset=dataset, run=run) for dataset in nb.cfg.da
 #
 # The network of the first run, $\epsilon_\theta(y_t, t, c)$, is built for each data set
 # without its weights. It cuts a signal of $C$ channels and $T$ times into $N$ patches
-# and attends to a condition $c$ of $L$ tokens of width $D$.
+# and attends to a condition $c$ of $L$ tokens of width $D$. Everything that the figures
+# say about it is read from it. *Look for* the grid: a row of patches belongs to one
+# brain region.
 
 # %%
-networks, signals, tokens = {}, {}, {}
+networks, signals, sizes = {}, {}, {}
 for dataset, cfg in entries.items():
     keys = {"dataset": dataset, "subject": cfg.training_subject}
     signals[dataset] = load_signals(nb.input("signals", **keys))
-    sources = [nb.input("tokens", tokens=t, **keys) for t in cfg.token_sources]
-    tokens[dataset] = [
-        np.load(path, mmap_mode="r").shape[1:] for path in sources
-    ]  # L D
-    regions = channel_regions(signals[dataset].ch_names)
-    sizes = {
-        "n_times": len(signals[dataset].times),
-        "context_width": tokens[dataset][0][1],
-    }
+    tokens = {}
+    for source in cfg.token_sources:
+        path = nb.input("tokens", dataset=dataset, tokens=source)
+        kind = "image" if source == "image" else "text"
+        tokens[kind] = np.load(path, mmap_mode="r").shape[1:]  # L D
     with torch.device("meta"):  # shapes only
-        networks[dataset] = DiT(regions, **sizes, **cfg.model.model_dump())
-
-# %% [markdown]
-# ## Sizes
-#
-# Everything that the figures say about the networks is read from them. *Look for* the
-# grid: a row of patches belongs to one brain region.
-
-# %%
-rows = {}
-for dataset, network in networks.items():
-    layout, (length, width) = network.layout, np.sum(tokens[dataset], axis=0)
-    width = tokens[dataset][0][1]
-    rows[dataset.upper()] = {
-        "signal": f"{len(layout.channel_rows)} × {layout.n_times}",
-        "patch": f"{layout.patch[0]} × {layout.patch[1]}",
-        "grid": f"{layout.n_rows} × {layout.n_columns}",
-        "patches": f"{layout.n_patches:,}",
-        "regions": f"{layout.n_regions}",
-        "condition": f"{length} × {width}",
-        "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
-    }
-pd.DataFrame(rows).T
-
-# %%
-details = {}
-for dataset, network in networks.items():
-    block, cfg = network.blocks[0], entries[dataset]
-    shapes = dict(zip(cfg.token_sources, tokens[dataset], strict=True))
-    text = shapes.get(cfg.conditioning.captioner, ("", ""))
-    details[dataset] = {
-        "condition": rows[dataset.upper()]["condition"],
-        "image_tokens": "{} × {}".format(*shapes.get("image", ("", ""))),
-        "text_tokens": "{} × {}".format(*text),
-        "width": f"{network.position.width:,}",
-        "depth": f"{len(network.blocks)}",
-        "self_heads": f"{block.self_attention.heads}",
-        "cross_heads": f"{block.cross_attention.heads}",
-        "hidden": f"{block.mlp[0].out_features:,}",
-        "vectors": f"{block.vectors}",
-        "prediction": "velocity v̂" if cfg.diffusion.prediction == "v" else "noise ε̂",
-        "solver": {"ddim": "DDIM", "euler": "Euler"}[cfg.sampling.solver],
-        "sampler": f"{cfg.sampling.steps} steps, η = {cfg.sampling.eta:g}",
-    }
-    for name, table in network.position.tables.items():
-        details[dataset][name] = f"{len(table)}"
-pd.DataFrame(details)
+        networks[dataset] = DiT(
+            channel_regions(signals[dataset].ch_names),
+            len(signals[dataset].times),
+            context_width=tokens[kind][1],
+            **cfg.model.model_dump(),
+        )
+    sizes[dataset] = schematics.network_fields(networks[dataset], tokens)
+pd.DataFrame(sizes)
 
 # %% [markdown]
 # ## What is shown
@@ -154,14 +113,14 @@ phosphenes = np.asarray(small) / max(np.max(small), 1)
 fields = {
     "note": figures.SIMULATED if nb.cfg.simulated else "",
     "image": schematics.picture_uri(image),
-    "recorded": schematics.trace_path(response[::3], width=68, height=38),
-    "electrodes": schematics.dot_path(np.full((6, 6), 0.6), width=52),
-    "phosphenes": schematics.dot_path(phosphenes, width=52),
+    "recorded": schematics.trace_path(response[::3], 68, 38),
+    "electrodes": schematics.dot_path(np.full((6, 6), 0.6), 52),
+    "phosphenes": schematics.dot_path(phosphenes, 52),
 }
-for number, (name, row) in enumerate([*rows.items(), ("", {})][:2], start=1):
-    empty = dict.fromkeys(next(iter(rows.values())), "")
-    fields[f"name_{number}"] = name
-    fields |= {f"{key}_{number}": value for key, value in (empty | row).items()}
+empty = dict.fromkeys(sizes[dataset], "")
+for number, name in enumerate([*sizes, ""][:2], start=1):
+    row = {"name": name.upper()} | sizes.get(name, empty)
+    fields |= {f"{key}_{number}": value for key, value in row.items()}
 framework = schematics.fill_template("fig01_framework", fields)
 SVG(framework)
 
@@ -184,7 +143,11 @@ layout = networks[dataset].layout
 height, width = layout.patch
 grid = np.full((layout.n_rows * height, layout.n_columns * width), np.nan)
 grid[list(layout.channel_rows), : layout.n_times] = noisy
-lines = schematics.grid_path(layout.n_rows, layout.n_columns, width=72, height=62)
+noisy_fields = {
+    "noisy": schematics.picture_uri(schematics.heat_map(grid)),
+    "patches": schematics.grid_path(layout.n_rows, layout.n_columns, 72, 62),
+    "patch_line": 0.4 if layout.n_patches < 200 else 0.15,
+}
 
 # %% [markdown]
 # ## Figure 2: the network
@@ -193,27 +156,28 @@ lines = schematics.grid_path(layout.n_rows, layout.n_columns, width=72, height=6
 # sets differ are separated by a slash, or are in the table.
 
 # %%
-values = pd.DataFrame(details).T
-joined = {key: " / ".join(dict.fromkeys(column)) for key, column in values.items()}
-codes = [f"{name}: {joined[name]}" for name in networks[dataset].position.tables]
-wrapped = textwrap.wrap(caption, 26, max_lines=4, placeholder=" …")
+joined = {
+    key: " / ".join(dict.fromkeys(column))
+    for key, column in pd.DataFrame(sizes).T.items()
+}
+codes = [f"{key[5:]}: {n}" for key, n in joined.items() if key.startswith("code_")]
+lines = textwrap.wrap(caption, 26, max_lines=4, placeholder=" …")
+fields |= {f"caption_{i + 1}": line for i, line in enumerate([*lines, *[""] * 4][:4])}
+fields |= {f"codes_{i + 1}": line for i, line in enumerate([*codes, *[""] * 3][:3])}
+model = getattr(cfg.captioning.captioners.get(captioner), "model", captioner or "")
 fields |= joined | {
     "image_size": f"{image.width} × {image.height} × 3",
     "clip": cfg.embedding.model.rpartition("/")[2],
-    "captioner": getattr(
-        cfg.captioning.captioners.get(captioner), "model", captioner or ""
-    ).rpartition("/")[2],
+    "captioner": model.rpartition("/")[2],
+    "prediction": "velocity v̂" if cfg.diffusion.prediction == "v" else "noise ε̂",
+    "solver": {"ddim": "DDIM", "euler": "Euler"}[cfg.sampling.solver],
+    "sampler": f"{cfg.sampling.steps} steps, η = {cfg.sampling.eta:g}",
     "image_visibility": "visible" if cfg.conditioning.image else "hidden",
     "text_visibility": "visible" if captioner else "hidden",
-    "cross_visibility": "visible" if cfg.model.cross_modulation else "hidden",
-    "noisy": schematics.picture_uri(schematics.heat_map(grid)),
+    "codes_shift": 4 * (3 - len(codes)),
     "noise": schematics.picture_uri(schematics.heat_map(noise[0, :24, :24].numpy())),
-    "patches": lines,
-    "patch_line": 0.4 if layout.n_patches < 200 else 0.15,
+    **noisy_fields,
 }
-for prefix, texts, n in (("caption", wrapped, 4), ("position", codes, 3)):
-    texts = [*texts, *[""] * n]
-    fields |= {f"{prefix}_{i + 1}": texts[i] for i in range(n)}
 architecture = schematics.fill_template("fig02_architecture", fields)
 SVG(architecture)
 

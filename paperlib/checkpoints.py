@@ -29,7 +29,7 @@ from paperlib.config import (
 from paperlib.coordinates import Coordinates
 from paperlib.methods import Model, build_model
 from paperlib.stimuli.conditions import Condition
-from paperlib.stimuli.layer_maps import LayerMaps
+from paperlib.stimuli.map_tokens import MapTokens
 from paperlib.stimuli.tokens import Tokens
 
 _FILES = ("config.json", "model.safetensors", "README.md")
@@ -81,11 +81,11 @@ class Checkpoint(ModelHubMixin):
     model : Model
         Fitted.
     recipe : Recipe
-    maps : LayerMaps or None
+    maps : MapTokens or None
         Where the model attends to a CNN's maps.
     """
 
-    def __init__(self, model: Model, recipe: Recipe, maps: LayerMaps | None = None):
+    def __init__(self, model: Model, recipe: Recipe, maps: MapTokens | None = None):
         self.model, self.recipe, self.maps = model, recipe, maps
 
     def condition(
@@ -152,7 +152,7 @@ class Checkpoint(ModelHubMixin):
             ) from error
         maps = {name: tensor.numpy() for name, tensor in parts["maps"].items()}
         layers = recipe.conditioning.layers
-        return cls(model, recipe, LayerMaps(None, layers, **maps) if maps else None)
+        return cls(model, recipe, MapTokens(None, layers, **maps) if maps else None)
 
     def generate_model_card(self) -> ModelCard:
         """Describe the model, its training, its use and its limits."""
@@ -165,7 +165,7 @@ class Checkpoint(ModelHubMixin):
         )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write weights, card and recipe, the last so that a folder with one is whole."""
+        """Write weights, card and recipe; a folder with a recipe is complete."""
         tensors = {f"model.{k}": v for k, v in self.model.tensors().items()}
         fitted = self.model.coordinates.tensors()
         tensors |= {f"coordinates.{k}": v for k, v in fitted.items()}
@@ -205,8 +205,8 @@ def _read(folder: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
     for file in (config, weights):
         if not file.is_file():
             raise FileNotFoundError(
-                f"{folder} holds no {file.name}: expected a trained model. Run notebook "
-                "04 for this run and subject first."
+                f"{folder} holds no {file.name}: expected a trained model. Run "
+                "notebook 04 for this run and subject first."
             )
     try:
         recipe = Recipe.model_validate_json(config.read_text(encoding="utf-8"))

@@ -25,7 +25,8 @@ What a network predicts is one of :data:`PREDICTIONS`:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -191,6 +192,11 @@ class DenoisingLoss:
             wanted = noise
             output = clean_and_noise(output, y, alpha_bar, self.prediction)[1]
         return (output - wanted).square().mean()
+
+    def to(self, device: torch.device) -> Self:
+        """Copy to a device."""
+        moved = self.coordinates.to(device)
+        return replace(self, alpha_bar=self.alpha_bar.to(device), coordinates=moved)
 
 
 def shown(y: Tensor, alpha_bar: Tensor, scale_input: bool) -> Tensor:
@@ -470,20 +476,20 @@ def noise_source(
     antithetic
         Give every second sample the negative noise of the one before it.
     """
-    step = 2 if antithetic else 1
+    if antithetic and samples % 2:
+        raise ValueError(f"Antithetic samples come in pairs; got {samples} an image.")
     streams = [
         torch.Generator().manual_seed(
             int(np.random.SeedSequence((seed, row, k)).generate_state(1, np.uint64)[0])
         )
         for row in np.asarray(rows).tolist()
-        for k in range(0, samples, step)
+        for k in range(0, samples, 2 if antithetic else 1)
     ]
 
     def draw_noise() -> Tensor:
         noise = torch.stack([torch.randn(shape, generator=s) for s in streams])
         if antithetic:
             noise = torch.stack([noise, -noise], dim=1).flatten(0, 1)
-            noise = noise.unflatten(0, (len(rows), -1))[:, :samples].flatten(0, 1)
         return noise
 
     return draw_noise

@@ -7,17 +7,20 @@ processes, whose noise differs, with equal ones in expectation.
 
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, notebook_launcher
 from accelerate.utils import is_tensorboard_available
+from accelerate.utils.other import get_free_port
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
@@ -27,8 +30,17 @@ from paperlib.atomic import atomic_path
 from paperlib.config import Machine, Training
 from paperlib.coordinates import Coordinates
 
-Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
-"""Network, responses (B, C, T), tokens (B, L, D), random numbers -> mean loss."""
+
+class Loss(Protocol):
+    """A dataclass that is called; its values are part of what a restart compares."""
+
+    def __call__(
+        self, model: nn.Module, y: Tensor, context: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return the mean loss of responses (B, C, T) and tokens (B, L, D)."""
+
+    def to(self, device: torch.device) -> "Loss":
+        """Return the loss on a device."""
 
 
 class Pairs(Dataset):
@@ -123,7 +135,9 @@ def train(
 ) -> tuple[nn.Module, pd.DataFrame]:
     """Train a network to minimize a loss on pairs of responses and tokens.
 
-    In several processes, all of them call this; the first one prints and writes.
+    With ``machine.processes`` above 1 as many processes are forked, one for each GPU:
+    nothing may have touched a GPU before. Processes that ``accelerate launch`` started
+    take part as they are. The first one prints and writes.
 
     Parameters
     ----------
@@ -132,7 +146,7 @@ def train(
     training, validation
         The concepts of the validation pairs are never trained on.
     loss
-        A dataclass that is called; its values are part of what a restart compares.
+        Such as :class:`paperlib.diffusion.DenoisingLoss`.
     options, machine
         How to optimize; what changes speed only.
     seed
@@ -153,9 +167,29 @@ def train(
     FloatingPointError
         If a loss is not finite; the last state that was saved stays.
     ValueError
-        If processes and micro-batches cannot share the batch evenly.
+        If processes and micro-batches cannot share the batch evenly, or there are
+        fewer GPUs than processes.
     """
+    if machine.processes > 1 and "RANK" not in os.environ:
+        n_gpus = torch.cuda.device_count()  # does not touch them
+        if machine.device != "cpu" and 0 < n_gpus < machine.processes:
+            raise ValueError(
+                f"machine.processes is {machine.processes}, but this process sees "
+                f"{n_gpus} GPUs. Executions by Snakemake see one: train by hand, or "
+                "set it to 1."
+            )
+        same = {"options": options, "machine": machine, "seed": seed}
+
+        def share() -> None:
+            pairs = (training, validation)
+            train(model, *pairs, loss=loss, state_file=state_file, **same)
+
+        port = str(get_free_port())
+        notebook_launcher(share, (), machine.processes, use_port=port)
+        # what follows reads the finished state
     accelerator = _accelerator(options, machine, state_file)
+    identity = _identity(model, training, loss, options, seed)
+    loss = loss.to(accelerator.device)
     model.to(accelerator.device).train()
     average = deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
@@ -167,7 +201,6 @@ def train(
     stored = {"model": model, "average": average, "optimizer": optimizer}
     if accelerator.scaler:
         stored["scaler"] = accelerator.scaler
-    identity = _identity(model, training, loss, options, seed)
     state = _read_state(state_file, identity, accelerator)
     for name, part in stored.items() if state else ():
         part.load_state_dict(state[name])
@@ -242,8 +275,8 @@ def train(
             state |= {"seconds": time.monotonic() - began}
             state |= {"losses": torch.stack(losses) if losses else torch.empty(0)}
             if accelerator.is_main_process:
-                with atomic_path(state_file) as partial:
-                    torch.save(state, partial)
+                with atomic_path(state_file) as unfinished:
+                    torch.save(state, unfinished)
     bar.close()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -306,7 +339,8 @@ def _identity(
     model: nn.Module, pairs: Pairs, loss: Loss, options: Training, seed: int
 ) -> str:
     """Return a digest of all that decides a training, data by its first batch."""
-    digest = hashlib.sha256(f"{model}{loss}{options}{seed}{len(pairs)}".encode())
+    values = options.model_dump(exclude={"seeds"})
+    digest = hashlib.sha256(f"{model}{loss}{values}{seed}{len(pairs)}".encode())
     for tensor in pairs.__getitems__(range(min(options.batch_size, len(pairs)))):
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()

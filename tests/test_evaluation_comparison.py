@@ -33,7 +33,7 @@ from paperlib.evaluation.synchronization import (
     DelayEmbedding,
     synchronization_likelihood,
 )
-from paperlib.recordings.regions import EEG_REGIONS
+from paperlib.recordings.things_eeg2 import NICE_CHANNELS
 
 EMBEDDING = DelayEmbedding(dim=3, delay=2, neighbors=5)
 SFREQ = 100.0
@@ -201,9 +201,8 @@ def test_halves_agree_as_their_noise_allows():
 
 
 def test_the_posterior_window_holds_17_channels_and_111_samples():
-    names = [name for names in EEG_REGIONS.values() for name in names]
     times = np.arange(250) / 250
-    window = posterior_window(names, times)
+    window = posterior_window(NICE_CHANNELS, times)
     assert window.any(axis=1).sum() == 17
     kept = times[window.any(axis=0)]
     assert (kept.min(), kept.max(), len(kept)) == (0.06, 0.5, 111)
@@ -375,6 +374,8 @@ def test_predictions_are_what_the_comparison_asks_for(comparison):
             rows, predictions, recorded, EMBEDDING, training_subject=1, seed=0
         )
     }
+    assert set(found["A, one sample", 1, 0].recurrences) == {"sl"}
+    assert set(found["A, mean of 4", 1, 0].recurrences) == {"sl", "sl_theiler"}
     crossed, own = "A, mean of 4, cross-subject", samples["unet"].mean(axis=3)
     assert (crossed, 1, 0) not in found
     assert found[crossed, 2, 1].common is recorded[1].common

@@ -3,8 +3,9 @@ from collections import Counter
 import mne
 import numpy as np
 
-from paperlib.minithings.head import (
+from minithings.head import (
     REFERENCE,
+    Head,
     eeg_info,
     eeg_lead_field,
     meg_info,
@@ -14,6 +15,7 @@ from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.things_eeg2 import RAW_CHANNELS
 
 RADIUS = 0.09
+HEAD = Head(RADIUS)
 
 
 def sensor_places(info):
@@ -24,14 +26,14 @@ def sensor_places(info):
 
 
 def test_electrodes_lie_on_the_sphere_in_raw_order():
-    info = eeg_info(RADIUS)
+    info = eeg_info(HEAD)
     assert info["ch_names"] == [*RAW_CHANNELS, REFERENCE]
     np.testing.assert_allclose(np.linalg.norm(sensor_places(info), axis=1), RADIUS)
 
 
 def test_the_cap_can_be_turned():
-    turned = eeg_info(RADIUS, cap_rotation=np.array([0, 0, np.pi / 2]))
-    x, y, z = sensor_places(eeg_info(RADIUS)).T
+    turned = eeg_info(Head(RADIUS, np.array([0, 0, np.pi / 2])))
+    x, y, z = sensor_places(eeg_info(HEAD)).T
     expected = np.column_stack([-y, x, z])
     np.testing.assert_allclose(sensor_places(turned), expected, atol=1e-6)
 
@@ -64,22 +66,22 @@ def test_the_sensor_that_mne_lacks_fits_between_its_neighbors():
 
 
 def test_a_radial_dipole_is_seen_by_eeg_right_above_it_and_not_by_meg():
-    toward_oz = sensor_places(eeg_info(RADIUS))[RAW_CHANNELS.index("Oz")] / RADIUS
+    toward_oz = sensor_places(eeg_info(HEAD))[RAW_CHANNELS.index("Oz")] / RADIUS
     place = 0.8 * RADIUS * toward_oz[None]
     tangent = np.cross(toward_oz, [1.0, 0, 0])
-    eeg = eeg_lead_field(eeg_info(RADIUS), place, toward_oz[None], head_radius=RADIUS)
+    eeg = eeg_lead_field(HEAD, place, toward_oz[None])
     assert RAW_CHANNELS[eeg[:, 0].argmax()] == "Oz"
     radial, tangential = (
-        np.abs(meg_lead_field(place, axis[None], head_radius=RADIUS)).max()
+        np.abs(meg_lead_field(HEAD, place, axis[None])).max()
         for axis in (toward_oz, tangent / np.linalg.norm(tangent))
     )
     assert radial < 1e-6 * tangential
 
 
 def test_potentials_are_against_fz():
-    info = eeg_info(RADIUS)
+    info = eeg_info(HEAD)
     place, axis = np.array([[0.0, -0.05, 0.04]]), np.array([[0.0, 0.6, 0.8]])
-    field = eeg_lead_field(info, place, axis, head_radius=RADIUS)
+    field = eeg_lead_field(HEAD, place, axis)
     sphere = mne.make_sphere_model((0, 0, 0), RADIUS, verbose="error")
     dipole = mne.Dipole([0.0], place, [1.0], axis, [100.0])
     forward, _ = mne.make_forward_dipole(dipole, sphere, info, verbose="error")
@@ -91,7 +93,7 @@ def test_potentials_are_against_fz():
 
 def test_a_dipole_of_10_nanoampere_meters_gives_microvolts_and_femtoteslas():
     place, axis = np.array([[0.02, -0.065, 0.02]]), np.array([[1.0, 0.0, 0.0]])
-    eeg = eeg_lead_field(eeg_info(RADIUS), place, axis, head_radius=RADIUS)
-    meg = meg_lead_field(place, axis, head_radius=RADIUS)
+    eeg = eeg_lead_field(HEAD, place, axis)
+    meg = meg_lead_field(HEAD, place, axis)
     assert 0.5e-6 < np.abs(eeg).max() * 10e-9 < 5e-6
     assert 50e-15 < np.abs(meg).max() * 10e-9 < 500e-15

@@ -7,28 +7,29 @@ import pytest
 from PIL import Image
 from scipy.signal import welch
 
-from paperlib.minithings.evoked import image_responses
-from paperlib.minithings.head import meg_info
-from paperlib.minithings.meg_recordings import (
+from minithings.evoked import image_responses
+from minithings.head import meg_info
+from minithings.meg_recordings import (
     SFREQ,
     baseline_scores,
-    make_sensors,
-    simulate_participants,
+    meg_sensors,
+    simulate_meg,
     simulate_session,
 )
-from paperlib.minithings.meg_stimuli import (
+from minithings.meg_stimuli import (
     N_SESSIONS,
-    draw_stimuli,
+    draw_meg_stimuli,
     draw_trials,
-    write_object_images,
+    write_meg_stimuli,
     write_trials,
 )
-from paperlib.minithings.participants import draw_participant
+from minithings.participants import draw_participant
+from minithings.world import World
 from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.things_meg import CATCH_NUMBER
 
-SIZES = {"seed": 1, "n_concepts": 12, "n_images": 4, "n_test_images": 8}
-MINI = {"seed": 20260217, "n_concepts": 120, "n_images": 10, "n_test_images": 60}
+SIZES = {"n_concepts": 12, "n_images": 4, "n_test_images": 8}
+WORLD = World.model_validate({"seed": 1, "meg": SIZES})
 COLUMNS = (
     "trial_type image_nr category_nr exemplar_nr test_image_nr things_category_nr "
     "things_image_nr things_exemplar_nr image_path onset image_on image_off responded "
@@ -39,7 +40,8 @@ COLUMNS = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("preprocessed")
-    simulate_participants(folder, **SIZES, subjects=[1, 2])
+    for subject in (1, 2):
+        simulate_meg(folder, WORLD, subject=subject)
     return folder
 
 
@@ -51,8 +53,8 @@ def epochs(folder):
 
 @pytest.fixture(scope="module")
 def mini():
-    stimuli = draw_stimuli(**MINI)
-    return stimuli, draw_trials(stimuli, seed=MINI["seed"], subject=1)
+    stimuli = draw_meg_stimuli(World())
+    return stimuli, draw_trials(stimuli, seed=World().seed, subject=1)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +69,11 @@ def repeated(epochs):
 def session():
     """A session in teslas."""
     participant, rng = draw_participant(101, seed=0), np.random.default_rng(0)
-    stimuli = draw_stimuli(**SIZES)
+    stimuli = draw_meg_stimuli(WORLD)
     trials = draw_trials(stimuli, seed=0, subject=1).query("session_nr <= 3")
     return simulate_session(
         participant,
-        make_sensors(participant, rng=rng),
+        meg_sensors(participant, rng=rng),
         image_responses(stimuli.scenes),
         trials=trials,
         rng=rng,
@@ -169,7 +171,8 @@ def test_trial_tables_have_the_published_columns_and_counts(mini):
 
 
 def test_catch_trials_are_as_frequent_as_published():
-    shown = draw_stimuli(seed=0, n_concepts=384, n_images=58, n_test_images=200).shown
+    sizes = {"n_concepts": 384, "n_images": 58, "n_test_images": 200}
+    shown = draw_meg_stimuli(World.model_validate({"meg": sizes})).shown
     counts = shown["trial_type"].value_counts()
     assert (counts["exp"], counts["test"]) == (22272, 200)
     assert counts["catch"] == 200
@@ -204,24 +207,22 @@ def test_catch_images_are_answered_and_nothing_else_is(mini):
     assert trials.loc[catch, "RT"].between(0.2, 1.5).all()
 
 
-def test_too_many_concepts_or_test_images_are_refused():
-    with pytest.raises(ValueError, match="at most 384 .* got 400 and 5"):
-        draw_stimuli(seed=0, n_concepts=400, n_images=1, n_test_images=5)
-    with pytest.raises(ValueError, match="at most n_concepts; got 4 and 5"):
-        draw_stimuli(seed=0, n_concepts=4, n_images=1, n_test_images=5)
-
-
 def test_every_image_of_the_list_is_written(tmp_path):
-    sizes = {"seed": 1, "n_concepts": 3, "n_images": 2, "n_test_images": 2}
-    write_object_images(tmp_path, **sizes, image_size=40)
-    things = draw_stimuli(**sizes).things
+    sizes = {"n_concepts": 3, "n_images": 2, "n_test_images": 2}
+    world = World.model_validate({"image_size": 40, "meg": sizes})
+    write_meg_stimuli(tmp_path, world)
+    things = draw_meg_stimuli(world).things
     written = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*"))
-    assert written == (things["concept"] + "/" + things["file"]).tolist()
+    assert (
+        written
+        == ("object_images/" + things["concept"] + "/" + things["file"]).tolist()
+    )
     assert Image.open(tmp_path / written[-1]).size == (40, 40)
 
 
 def test_tables_of_participants_show_the_same_images_in_another_order(tmp_path):
-    write_trials(tmp_path, **SIZES, subjects=[1, 2])
+    for subject in (1, 2):
+        write_trials(tmp_path, WORLD, subject=subject)
     one, two = (
         pd.read_csv(tmp_path / f"sample_attributes_P{subject}.csv")
         for subject in (1, 2)
@@ -235,7 +236,7 @@ def test_epochs_come_in_four_parts_that_are_read_as_one(folder, epochs):
     endings = ("", "-1", "-2", "-3")
     names = {f"preprocessed_P{n}-epo{end}.fif" for n in (1, 2) for end in endings}
     assert {path.name for path in folder.iterdir()} == names
-    trials = draw_trials(draw_stimuli(**SIZES), seed=1, subject=1)
+    trials = draw_trials(draw_meg_stimuli(WORLD), seed=1, subject=1)
     assert len(epochs) == len(trials)
     assert epochs.info["sfreq"] == 200
     np.testing.assert_allclose(epochs.times, np.arange(-20, 261) / 200)
@@ -255,7 +256,7 @@ def test_sensors_are_those_of_things_meg_in_order(epochs):
 
 
 def test_metadata_are_the_trial_table(epochs, tmp_path):
-    write_trials(tmp_path, **SIZES, subjects=[1])
+    write_trials(tmp_path, WORLD, subject=1)
     table = pd.read_csv(tmp_path / "sample_attributes_P1.csv")
     pd.testing.assert_frame_equal(
         epochs.metadata, table, check_dtype=False, check_exact=False
@@ -351,13 +352,10 @@ def test_participants_differ(epochs, folder):
     )
 
 
-def test_a_lost_participant_comes_back_with_the_same_bytes(folder, tmp_path):
+def test_what_a_killed_run_left_does_not_change_a_byte(folder, tmp_path):
     interrupted = tmp_path / ".preprocessed_P2-epo.partial"
     interrupted.mkdir()
     (interrupted / "0_raw.fif").write_text("half")
-    simulate_participants(tmp_path, **SIZES, subjects=[2])
-    lost = {path.name: path.read_bytes() for path in folder.glob("*P2*")}
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == lost
-    before = (tmp_path / "preprocessed_P2-epo.fif").stat().st_mtime_ns
-    simulate_participants(tmp_path, **SIZES, subjects=[2])
-    assert (tmp_path / "preprocessed_P2-epo.fif").stat().st_mtime_ns == before
+    simulate_meg(tmp_path, WORLD, subject=2)
+    expected = {path.name: path.read_bytes() for path in folder.glob("*P2*")}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == expected

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paperlib.minithings.scenes import (
+from minithings.scenes import (
     BACKGROUNDS,
     CONCEPTS,
     POSITIONS,

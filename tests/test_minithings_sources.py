@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paperlib.minithings.head import eeg_info, eeg_lead_field
-from paperlib.minithings.participants import draw_participant
-from paperlib.minithings.scenes import CATEGORY_SHAPES, Scene, sample_scene
-from paperlib.minithings.sources import image_drives, source_areas, time_course
+from minithings.head import eeg_lead_field
+from minithings.participants import draw_participant
+from minithings.scenes import CATEGORY_SHAPES, Scene, sample_scene
+from minithings.sources import image_drives, source_areas, time_course
 from paperlib.recordings.things_eeg2 import RAW_CHANNELS
 
 AREA_OF = [area for area, _ in source_areas()]
@@ -45,12 +45,7 @@ def drives_of_lateral_scenes():
 def potentials(subject, areas):
     """Scalp potentials without noise at the peak of some areas, N C."""
     person = draw_participant(subject, seed=0)
-    lead_field = eeg_lead_field(
-        eeg_info(person.head_radius, cap_rotation=person.cap_rotation),
-        person.positions,
-        person.orientations,
-        head_radius=person.head_radius,
-    )
+    lead_field = eeg_lead_field(person.head, person.positions, person.orientations)
     strength, shift = drives_of_lateral_scenes()
     time = person.peaks[[i for area in areas for i in of(area)]].mean()
     peaks = person.peaks + shift[:, None]
@@ -144,7 +139,7 @@ def test_n170_is_negative_over_temporal_and_positive_over_central_electrodes(sub
 
 def test_participants_differ_in_head_latency_gain_and_geometry():
     first, second = (draw_participant(subject, seed=0) for subject in (1, 2))
-    assert first.head_radius != second.head_radius
+    assert first.head.radius != second.head.radius
     assert np.std(first.peaks / second.peaks) > 0.01
     assert np.std(first.moments / second.moments) > 0.1
     cosine = (first.orientations * second.orientations).sum(axis=1)
@@ -156,7 +151,7 @@ def test_participants_differ_in_head_latency_gain_and_geometry():
 def test_dipoles_lie_in_the_brain_and_on_their_side():
     for subject in range(1, 6):
         person = draw_participant(subject, seed=1)
-        depth = np.linalg.norm(person.positions, axis=1) / person.head_radius
+        depth = np.linalg.norm(person.positions, axis=1) / person.head.radius
         assert 0.5 < depth.min() and depth.max() <= 0.86 + 1e-9
         lateral = np.array([not area.startswith("V1") for area in AREA_OF])
         assert (np.sign(person.positions[lateral, 0]) == SIDE_OF[lateral]).all()

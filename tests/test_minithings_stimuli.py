@@ -2,22 +2,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paperlib.minithings.scenes import CONCEPTS
-from paperlib.minithings.stimuli import draw_stimuli, write_stimuli
+from minithings.eeg_stimuli import draw_eeg_stimuli, write_eeg_stimuli
+from minithings.scenes import CONCEPTS
+from minithings.world import World
 from paperlib.stimuli.images import read_images
 
-SIZES = {"seed": 3, "n_concepts": 5, "n_images": 3, "n_test_concepts": 4}
+WORLD = World.model_validate(
+    {
+        "seed": 3,
+        "image_size": 40,
+        "eeg": {"n_concepts": 5, "n_images": 3, "n_test_concepts": 4},
+    }
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    write_stimuli(folder, **SIZES, image_size=40)
+    write_eeg_stimuli(folder, WORLD)
     return folder
 
 
 def test_training_and_test_concepts_are_disjoint():
-    stimuli = draw_stimuli(seed=0, n_concepts=120, n_images=2, n_test_concepts=60)
+    stimuli = draw_eeg_stimuli(World())
     training = {image.scene.concept for image in stimuli["training"]}
     test = {image.scene.concept for image in stimuli["test"]}
     assert (len(training), len(test)) == (120, 60)
@@ -28,7 +35,7 @@ def test_the_reader_of_the_public_files_finds_every_image(folder):
     images = read_images(folder)
     assert images["partition"].value_counts().to_dict() == {"training": 15, "test": 4}
     assert [Image.open(path).size for path in images["path"]] == [(40, 40)] * 19
-    drawn = draw_stimuli(**SIZES)
+    drawn = draw_eeg_stimuli(WORLD)
     stems = [
         image.file.removesuffix(".jpg") for part in drawn.values() for image in part
     ]
@@ -45,7 +52,7 @@ def test_sorted_paths_are_in_the_order_of_the_conditions(folder):
 def test_metadata_have_the_six_lists_of_things_eeg2(folder):
     metadata = np.load(folder / "image_metadata.npy", allow_pickle=True).item()
     assert all(type(entries) is list for entries in metadata.values())
-    first = draw_stimuli(**SIZES)["training"][0].scene.concept
+    first = draw_eeg_stimuli(WORLD)["training"][0].scene.concept
     number = CONCEPTS.index(first) + 1
     assert metadata["train_img_concepts"][0] == f"00001_{first}"
     assert metadata["train_img_concepts_THINGS"][0] == f"{number:05d}_{first}"
@@ -55,11 +62,6 @@ def test_metadata_have_the_six_lists_of_things_eeg2(folder):
 
 
 def test_the_same_seed_writes_the_same_bytes(folder, tmp_path):
-    write_stimuli(tmp_path, **SIZES, image_size=40)
+    write_eeg_stimuli(tmp_path, WORLD)
     for path in folder.rglob("*.*"):
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
-
-
-def test_too_many_concepts_are_refused():
-    with pytest.raises(ValueError, match="at most 384; got 300 \\+ 85"):
-        draw_stimuli(seed=0, n_concepts=300, n_images=1, n_test_concepts=85)

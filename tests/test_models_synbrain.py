@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from paperlib.sampling import predict
 
 from paperlib.checkpoints import build_model, load_checkpoint, save_checkpoint
 from paperlib.models.synbrain import (
@@ -15,7 +16,6 @@ from paperlib.models.synbrain import (
     kl_divergence,
     softclip_loss,
 )
-from paperlib.sampling import predict
 from paperlib.training import Pairs, TrainingSettings, train
 
 SMALL = dict(n_tokens=3, context_width=8, widths=(32, 32), blocks=1, hidden=16)

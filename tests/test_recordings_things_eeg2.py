@@ -79,11 +79,11 @@ def test_events_leave_targets_out_and_keep_direct_repeats(load):
     assert n_targets == 1
 
 
-@pytest.mark.parametrize("value", [-3.0, 2.5])
+@pytest.mark.parametrize("value", [-3.0, 2.5, 3e8, 1e300])
 def test_a_trigger_row_with_other_values_is_refused(load, session, value):
     data = session["raw_eeg_data"].copy()
     data[-1, 20] = value
-    with pytest.raises(ValueError, match="row 'stim' must hold 0 and positive"):
+    with pytest.raises(ValueError, match="row 'stim' must hold 0, condition numbers"):
         stimulus_events(load(raw_eeg_data=data))
 
 
@@ -108,26 +108,33 @@ def test_channel_listed_twice(load, session):
 
 
 def test_rows_and_names_must_agree(load, session):
-    with pytest.raises(ValueError, match=r"shape \(63, 300\), 64 names and 64 types"):
+    with pytest.raises(ValueError, match=r"got shape \(63, 300\), the names"):
         load(raw_eeg_data=session["raw_eeg_data"][1:])
 
 
 def test_channel_types_must_be_eeg_and_one_trigger(load, session):
-    with pytest.raises(ValueError, match=r"of another type: Fp1 \(misc\)"):
+    with pytest.raises(ValueError, match=r"exactly one named 'stim'.*\['misc', 'eeg'"):
         load(ch_types=["misc", *session["ch_types"][1:]])
-    with pytest.raises(ValueError, match="got 0 named 'stim'"):
+    with pytest.raises(ValueError, match="exactly one named 'stim'.*'Status'"):
         load(ch_names=[*RAW_CHANNELS, "Status"])
 
 
-@pytest.mark.parametrize("sfreq", [0, -1, "1000", None, float("nan")])
+@pytest.mark.parametrize("sfreq", [0, -1, "1000", None, float("nan"), float("inf")])
 def test_sampling_rate_must_be_positive(load, sfreq):
     with pytest.raises(ValueError, match="'sfreq' must be a sampling rate in Hz"):
         load(sfreq=sfreq)
 
 
 def test_signal_must_be_an_array_of_numbers(load):
-    with pytest.raises(ValueError, match="array of floating-point numbers; got list"):
-        load(raw_eeg_data=[["a"]])
+    for wrong in ([["a"]], [[1.0]], np.zeros((64, 9), int), 3):
+        with pytest.raises(ValueError, match="array of floating-point numbers; got a"):
+            load(raw_eeg_data=wrong)
+
+
+@pytest.mark.parametrize("names", ["Fp1", 3, [1, 2], [["Fp1"]]])
+def test_names_must_be_a_list_of_strings(load, names):
+    with pytest.raises(ValueError, match="'ch_names' must be a list of names"):
+        load(ch_names=names)
 
 
 def test_missing_key_lists_what_is_there(tmp_path, session):
@@ -146,10 +153,13 @@ def test_session_folders_must_be_complete(tmp_path):
         session_folders(tmp_path)
 
 
+TRAINING = "preprocessed_eeg_training.npy"
+
+
 def test_official_container_with_17_channels(tmp_path):
     content = published(17, 100, names=POSTERIOR_CHANNELS)
-    np.save(tmp_path / "official.npy", content)
-    signals = load_published(tmp_path / "official.npy")
+    np.save(tmp_path / TRAINING, content)
+    signals = load_published(tmp_path, "training")
     np.testing.assert_array_equal(signals.data, content["preprocessed_eeg_data"])
     np.testing.assert_array_equal(signals.times, content["times"])
     assert signals.ch_names == POSTERIOR_CHANNELS
@@ -157,8 +167,8 @@ def test_official_container_with_17_channels(tmp_path):
 
 def test_official_container_with_64_rows_loses_the_trigger_row(tmp_path):
     content = published(64, 100, names=[*RAW_CHANNELS, "stim"])
-    np.save(tmp_path / "official.npy", content)
-    signals = load_published(tmp_path / "official.npy")
+    np.save(tmp_path / TRAINING, content)
+    signals = load_published(tmp_path, "training")
     assert signals.ch_names == RAW_CHANNELS
     expected = content["preprocessed_eeg_data"][:, :, :63]
     np.testing.assert_array_equal(signals.data, expected)
@@ -166,10 +176,15 @@ def test_official_container_with_64_rows_loses_the_trigger_row(tmp_path):
 
 def test_nice_container_gets_the_times_of_its_samples(tmp_path):
     content = published(n_listed=300)
-    signals = load_published(write_pickle(tmp_path / "nice.npy", content))
+    write_pickle(tmp_path / TRAINING, content)
+    signals = load_published(tmp_path, "training")
     np.testing.assert_array_equal(signals.data, content["preprocessed_eeg_data"])
     np.testing.assert_allclose(signals.times, np.arange(250) / 250, atol=1e-12)
     assert signals.ch_names == NICE_CHANNELS
+
+
+def with_times(times):
+    return {**published(), "times": times}
 
 
 @pytest.mark.parametrize(
@@ -177,11 +192,23 @@ def test_nice_container_gets_the_times_of_its_samples(tmp_path):
     [
         (published(n_listed=299), "'times' has 299 entries but the data have 250"),
         (published(62), r"63 channels, times\); got \(3, 4, 62, 250\)"),
+        (published(n_times=0, n_listed=1), r"channels, times\); got \(3, 4, 63, 0\)"),
         (published(names=["CP", *NICE_CHANNELS[1:]]), "unknown channel 'CP'"),
         ({"eeg": 1}, "lacks 'preprocessed_eeg_data'.*it has"),
+        (with_times(np.arange(250) * 4.0), "evenly, in seconds.*0, 4 ... 996.*by 1000"),
+        (with_times(np.arange(250)[::-1] / 250), "must ascend evenly"),
+        (with_times(np.arange(250.0) ** 2 / 1e4), "must ascend evenly"),
+        (with_times(np.full(250, np.nan)), "must ascend evenly"),
+        (with_times(np.zeros((250, 1))), "'times' has 250 entries"),
     ],
-    ids=["times", "channels", "name", "keys"],
+    ids="length channels empty name keys milliseconds descending uneven nan 2d".split(),
 )
 def test_published_parts_that_disagree(tmp_path, content, message):
+    write_pickle(tmp_path / TRAINING, content)
     with pytest.raises(ValueError, match=message):
-        load_published(write_pickle(tmp_path / "published.npy", content))
+        load_published(tmp_path, "training")
+
+
+def test_missing_published_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="preprocessed_eeg_test.npy is missing"):
+        load_published(tmp_path, "test")

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import mne
@@ -24,7 +25,6 @@ from paperlib.recordings.things_meg import (
     list_images,
     open_epochs,
     place_trials,
-    signal_shapes,
 )
 from paperlib.stimuli.images import read_images
 
@@ -40,18 +40,18 @@ def trials():
 def folder(tmp_path, trials):
     """A participant who saw the excerpt."""
     write_trial_table(tmp_path, trials)
-    write_epochs(tmp_path / "P1-epo.fif", image_numbers(trials))
+    write_epochs(epochs_file(tmp_path), image_numbers(trials))
     return tmp_path
 
 
-def sort_epochs(folder, concepts="all_concepts", name="P1-epo.fif"):
-    counts = import_epochs(
-        folder / name,
-        folder / "signals",
-        images=list_images(folder),
-        concepts=concepts,
-    )
-    return counts, load_signals(folder / "signals")
+def epochs_file(folder, subject=1):
+    return folder / f"derivatives/preprocessed/preprocessed_P{subject}-epo.fif"
+
+
+def sort_epochs(folder, concepts="all_concepts", subject=1):
+    signals_folder = folder / "signals"
+    counts = import_epochs(folder, signals_folder, subject=subject, concepts=concepts)
+    return counts, load_signals(signals_folder)
 
 
 def expected_positions(trials, kind, left_out=()):
@@ -138,8 +138,8 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     trials = trial_table(pd.read_csv(WHOLE), np.random.default_rng(1))
     write_trial_table(folder, trials)
-    write_epochs(folder / "P1-epo.fif", image_numbers(trials), split_size="6MB")
-    assert len(list(folder.glob("P1-epo*.fif"))) >= 2
+    write_epochs(epochs_file(folder), image_numbers(trials), split_size="6MB")
+    assert len(list(epochs_file(folder).parent.glob("*.fif"))) >= 2
     return folder, trials
 
 
@@ -156,12 +156,14 @@ def test_the_whole_experiment_has_the_published_counts(whole):
 
 def test_the_whole_experiment_without_test_concepts(whole):
     folder, trials = whole
-    numbers, images = image_numbers(trials), list_images(folder)
-    placed = place_trials(numbers, images, concepts="zero_shot", source=folder)
-    assert signal_shapes(placed, (3, 20)) == {
-        "training": (19848, 1, 3, 20),
-        "test": (200, 12, 3, 20),
-    }
+    options = {"subject": 1, "concepts": "zero_shot", "source": folder}
+    placed, counts = place_trials(image_numbers(trials), folder, **options)
+    assert counts["kept"].tolist() == [19848, 2400, 0]
+    sizes = placed.groupby("partition")[["row", "repetition"]].max() + 1
+    assert sizes.loc[["training", "test"]].to_numpy().tolist() == [
+        [19848, 1],
+        [200, 12],
+    ]
     tested = trials.loc[trials["trial_type"] == "test", "image_path"]
     left_out = {Path(path).stem.rpartition("_")[0] for path in tested}
     in_order = placed[placed["partition"] == "training"].sort_values("row").index
@@ -187,14 +189,14 @@ def test_the_whole_list_groups_images_by_concept(whole):
 
 def test_missing_epochs(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected released epochs of THINGS-M"):
-        open_epochs(tmp_path / "P1-epo.fif")
+        open_epochs(epochs_file(tmp_path))
 
 
 def split(folder, trials):
     numbers = np.tile(image_numbers(trials), 40)
     data = np.zeros((len(numbers), 3, 28))
-    write_epochs(folder / "P2-epo.fif", numbers, data=data, split_size="3MB")
-    return sorted(folder.glob("P2-epo-*.fif"))
+    write_epochs(epochs_file(folder, 2), numbers, data=data, split_size="2MB")
+    return sorted(epochs_file(folder).parent.glob("preprocessed_P2-epo-*.fif"))
 
 
 def test_missing_part(folder, trials):
@@ -202,13 +204,36 @@ def test_missing_part(folder, trials):
     assert parts
     parts[-1].unlink()
     with pytest.raises(FileNotFoundError, match="further parts.*P2-epo-1.fif"):
-        sort_epochs(folder, name="P2-epo.fif")
+        sort_epochs(folder, subject=2)
     assert not (folder / "signals").exists()
+
+
+@pytest.mark.parametrize(("copied", "i"), [(None, 0), (0, 1)])
+def test_a_part_that_is_a_copy_of_an_earlier_one(folder, trials, copied, i):
+    """MNE alone would read such parts forever."""
+    parts = split(folder, trials)
+    original = epochs_file(folder, 2) if copied is None else parts[copied]
+    shutil.copy(original, parts[i])
+    with pytest.raises(
+        ValueError, match=f"{parts[i].name} is a copy of an earlier part"
+    ):
+        sort_epochs(folder, subject=2)
+
+
+def test_epochs_of_another_participant(folder, trials):
+    other = trials.sample(frac=1, random_state=5)
+    write_epochs(epochs_file(folder, 2), image_numbers(other))
+    sort_epochs(folder, subject=2)  # without a table of its own
+    other.to_csv(folder / "sourcedata/sample_attributes_P2.csv", index=False)
+    sort_epochs(folder, subject=2)
+    shutil.copy(epochs_file(folder), epochs_file(folder, 2))
+    with pytest.raises(ValueError, match="another order than sample_attributes_P2.csv"):
+        sort_epochs(folder, subject=2)
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9, 0.999])
 def test_truncated_epochs(folder, share):
-    path = folder / "P1-epo.fif"
+    path = epochs_file(folder)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match=r"P1-epo.fif or one of .*damaged or cut"):
@@ -220,8 +245,8 @@ def test_values_must_be_finite(folder, trials):
     data = traceable(np.arange(len(trials)))
     kept = int(np.flatnonzero(trials["trial_type"] == "exp")[0])
     data[kept, 1, 5] = np.nan
-    (folder / "P1-epo.fif").unlink()
-    write_epochs(folder / "P1-epo.fif", image_numbers(trials), data=data)
+    epochs_file(folder).unlink()
+    write_epochs(epochs_file(folder), image_numbers(trials), data=data)
     with pytest.raises(ValueError, match="P1-epo.fif: trials .* 1 values that are NaN"):
         sort_epochs(folder)
     assert not (folder / "signals/training.npy").exists()
@@ -229,33 +254,35 @@ def test_values_must_be_finite(folder, trials):
 
 def test_channels_must_be_sensors(folder, trials):
     names = ("MLO11-1609", "Oz1", "MRT57-1609")
-    write_epochs(folder / "P3-epo.fif", image_numbers(trials), ch_names=names)
-    with pytest.raises(ValueError, match="P3-epo.fif: channel 'Oz1' has no brain"):
-        sort_epochs(folder, name="P3-epo.fif")
+    write_epochs(epochs_file(folder, 3), image_numbers(trials), ch_names=names)
+    with pytest.raises(
+        ValueError, match="P3-epo.fif: channel 'Oz1' is not a CTF sensor"
+    ):
+        sort_epochs(folder, subject=3)
 
 
 def test_epochs_must_hold_the_first_second(folder, trials):
     data = np.zeros((len(trials), 3, 21))
-    write_epochs(folder / "P3-epo.fif", image_numbers(trials), data=data)
+    write_epochs(epochs_file(folder, 3), image_numbers(trials), data=data)
     with pytest.raises(ValueError, match="trials run from -0.1 to 0.9 s at 20 Hz"):
-        sort_epochs(folder, name="P3-epo.fif")
+        sort_epochs(folder, subject=3)
 
 
 def test_missing_trials(folder, trials):
     numbers = image_numbers(trials)
     first = int(np.flatnonzero(trials["trial_type"] == "exp")[0])
-    write_epochs(folder / "P3-epo.fif", np.delete(numbers, first))
+    write_epochs(epochs_file(folder, 3), np.delete(numbers, first))
     file = Path(trials["image_path"][first]).name
     with pytest.raises(ValueError, match=f"1 of 36 not 1 times.*{file}, shown 0 times"):
-        sort_epochs(folder, name="P3-epo.fif")
+        sort_epochs(folder, subject=3)
 
 
 def test_an_image_of_another_experiment(folder, trials):
     numbers = image_numbers(trials)
     numbers[0] = 26107
-    write_epochs(folder / "P3-epo.fif", numbers)
+    write_epochs(epochs_file(folder, 3), numbers)
     with pytest.raises(ValueError, match="1 images that are not in .*number 26107"):
-        sort_epochs(folder, name="P3-epo.fif")
+        sort_epochs(folder, subject=3)
 
 
 def test_unknown_concepts(folder):
@@ -266,18 +293,26 @@ def test_unknown_concepts(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(columns="image_path"), "lacks the columns image_path"),
+        (lambda t: t.drop(columns="image_path"), "lacks the column image_path"),
         (
             lambda t: t.replace({"trial_type": {"exp": "train"}}),
-            "must be .*got 'train'",
+            "must hold trials of the types.*got 'train'",
         ),
         (
             lambda t: t.assign(things_image_nr=np.nan),
-            "lacks the number or the path of an image",
+            "things_image_nr must be a whole number; line . has nan",
         ),
         (
             lambda t: t.assign(things_image_nr=t["things_image_nr"].replace(178, 179)),
             "gives 1 images two files",
+        ),
+        (
+            lambda t: t.assign(things_image_nr=t["things_image_nr"] + 0.5),
+            "things_image_nr must be a whole number; line . has [0-9]+.5",
+        ),
+        (
+            lambda t: t.assign(image_path="images_meg/hot_tub.jpg"),
+            "concept and a number, as in 'hot_tub_01b.jpg'; got 'hot_tub.jpg'",
         ),
     ],
 )

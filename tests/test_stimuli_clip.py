@@ -1,3 +1,4 @@
+import shutil
 from copy import deepcopy
 
 import numpy as np
@@ -5,17 +6,21 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_clip import ARCHITECTURE, write_clip
 from transformers import CLIPConfig, CLIPModel
 
 from paperlib.config import load_config
-from paperlib.stimuli.embeddings import (
+from paperlib.stimuli.clip import (
+    embed_images,
+    embed_texts,
     image_tokens,
     load_clip,
     text_tokens,
 )
 
 CAPTIONS = ["a cat", "two dogs in the sun", "word " * 100]
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module")
@@ -111,21 +116,21 @@ def tokens_of_twin(twin, clip, pictures):
         hidden = twin.vision_model(pixels).last_hidden_state
         seen = twin.visual_projection(twin.vision_model.post_layernorm(hidden))
         read = twin.text_model(clip.tokenizer(CAPTIONS)).last_hidden_state
-    return seen, read
+    return seen.numpy(), read.numpy()
 
 
 def test_tokens_are_those_of_transformers(clip, twin, pictures):
     want = tokens_of_twin(twin, clip, pictures)
     seen = image_tokens(clip, pictures, normalize_by_cls=False)
-    torch.testing.assert_close(seen, want[0], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(seen, want[0], atol=1e-5, rtol=1e-5)
     read = text_tokens(clip, CAPTIONS, project=False)
-    torch.testing.assert_close(read, want[1], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(read, want[1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """Return CLIP as the paper uses it, but for the number of its layers."""
-    name = load_config("paper")["embedding"]["model"]
+    name = load_config("paper").embedding.model
     architecture = deepcopy(open_clip.get_model_config(name))
     for part in ("vision_cfg", "text_cfg"):
         architecture[part]["layers"] = 1
@@ -139,8 +144,8 @@ def test_the_published_model_gives_257_and_77_tokens_of_width_768(published, pic
     seen = image_tokens(clip, pictures, normalize_by_cls=False)
     read = text_tokens(clip, CAPTIONS, project=False)
     assert seen.shape == (3, 257, 768) and read.shape == (3, 77, 768)
-    torch.testing.assert_close(seen, want[0], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(read, want[1], atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(seen, want[0], atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(read, want[1], atol=1e-4, rtol=1e-4)
 
 
 def test_the_published_model_computes_with_quick_gelu(published):
@@ -152,27 +157,31 @@ def test_the_published_model_computes_with_quick_gelu(published):
 def test_first_image_token_is_the_embedding_of_the_image(clip, pictures):
     pixels = torch.stack([clip.preprocess(picture) for picture in pictures])
     with torch.inference_mode():
-        want = clip.model.encode_image(pixels)
+        want = clip.model.encode_image(pixels).numpy()
     tokens = image_tokens(clip, pictures, normalize_by_cls=False)
     assert tokens.shape == (3, 5, 12)  # class token and 2 x 2 patches
-    torch.testing.assert_close(tokens[:, 0], want)
+    np.testing.assert_allclose(tokens[:, 0], want, **CLOSE)
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    np.testing.assert_allclose(embed_images(clip, pictures), want, **CLOSE)
 
 
 def test_projected_end_token_is_the_embedding_of_the_text(clip):
     ids = clip.tokenizer(CAPTIONS)
     with torch.inference_mode():
-        want = clip.model.encode_text(ids)
+        want = clip.model.encode_text(ids).numpy()
     tokens = text_tokens(clip, CAPTIONS, project=True)
     assert tokens.shape == (3, 77, 12)
-    torch.testing.assert_close(tokens[torch.arange(3), ids.argmax(1)], want)
+    np.testing.assert_allclose(tokens[np.arange(3), ids.argmax(1)], want, **CLOSE)
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    np.testing.assert_allclose(embed_texts(clip, CAPTIONS), want, **CLOSE)
 
 
 def test_normalized_class_tokens_have_unit_norm(clip, pictures):
     raw = image_tokens(clip, pictures, normalize_by_cls=False)
     tokens = image_tokens(clip, pictures, normalize_by_cls=True)
-    torch.testing.assert_close(tokens[:, 0].norm(dim=-1), torch.ones(3))
+    np.testing.assert_allclose(np.linalg.norm(tokens[:, 0], axis=-1), 1, rtol=1e-5)
     ratio = raw / tokens
-    torch.testing.assert_close(ratio, ratio[:, :1, :1].expand_as(ratio))
+    np.testing.assert_allclose(ratio, ratio[:, :1, :1].repeat(5, 1).repeat(12, 2), 1e-4)
 
 
 def test_texts_are_padded_with_zero_and_cut_at_77(clip):
@@ -208,3 +217,41 @@ def test_folder_without_model_or_weights(tmp_path):
     (tmp_path / "open_clip_config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         load_clip(f"local-dir:{tmp_path}", None, device="cpu")
+
+
+@pytest.fixture
+def copied(tmp_path, folder):
+    """Return a copy of the weights to damage."""
+    copy = tmp_path / "clip"
+    shutil.copytree(folder, copy)
+    return copy / "open_clip_model.safetensors"
+
+
+def test_truncated_weights(copied):
+    copied.write_bytes(copied.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{copied.parent} cannot be loaded.*Download"):
+        load_clip(f"local-dir:{copied.parent}", None, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda tensors: tensors.pop("visual.proj"),
+            "(?s)cannot be loaded.*visual.proj",
+        ),
+        (lambda t: t["visual.proj"].fill_(torch.nan), "visual.proj are NaN"),
+    ],
+)
+def test_weights_that_are_not_whole(copied, damage, message):
+    tensors = load_file(copied)
+    damage(tensors)
+    save_file(tensors, copied)
+    with pytest.raises(ValueError, match=message):
+        load_clip(f"local-dir:{copied.parent}", None, device="cpu")
+
+
+def test_a_configuration_nested_too_deeply(copied):
+    (copied.parent / "open_clip_config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=f"{copied.parent} cannot be loaded"):
+        load_clip(f"local-dir:{copied.parent}", None, device="cpu")

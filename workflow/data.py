@@ -27,6 +27,7 @@ from workflow.downloads import download, unpack
 
 SOURCES = ROOT / "config/downloads.yml"
 WEIGHTS = "weights"  # group of what belongs to no data set
+SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]  # of a model on the hub
 MAGIC = {  # how files begin; THINGS-EEG2 also has .npy files that are bare pickles
     **{".npy": (b"\x93NUMPY", b"\x80"), ".fif": (b"\x00\x00\x00\x64",)},
     **{".meg4": (b"MEG4",), ".res4": (b"MEG4",)},
@@ -161,8 +162,12 @@ class _Model(Item):
         folder = ROOT / self.source
         try:
             if not folder.is_dir():
-                options = {"revision": self.revision, "local_files_only": True}
-                folder = snapshot_download(self.source, **options)
+                folder = snapshot_download(
+                    self.source,
+                    revision=self.revision,
+                    allow_patterns=SMALL_FILES,
+                    local_files_only=True,
+                )
         except (FileNotFoundError, ValueError) as error:  # not in the cache, no name
             return f"missing: {self.source} ({str(error).splitlines()[0]})"
         return first_problem([Path(folder, name) for name in self._files(folder)])
@@ -170,11 +175,10 @@ class _Model(Item):
     def fetch(self):
         from huggingface_hub import snapshot_download
 
-        small = ["*.json", "*.txt", "*.model", "*.jinja"]
-        options = {"revision": self.revision, "allow_patterns": small}
-        folder = Path(snapshot_download(self.source, **options))
-        options = {"revision": folder.name, "allow_patterns": self._files(folder)}
-        snapshot_download(self.source, **options)
+        small = {"revision": self.revision, "allow_patterns": SMALL_FILES}
+        folder = Path(snapshot_download(self.source, **small))
+        whole = {"revision": folder.name, "allow_patterns": self._files(folder)}
+        snapshot_download(self.source, **whole)
         verify(self.source, folder)
 
     def _files(self, folder):
@@ -231,7 +235,7 @@ def list_items(cfg: Config) -> Iterator[Item]:
                 url = source[kind].format(subject=f"{subject:02d}")
                 yield _EEG(*about, folder, url, subject)
             elif kind == "published":
-                yield _EEG(*about, folder, source[kind][subject], subject)
+                yield _EEG(*about, folder, source[kind].get(subject), subject)
             elif kind == "epochs":
                 parts = {n: s for n, s in source[kind].items() if f"_P{subject}-" in n}
                 yield _Epochs(*about, folder, parts, subject)
@@ -317,7 +321,7 @@ def list_bucket(url: str, prefix: str) -> Iterator[tuple[str, int]]:
         answer = requests.get(url, params=query, timeout=60)
         answer.raise_for_status()
         listed = ElementTree.fromstring(answer.content)
-        for entry in listed.iter("{*}Contents"):
+        for entry in listed.iterfind("{*}Contents"):
             yield entry.findtext("{*}Key"), int(entry.findtext("{*}Size"))
         token = listed.findtext("{*}NextContinuationToken")
         query = token and query | {"continuation-token": token}

@@ -208,7 +208,7 @@ def _extract(
 
 
 def check_space(folder: Path, n_bytes: float) -> None:
-    """Raise OSError unless a folder, which need not exist, has room for so many bytes."""
+    """Raise OSError unless a folder has room; it need not exist yet."""
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(there).free
     if free < n_bytes:

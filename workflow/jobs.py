@@ -30,6 +30,7 @@ class Jobs:
 
     def __init__(self, config: str, *, dry_run: Callable[[], bool]):
         self.config, self.cfg = config, load_config(config)
+        self.cfg.check_runs()
         self.datasets = {d: self.cfg.of(dataset=d) for d in self.cfg.datasets}
         self.may_lack_data = lambda: dry_run() and not self.cfg.simulated
         self._chosen = cache(self.cfg.of)
@@ -137,7 +138,7 @@ class Jobs:
         """Return a params function: sections of the configuration as plain values."""
 
         def of_job(wildcards):
-            cfg = self._of({**wildcards, **fixed})
+            cfg = self._of(dict(wildcards.items()) | fixed)
             return {name: to_jsonable_python(getattr(cfg, name)) for name in sections}
 
         return of_job

@@ -31,11 +31,13 @@ MODULES = (  # packages only: code of this repository may change while a run goe
     *("scipy.stats", "sklearn.linear_model", "torch", "tqdm.auto"),
 )
 LENGTH = struct.Struct("!I")  # of a request
+LOCK = 9  # file that run_all.sh has opened
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run(module: str, arguments: list[str]) -> int:
     """Run a module in a fork of the server; returns its exit status."""
+    end_with_parent()
     with socket.socket(socket.AF_UNIX) as server:
         try:
             server.connect(os.environ.get(ADDRESS, ""))
@@ -54,7 +56,14 @@ def serve(command: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as door:
         door.bind(f"{folder}/socket")
         door.listen(64)
-        main = subprocess.Popen(command, env=os.environ | {ADDRESS: f"{folder}/socket"})
+        main = subprocess.Popen(
+            command,
+            env=os.environ | {ADDRESS: f"{folder}/socket"},
+            preexec_fn=end_with_parent,
+            close_fds=False,  # it keeps the lock of run_all.sh, forks must not
+        )
+        with contextlib.suppress(OSError):
+            os.close(LOCK)
         for number in (signal.SIGINT, signal.SIGTERM):  # the command decides
             signal.signal(number, lambda number, _: main.send_signal(number))
         preload()
@@ -133,8 +142,9 @@ def set_threads(number: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Let the kernel of Linux end this process when its parent ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    """Let Linux end this process when its parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
 """Describe images with VisualGLM-6B (THUDM 2023), in an environment of its own.
 
-The model's code needs transformers 4.27 to 4.30, far from what the repository runs on.
-This file therefore stands alone: it imports nothing of paperlib, runs on Python 3.9 or
-3.10 and writes captions that a captioner of ``kind: file`` imports. Once, on a GPU with
+The model's code needs transformers 4.27 to 4.30, far older than the repository's. This
+file therefore stands alone: it imports nothing of paperlib, runs on Python 3.9 or 3.10
+and writes captions that a captioner of ``kind: file`` imports. Once, on a GPU with
 16 GB of memory, for the images of either data set or for all of THINGS::
 
     conda env create -f config/visualglm-environment.yml
     conda activate visualglm
     pip install --no-deps SwissArmyTransformer==0.4.4
-    python paperlib/stimuli/visualglm.py data/paper/things-eeg2/images \
+    python workflow/visualglm.py data/paper/things-eeg2/images \
         data/paper/captions/visualglm.jsonl --max-new-tokens 77 \
         --prompt "Describe this image in one or two sentences."
 
-A run that was stopped goes on where it was. Transformers runs code from the model's
+An interrupted run resumes where it stopped. Transformers runs code from the model's
 repository and unpickles its weights: name the commit that you have read with
-``--revision``. The weights are for research that is not commercial.
+``--revision``. The weights are for non-commercial research.
 """
 
 from __future__ import annotations
@@ -28,31 +28,19 @@ from pathlib import Path
 from tqdm import tqdm
 
 ENDINGS = (".jpg", ".jpeg", ".png")
-CHINESE = slice(63823, 130000)  # tokens that the authors' demo bars with --english
-REPETITION_PENALTY = 1.2  # this and the next: of the authors' demo
+CHINESE = slice(63823, 130000)  # tokens that the authors' demo excludes with --english
+REPETITION_PENALTY = 1.2  # as in the authors' demo, and the next
 DEMO_SAMPLING = {"do_sample": True, "top_p": 0.4, "top_k": 100, "temperature": 0.8}
 
 
 class VisualGLM:
-    """VisualGLM-6B, asked in English for one description.
-
-    Parameters
-    ----------
-    model, tokenizer
-        As transformers loads them from the model's repository.
-    prompt : str
-        What to ask for.
-    max_new_tokens : int
-        Longest answer.
-    seed : int or None
-        Of the draws; None takes the likeliest token each time.
-    """
+    """VisualGLM-6B; ``seed`` is that of sampling, None takes the likeliest tokens."""
 
     def __init__(
         self, model, tokenizer, *, prompt: str, max_new_tokens: int, seed: int | None
     ):
         self.model, self.tokenizer, self.seed = model, tokenizer, seed
-        self.question = f"</img>Q:{prompt}\nA:"  # Q and A: trained on with English
+        self.question = f"</img>Q:{prompt}\nA:"  # the English form in training
         self.decoding = {"do_sample": False} if seed is None else DEMO_SAMPLING
         self.max_new_tokens = max_new_tokens
 
@@ -74,14 +62,14 @@ class VisualGLM:
                 pre_image_length=len(before),
                 max_new_tokens=self.max_new_tokens,
                 repetition_penalty=REPETITION_PENALTY,
-                logits_processor=[bar_chinese],
+                logits_processor=[exclude_chinese],
                 **self.decoding,
             )
         return self.tokenizer.decode(written[0].tolist()[len(ids) :]).strip()
 
 
-def bar_chinese(input_ids, scores):
-    """Leave no Chinese token to choose from; scores of shape (B, vocabulary)."""
+def exclude_chinese(input_ids, scores):
+    """Exclude Chinese tokens; scores of shape (B, vocabulary)."""
     scores[:, CHINESE] = float("-inf")
     return scores
 
@@ -94,41 +82,25 @@ def load_visualglm(
     max_new_tokens: int,
     seed: int | None,
 ) -> VisualGLM:
-    """Load the model in half precision on the GPU.
-
-    Parameters
-    ----------
-    name
-        On the Hugging Face hub, or a folder.
-    revision
-        Commit or branch on the hub.
-    prompt, max_new_tokens, seed
-        See :class:`VisualGLM`.
-    """
+    """Load the model, a folder or a name on the hub, in half precision on the GPU."""
     from transformers import AutoModel, AutoTokenizer
 
-    where = {"revision": revision, "trust_remote_code": True}
-    tokenizer = AutoTokenizer.from_pretrained(name, **where)
-    model = AutoModel.from_pretrained(name, **where).half().cuda().eval()
+    source = {"revision": revision, "trust_remote_code": True}
+    tokenizer = AutoTokenizer.from_pretrained(name, **source)
+    model = AutoModel.from_pretrained(name, **source).half().cuda().eval()
     return VisualGLM(
         model, tokenizer, prompt=prompt, max_new_tokens=max_new_tokens, seed=seed
     )
 
 
 def list_images(folder: Path) -> dict[str, Path]:
-    """Find the images below a folder, by the stem of their name, in its order.
-
-    Raises
-    ------
-    ValueError
-        If there are none, or two have the same stem.
-    """
+    """List the images below a folder by the stem of their name, in its order."""
     images: dict[str, Path] = {}
     for path in sorted(folder.rglob("*"), key=lambda path: (path.stem, str(path))):
         if path.suffix.lower() in ENDINGS:
             if path.stem in images:
                 raise ValueError(
-                    f"Images are told apart by their stem, but {images[path.stem]} and "
+                    f"Images are identified by their stem, but {images[path.stem]} and "
                     f"{path} share one; keep one of them."
                 )
             images[path.stem] = path
@@ -143,26 +115,10 @@ def write_captions(
     describe: Callable[[Path], str],
     settings: dict,
 ) -> None:
-    """Describe images one by one; one JSON object a line.
+    """Describe images one by one; each line holds a caption and the settings.
 
-    Lines go to ``<stem>.partial.jsonl``, which gets its name when all are done. A call
-    after a kill goes on behind the last whole line.
-
-    Parameters
-    ----------
-    output
-        The finished file, ``.jsonl``; what stood there before is replaced then.
-    images
-        Path of each image by its id.
-    describe
-        Returns the caption of the image at a path.
-    settings
-        How captions are made; stands in each line.
-
-    Raises
-    ------
-    ValueError
-        If the unfinished file was made from other images or with other settings.
+    Lines go to ``<stem>.partial.jsonl`` first; an interrupted run of the same images
+    and settings resumes after the last complete line.
     """
     partial = output.with_suffix(".partial.jsonl")
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -185,13 +141,15 @@ def main(arguments: list[str] | None = None, load: Callable = load_visualglm) ->
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path, help="folder; searched to any depth")
     parser.add_argument("output", type=Path, help="file of captions, .jsonl")
-    parser.add_argument("--prompt", required=True, help="what to ask for, in English")
+    parser.add_argument("--prompt", required=True, help="the question, in English")
     parser.add_argument("--max-new-tokens", type=int, required=True)
     parser.add_argument("--model", default="THUDM/visualglm-6b", help="name or folder")
     parser.add_argument(
         "--revision", help="commit of the model; the newest if left out"
     )
-    parser.add_argument("--seed", type=int, help="draw tokens instead of the likeliest")
+    parser.add_argument(
+        "--seed", type=int, help="sample, instead of taking likeliest tokens"
+    )
     given = vars(parser.parse_args(arguments))
     images, output = list_images(given.pop("images")), given.pop("output")
     how = {key: given[key] for key in ("revision", "prompt", "max_new_tokens", "seed")}
@@ -199,22 +157,16 @@ def main(arguments: list[str] | None = None, load: Callable = load_visualglm) ->
 
 
 def _resume(partial: Path, names: list[str], settings: dict) -> int:
-    """Drop a line that a kill cut short; return how many images are done."""
+    """Drop what cannot be continued; return how many images are done."""
     if not partial.is_file():
         return 0
-    whole = partial.read_bytes().split(b"\n")[:-1]
-    os.truncate(partial, sum(len(line) + 1 for line in whole))
-    done = [json.loads(line) for line in whole]
-    changed = {key for line in done for key in settings if line[key] != settings[key]}
-    if [line["image_id"] for line in done] != names[: len(done)]:
-        changed.add("images")
-    if changed:
-        raise ValueError(
-            f"{partial} holds {len(done)} captions made with other "
-            f"{', '.join(sorted(changed))}. Restore these to go on from there, or "
-            "delete the file to start over."
-        )
-    return len(done)
+    lines = partial.read_bytes().split(b"\n")[:-1]
+    done = [json.loads(line) for line in lines]
+    made = [{key: line.get(key) for key in ("image_id", *settings)} for line in done]
+    if made != [{"image_id": name, **settings} for name in names[: len(done)]]:
+        lines = []
+    os.truncate(partial, sum(len(line) + 1 for line in lines))
+    return len(lines)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ def score_cosines(cosines: pd.DataFrame) -> pd.DataFrame:
     Adds the columns score (its formula), value and other_value to those of
     :func:`measure_cosines`.
     """
+    cosines = cosines.reset_index(drop=True)
     parts = [
         cosines.assign(
             score=formula,

@@ -134,7 +134,7 @@ def fit_ridge(
     alphas
         Penalties on the squared norm of the weights, for each target to choose from.
     block
-        Targets fitted at a time: memory is about 40 bytes x N x block.
+        Targets fitted at a time: memory is about 50 bytes x N x block.
     seed
         For the randomized solver that PCA uses for large problems.
 
@@ -151,9 +151,9 @@ def fit_ridge(
         for i in range(0, responses.shape[1], block)
     ]
     readout = {
-        "weights": np.concatenate([ridge.coef_ for ridge in ridges]).T,  # P T
-        "intercept": np.concatenate([ridge.intercept_ for ridge in ridges]),
-        "loo_error": np.concatenate([-ridge.best_score_ for ridge in ridges]),
+        "weights": np.vstack([ridge.coef_ for ridge in ridges]).T,  # P T
+        "intercept": np.hstack([ridge.intercept_ for ridge in ridges]),
+        "loo_error": np.hstack([-ridge.best_score_ for ridge in ridges]),
     }
     readout = {name: array.astype(responses.dtype) for name, array in readout.items()}
     return LinearEncoder(**moments, components=pca.components_, **readout)

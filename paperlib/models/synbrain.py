@@ -25,6 +25,7 @@ What differs from the published model, and why:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -292,6 +293,10 @@ class BrainVAELoss:
             + self.clip_weight * softclip
         )
 
+    def to(self, device: torch.device) -> Self:
+        """Do nothing: there is nothing to move to a device."""
+        return self
+
 
 @dataclass(frozen=True)
 class MapperLoss:
@@ -315,6 +320,11 @@ class MapperLoss:
         with torch.no_grad():
             mean, _ = self.vae.encode(y)
         return F.mse_loss(model(context).float(), mean.float())
+
+    def to(self, device: torch.device) -> Self:
+        """Move the autoencoder to a device."""
+        self.vae.to(device)
+        return self
 
 
 def _levels(widths: Sequence[int], blocks: int) -> list[nn.Module]:

@@ -103,23 +103,28 @@ def preprocess_recordings(
         before the first trial is cut out.
     """
     names, sessions = channel_names(options.channels), session_folders(raw_folder)
-    recordings = {p: _survey(sessions, p, names, options) for p in PARTITIONS}
-    raw_sfreq = _common_rate(recordings)
-    each = {"training": SESSIONS_PER_TRAINING_IMAGE, "test": len(sessions)}
-    selections = {
-        p: select_trials(
-            {name: recording.events for name, recording in recordings[p].items()},
-            partition=p,
-            n_sessions_each=each[p],
-            seed=options.seed,
-        )
+    n_sessions_each = {"training": SESSIONS_PER_TRAINING_IMAGE, "test": len(sessions)}
+    recordings = {
+        p: {
+            session.name: _survey(session, p, names, options)
+            for session in tqdm(sessions, desc=f"Checking {p}", unit="session")
+        }
         for p in PARTITIONS
     }
-    shapes, covariances = {}, []
+    _check_together(recordings)
+    raw_sfreq = recordings["test"][sessions[0].name].sfreq
+    selections, shapes = {}, {}
     for p in PARTITIONS:
+        selections[p] = select_trials(
+            {name: recording.events for name, recording in recordings[p].items()},
+            partition=p,
+            n_sessions_each=n_sessions_each[p],
+            seed=options.seed,
+        )
         n_images = max(s.rows.max() for s in selections[p].values()) + 1
         n_repetitions = max(s.slots.max() for s in selections[p].values()) + 1
         shapes[p] = n_images, n_repetitions, len(names), _n_times(options, raw_sfreq)
+    covariances = []
     with create_signals(
         signals_folder,
         shapes,
@@ -138,10 +143,11 @@ def preprocess_recordings(
                 for p in PARTITIONS
             }
             if options.mvnn != "none":
-                covariances.append(_session_covariance(trials, options))
-                whitener = whitening_matrix(covariances[-1])
+                used = PARTITIONS if options.covariance == "both" else ("training",)
+                estimates = [noise_covariance(trials[p], options.mvnn) for p in used]
+                covariances.append(np.mean(estimates, axis=0))
                 for p in PARTITIONS:
-                    whiten(trials[p], whitener)
+                    whiten(trials[p], whitening_matrix(covariances[-1]))
             for p in PARTITIONS:
                 products[p][kept[p].rows[:, None], kept[p].slots] = trials[p]
                 release_memory(products[p])
@@ -358,54 +364,43 @@ def _n_times(options: EEGPreprocessing, raw_sfreq: float) -> int:
 
 
 def _survey(
-    sessions: Sequence[Path], partition: str, channels, options: EEGPreprocessing
-) -> dict[str, Recording]:
-    """Load and check every recording of a partition; list its trials."""
-    recordings = {}
-    for session in tqdm(sessions, desc=f"Checking {partition}", unit="session"):
-        raw = load_recording(session, partition)
-        source = f"the {partition} recording in {session}"
-        check_channels(source, raw.ch_names, channels)
-        try:
-            events, n_targets = stimulus_events(raw)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
-        first, last = _offsets(options, raw.info["sfreq"])
-        complete = (events[:, 0] + first >= 0) & (events[:, 0] + last < raw.n_times)
-        if not complete.any():
-            raise ValueError(
-                f"{source} has no complete trial: {len(events)} image onsets in "
-                f"{raw.duration:.1f} s, trials from {options.tmin:g} to "
-                f"{options.tmax:g} s. Check the file and preprocessing.tmax."
-            )
-        recordings[session.name] = Recording(
-            events[complete], raw.info["sfreq"], n_targets, int((~complete).sum())
+    session: Path,
+    partition: str,
+    channels: Sequence[str],
+    options: EEGPreprocessing,
+) -> Recording:
+    """Load and check a recording; list its trials."""
+    raw = load_recording(session, partition)
+    source = f"the {partition} recording in {session}"
+    check_channels(source, raw.ch_names, channels)
+    try:
+        events, n_targets = stimulus_events(raw)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    first, last = _offsets(options, raw.info["sfreq"])
+    complete = (events[:, 0] + first >= 0) & (events[:, 0] + last < raw.n_times)
+    if not complete.any():
+        raise ValueError(
+            f"{source} has no complete trial: {len(events)} image onsets in "
+            f"{raw.duration:.1f} s, trials from {options.tmin:g} to {options.tmax:g} "
+            f"s. Check the file and preprocessing.tmax."
         )
-    for a, b in combinations(recordings, 2):
-        if np.array_equal(recordings[a].events, recordings[b].events):
-            raise ValueError(
-                f"the {partition} recordings of {a} and {b} in {sessions[0].parent} "
-                f"are the same one. Get that of {b} from the source again."
-            )
-    return recordings
+    n_incomplete = int((~complete).sum())
+    return Recording(events[complete], raw.info["sfreq"], n_targets, n_incomplete)
 
 
-def _common_rate(recordings: dict[str, dict[str, Recording]]) -> float:
-    """Return the sampling rate of all recordings."""
+def _check_together(recordings: dict[str, dict[str, Recording]]) -> None:
+    """Raise ValueError if recordings differ in their rate, or one is there twice."""
     rates = {r.sfreq for sessions in recordings.values() for r in sessions.values()}
     if len(rates) > 1:
         raise ValueError(
             f"the recordings of a participant must share one sampling rate; "
             f"got {sorted(rates)} Hz."
         )
-    return rates.pop()
-
-
-def _session_covariance(
-    trials: dict[str, np.ndarray], options: EEGPreprocessing
-) -> np.ndarray:
-    """Estimate the noise covariance of a session from its trials (N R C T)."""
-    training = noise_covariance(trials["training"], options.mvnn)
-    if options.covariance == "training":
-        return training
-    return (training + noise_covariance(trials["test"], options.mvnn)) / 2
+    for p, sessions in recordings.items():
+        for a, b in combinations(sessions, 2):
+            if np.array_equal(sessions[a].events, sessions[b].events):
+                raise ValueError(
+                    f"the {p} recordings of {a} and {b} are the same one. Get that of "
+                    f"{b} from the source again."
+                )

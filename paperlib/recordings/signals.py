@@ -182,8 +182,10 @@ def load_signals(folder: Path) -> Signals:
     try:
         info = _Info.model_validate_json((folder / "info.json").read_bytes())
     except ValidationError as error:
+        first = error.errors()[0]
         raise ValueError(
-            f"{folder / 'info.json'} is damaged ({error}). Run 01_preprocess again."
+            f"{folder / 'info.json'} is damaged ({first['msg']}: {first['loc']}). Run "
+            f"01_preprocess again."
         ) from error
     training, test = (_open_array(folder / f"{p}.npy") for p in PARTITIONS)
     grid = len(info.ch_names), training.shape[-1]
@@ -327,14 +329,6 @@ def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
     if repetitions == "single" or signals.training.shape[1] == 1:
         return signals.training
     return average_repetitions(signals.training)[:, None]  # N C T -> N 1 C T
-
-
-def standard_deviation(targets: np.ndarray, rows: Sequence[int]) -> float:
-    """Return the standard deviation of some images, which are read one at a time."""
-    images = (targets[row].astype(np.float64) for row in rows)
-    moments = [(x.sum(), np.square(x).sum(), x.size) for x in images]
-    total, squares, size = np.sum(moments, axis=0)
-    return float(np.sqrt(squares / size - (total / size) ** 2))
 
 
 def split_half_reliability(trials: np.ndarray) -> np.ndarray:

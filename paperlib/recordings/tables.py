@@ -65,7 +65,7 @@ def read_trials(
         if len(rows := table.index[wrong & ~optional]):
             raise ValueError(
                 f"{path}: {column} must be a whole number; line {rows[0] + 2} has "
-                f"{table[column][rows[0]]!r}. Get the file from the source again."
+                f"{table[column][rows[0]]}. Get the file from the source again."
             )
         table[column] = numbers.fillna(-1).astype(np.int64)
     return table

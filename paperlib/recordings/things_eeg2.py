@@ -138,8 +138,14 @@ def load_recording(session: Path, partition: str) -> mne.io.RawArray:
     path = raw_file(session, partition)
     if path.is_file():
         return load_raw_session(path)
-    runs = [_load_run(path, partition) for path in bids_runs(session, partition)]
-    return mne.concatenate_raws(runs, verbose="error")
+    runs = [_load_run(run, partition) for run in bids_runs(session, partition)]
+    rates = sorted({sfreq for _, sfreq in runs})
+    if len(rates) > 1:
+        raise ValueError(f"the runs in {session} differ in their rate: {rates} Hz.")
+    names, types = [*RAW_CHANNELS, "stim"], ["eeg"] * len(RAW_CHANNELS) + ["stim"]
+    data = np.concatenate([data for data, _ in runs], axis=1)
+    info = mne.create_info(names, rates[0], types)
+    return mne.io.RawArray(data, info, verbose="error")
 
 
 def load_raw_session(path: Path) -> mne.io.RawArray:
@@ -168,15 +174,12 @@ def load_raw_session(path: Path) -> mne.io.RawArray:
     ch_names = _texts(path, content, "ch_names")
     ch_types, sfreq = _texts(path, content, "ch_types"), _entry(path, content, "sfreq")
     expected = ["stim" if name == "stim" else "eeg" for name in ch_names]
-    if data.ndim != 2 or not len(data) == len(ch_names) == len(ch_types):
+    fits = data.ndim == 2 and len(data) == len(ch_names) and ch_types == expected
+    if not fits or ch_names.count("stim") != 1:
         raise ValueError(
-            f"{path}: 'raw_eeg_data' must have a row for each channel; got shape "
-            f"{data.shape}, {len(ch_names)} names and {len(ch_types)} types."
-        )
-    if ch_names.count("stim") != 1 or ch_types != expected:
-        raise ValueError(
-            f"{path}: expected channels of type 'eeg' and exactly one named 'stim' of "
-            f"type 'stim'; got the names {ch_names} and the types {ch_types}."
+            f"{path}: 'raw_eeg_data' must have rows of type 'eeg' and exactly one "
+            f"named 'stim' of type 'stim'; got shape {data.shape}, the names "
+            f"{ch_names} and the types {ch_types}."
         )
     _check_electrodes(path, [name for name in ch_names if name != "stim"])
     if not isinstance(sfreq, Real) or not (sfreq > 0 and isfinite(sfreq)):
@@ -188,8 +191,8 @@ def load_raw_session(path: Path) -> mne.io.RawArray:
     return mne.io.RawArray(data, info, verbose="error")
 
 
-def _load_run(run: BIDSPath, partition: str) -> mne.io.RawArray:
-    """Load a run in BIDS; its events become the trigger row."""
+def _load_run(run: BIDSPath, partition: str) -> tuple[np.ndarray, float]:
+    """Load a run in BIDS, with its events as trigger row, and its sampling rate."""
     path = run.copy().update(suffix="events", extension=".tsv").fpath
     kinds = {"image": partition, **_BIDS_TRIALS}
     trials = read_trials(path, kinds, ("sample", "tot_img_number"))
@@ -210,9 +213,7 @@ def _load_run(run: BIDSPath, partition: str) -> mne.io.RawArray:
     triggers = np.zeros(raw.n_times)
     is_target = trials["kind"] == "catch"
     triggers[trials["sample"]] = trials["tot_img_number"].mask(is_target, TARGET_CODE)
-    names, types = [*RAW_CHANNELS, "stim"], ["eeg"] * len(RAW_CHANNELS) + ["stim"]
-    info = mne.create_info(names, raw.info["sfreq"], types)
-    return mne.io.RawArray(np.vstack([data, triggers]), info, verbose="error")
+    return np.vstack([data, triggers]), round(raw.info["sfreq"], 3)
 
 
 def stimulus_events(raw: mne.io.RawArray) -> tuple[np.ndarray, int]:

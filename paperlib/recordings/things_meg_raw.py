@@ -199,7 +199,8 @@ def survey_run(run: BIDSPath, options: MEGPreprocessing) -> Run:
     if first < 0 or last >= raw.n_times:
         raise ValueError(
             f"{path}: trials of its event table run from sample {first:.0f} to "
-            f"{last:.0f}, but the recording has {raw.n_times} samples."
+            f"{last:.0f}, but the recording has {raw.n_times} samples. Download both "
+            f"files again."
         )
     if TRIGGER_CHANNEL in raw.ch_names:
         codes = raw.get_data(picks=[TRIGGER_CHANNEL])[0]

@@ -24,8 +24,8 @@ class _RefusedError(pickle.UnpicklingError):
     """The pickle asks for something that no file of recordings needs."""
 
 
-class _TensorError(pickle.UnpicklingError):
-    """The pickle refers to a tensor, whose values stand elsewhere in the zip."""
+class _TensorError(_RefusedError):
+    """The pickle refers to a tensor, whose values are elsewhere in the zip."""
 
 
 class _Type:
@@ -87,14 +87,10 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         """Return the allowed object of this name; nothing is ever imported."""
-        try:
+        if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        except KeyError:
-            raise _RefusedError(f"{module}.{name}") from None
-
-    def persistent_load(self, pid: object) -> None:
-        """Values of tensors are left to torch."""
-        raise _TensorError("a tensor")
+        is_torch = module.startswith("torch")
+        raise (_TensorError if is_torch else _RefusedError)(f"{module}.{name}")
 
     def load_build(self):
         """Set the state of an array or a type; of nothing else."""
@@ -216,7 +212,10 @@ def _skip_npy_header(file: BinaryIO) -> None:
         return
     end = 10 if start[6] == 1 else 12  # the length has two bytes in version 1
     file.seek(end)
-    header = file.read(min(int.from_bytes(start[8:end], "little"), _NPY_HEADER_SIZE))
+    size = min(int.from_bytes(start[8:end], "little"), _NPY_HEADER_SIZE)
+    header = file.read(size)
+    if len(start) < 12 or len(header) < size:
+        raise EOFError("the header is cut short")
     if b"'|O'" not in header or b"'shape': ()" not in header:
         text = header.decode("latin1").strip()
         raise _RefusedError(f"an array ({text[:80]})")

@@ -14,6 +14,7 @@ import typst
 from PIL import Image
 
 from paperlib.atomic import atomic_path
+from paperlib.models.dit import DiT
 
 TEMPLATES = Path(__file__).with_name("templates")
 _FONTS = Path(mpl.get_data_path()) / "fonts" / "ttf"  # DejaVu, as in all other figures
@@ -36,6 +37,45 @@ def fill_template(name: str, fields: dict[str, object]) -> str:
     """
     template = (TEMPLATES / f"{name}.svg").read_text(encoding="utf-8")
     return template.format_map({key: escape(str(v)) for key, v in fields.items()})
+
+
+def network_fields(network: DiT, tokens: dict[str, tuple[int, int]]) -> dict[str, str]:
+    """Describe a network in the fields of Figure 2.
+
+    Parameters
+    ----------
+    network
+        It may be on the device ``"meta"``: only its sizes are read.
+    tokens
+        Number and width of the condition tokens: of ``"image"``, ``"text"`` or both.
+
+    Returns
+    -------
+    dict of str to str
+        With ``code_<name>`` for the number of each of the position codes.
+    """
+    layout, block = network.layout, network.blocks[0]
+    length = sum(n for n, _ in tokens.values())
+    width = block.cross_attention.key.in_features
+    codes = network.position.tables.items()
+    return {
+        "signal": f"{len(layout.channel_rows)} × {layout.n_times}",
+        "patch": "{} × {}".format(*layout.patch),
+        "grid": f"{layout.n_rows} × {layout.n_columns}",
+        "patches": f"{layout.n_patches:,}",
+        "regions": f"{layout.n_regions}",
+        "condition": f"{length} × {width}",
+        "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
+        "image_tokens": "{} × {}".format(*tokens.get("image", (0, 0))),
+        "text_tokens": "{} × {}".format(*tokens.get("text", (0, 0))),
+        "width": f"{network.position.width:,}",
+        "depth": f"{len(network.blocks)}",
+        "self_heads": f"{block.self_attention.heads}",
+        "cross_heads": f"{block.cross_attention.heads}",
+        "hidden": f"{block.mlp[0].out_features:,}",
+        "vectors": f"{block.vectors}",
+        "cross_visibility": "visible" if block.vectors == 9 else "hidden",
+    } | {f"code_{name}": f"{len(table)}" for name, table in codes}
 
 
 def save_schematic(svg: str, stem: str | Path) -> list[Path]:
@@ -87,7 +127,7 @@ def heat_map(values: np.ndarray) -> np.ndarray:
     return mpl.colormaps["RdBu_r"](shown, bytes=True)
 
 
-def trace_path(signal: np.ndarray, *, width: float, height: float) -> str:
+def trace_path(signal: np.ndarray, width: float, height: float) -> str:
     """Return the channels of a signal (C, T) as the path of overlaid curves."""
     x = np.linspace(0, width, signal.shape[1])
     y = height * (signal.max() - signal) / np.ptp(signal)
@@ -97,7 +137,7 @@ def trace_path(signal: np.ndarray, *, width: float, height: float) -> str:
     return " ".join(f"M{line}" for line in lines)
 
 
-def dot_path(sizes: np.ndarray, *, width: float) -> str:
+def dot_path(sizes: np.ndarray, width: float) -> str:
     """Return a square grid (n, n) of dots as a path; a dot of size 1 touches others."""
     pitch = width / len(sizes)
     dots = (
@@ -109,7 +149,7 @@ def dot_path(sizes: np.ndarray, *, width: float) -> str:
     return " ".join(dots)
 
 
-def grid_path(n_rows: int, n_columns: int, *, width: float, height: float) -> str:
+def grid_path(n_rows: int, n_columns: int, width: float, height: float) -> str:
     """Return the lines between the cells of a grid, its border included, as a path."""
     across = (f"M0 {y:.2f} H{width}" for y in np.linspace(0, height, n_rows + 1))
     down = (f"M{x:.2f} 0 V{height}" for x in np.linspace(0, width, n_columns + 1))

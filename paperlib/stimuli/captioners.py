@@ -94,23 +94,23 @@ class Qwen2VL:
             "dtype": str(self.model.dtype).removeprefix("torch."),
         }
 
-    def question(self, image: Image.Image, prompt: str) -> list[dict]:
-        """Return the conversation that asks about an image."""
-        content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
-        return [{"role": "user", "content": content}]
+    def chat(self, prompt: str) -> str:
+        """Return the text that the language model reads, with a place for the image."""
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        return self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
 
     @torch.inference_mode()
     def __call__(
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
         """Describe B images; see :class:`paperlib.stimuli.captions.Captioner`."""
-        inputs = self.processor.apply_chat_template(
-            [self.question(image, prompt) for image in images],
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
+        inputs = self.processor(
+            images=list(images),
+            text=[self.chat(prompt)] * len(images),
+            padding=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True},
         ).to(self.model.device)
         # all of `inputs`: without mm_token_type_ids the text changes and nothing warns
         ids = self.model.generate(

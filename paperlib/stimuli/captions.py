@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from paperlib.atomic import write_text
+from paperlib.paths import ROOT
 from paperlib.stimuli.images import open_image
 from paperlib.validation import did_you_mean
 
@@ -118,7 +119,7 @@ def write_captions(
     os.replace(partial, path)
 
 
-def import_captions(path: Path, source: Path, image_ids: Sequence[str]) -> None:
+def import_captions(path: Path, source: str | Path, image_ids: Sequence[str]) -> None:
     """Write the caption file from captions that another program made.
 
     Parameters
@@ -126,8 +127,8 @@ def import_captions(path: Path, source: Path, image_ids: Sequence[str]) -> None:
     path
         Of the caption file, ``.jsonl``.
     source
-        One JSON object a line with image_id and caption, in UTF-8. Captions of other
-        images are ignored.
+        One JSON object a line with image_id and caption, in UTF-8; a relative path is
+        relative to the repository. Captions of other images are ignored.
     image_ids
         Images that need a caption.
 
@@ -139,16 +140,17 @@ def import_captions(path: Path, source: Path, image_ids: Sequence[str]) -> None:
         If a line is damaged, or an image has no caption, one without a letter, or more
         than one.
     """
-    if not Path(source).is_file():
+    file = ROOT / source
+    if not file.is_file():
         raise FileNotFoundError(
-            f"There are no captions at {source}; expected a file written by another "
+            f"There are no captions at {file}; expected a file written by another "
             "program, such as workflow/visualglm.py."
         )
-    captions = _read_captions(source, image_ids)
+    captions = _read_captions(file, image_ids)
     empty = [k for k, line in captions.items() if not _has_letter(line["caption"])]
     if empty:
         raise ValueError(
-            f"{source} has a caption without a letter for {len(empty)} of "
+            f"{file} has a caption without a letter for {len(empty)} of "
             f"{len(captions)} images: {', '.join(empty[:5])}."
         )
     made_by = {"model": str(source), "revision": None, "prompt": None, "decoding": None}

@@ -14,12 +14,10 @@ class Condition:
     Parameters
     ----------
     sources
-        Opened token files, such as those of the images and those of their captions.
+        :class:`~paperlib.stimuli.tokens.Tokens`, or anything with their shape and their
+        reading by image id.
     image_ids
         The image of each row.
-    layers
-        Of a source that holds layers of a CNN, those that are read as maps, see
-        :func:`layer_maps`; None for all layers as one flat token.
 
     Attributes
     ----------
@@ -29,40 +27,29 @@ class Condition:
     Raises
     ------
     ValueError
-        If there is no source, the widths differ, or a layer is unknown.
+        If there is no source, or widths differ.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Tokens],
-        image_ids: Sequence[str],
-        *,
-        layers: Sequence[str] | None = None,
-    ):
+    def __init__(self, sources: Sequence[Tokens], image_ids: Sequence[str]):
         if not sources:
             raise ValueError(
                 "A model needs a condition: set conditioning.image to true, name a "
-                "captioner, or both."
+                "captioner or a network."
             )
-        self.sources, self.layers = list(sources), layers
-        self.image_ids = np.asarray(image_ids)
-        shapes = [self._read(tokens, self.image_ids[:1]).shape for tokens in sources]
-        widths = {shape[-1] for shape in shapes}
+        widths = {tokens.shape[-1] for tokens in sources}
         if len(widths) > 1:
             raise ValueError(
-                f"Tokens must have one width to stand in a row; got {sorted(widths)}."
+                f"Tokens of one condition must have one width; got {sorted(widths)}."
             )
-        self.n_tokens, self.width = sum(shape[1] for shape in shapes), widths.pop()
+        self.sources = list(sources)
+        self.image_ids = np.asarray(image_ids)
+        self.width = widths.pop()
+        self.n_tokens = sum(tokens.shape[1] for tokens in sources)
 
     def __call__(self, rows: Sequence[int]) -> np.ndarray:
         """Return the tokens of some rows, float32 of shape (B, n_tokens, width)."""
         ids = self.image_ids[rows]
-        return np.concatenate([self._read(t, ids) for t in self.sources], axis=1)
-
-    def _read(self, tokens: Tokens, image_ids: Sequence[str]) -> np.ndarray:
-        if self.layers and "layers" in tokens.settings:
-            return layer_maps(tokens, image_ids, self.layers)
-        return tokens[image_ids]
+        return np.concatenate([tokens[ids] for tokens in self.sources], axis=1)
 
 
 def layer_maps(

@@ -33,7 +33,6 @@ from paperlib.stimuli.weights import (
     read_tensors,
     read_torch_file,
 )
-from paperlib.validation import check_shape
 
 # The text around image and question with which the layer was trained.
 BEFORE_IMAGE = (
@@ -88,8 +87,8 @@ class MiniGPT4:
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
         """Describe B images; see :class:`paperlib.stimuli.captions.Captioner`."""
-        before = self._embed(BEFORE_IMAGE, start=True)
-        after = self._embed(BEFORE_PROMPT + prompt + AFTER_PROMPT)
+        before, _, after = self.chat(prompt).partition("<image>")
+        before, after = self._embed(before, start=True), self._embed(after)
         n_images = len(images)  # all take the same number of tokens: no padding
         embedded = torch.cat(
             [
@@ -111,6 +110,10 @@ class MiniGPT4:
         )  # new tokens only
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.split(STOP)[0].strip() for text in texts]
+
+    def chat(self, prompt: str) -> str:
+        """Return the text that the language model reads, with a place for the image."""
+        return f"{BEFORE_IMAGE}<image>{BEFORE_PROMPT}{prompt}{AFTER_PROMPT}"
 
     def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
         """Map B images to input embeddings of the language model, (B, L, D)."""
@@ -223,6 +226,6 @@ def _load_blip2(
     fill(tower, tensors, "vision_model.")
     fill(qformer, tensors, "qformer.")
     shape = (1, config.num_query_tokens, config.qformer_config.hidden_size)
-    queries = tensors.get("query_tokens", torch.empty(0))
-    check_shape("The tensor query_tokens", queries, shape)
-    return tower, qformer, queries.float()
+    queries = nn.ParameterDict({"query_tokens": torch.empty(shape)})
+    fill(queries, tensors, "")
+    return tower, qformer, queries["query_tokens"]

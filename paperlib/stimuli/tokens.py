@@ -12,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from paperlib.atomic import write_text
-from paperlib.validation import check_finite, check_shape, did_you_mean
+from paperlib.validation import check_finite, did_you_mean
 
 Item = TypeVar("Item")
 
@@ -127,8 +127,12 @@ class Tokens:
             ) from error
         if self._array.dtype != np.float16:
             raise ValueError(f"{path} must hold float16; it holds {self._array.dtype}.")
-        check_shape(str(path), self._array, (len(self.image_ids), None, None))
         self.shape = self._array.shape
+        if len(self.shape) != 3 or len(self.image_ids) != self.shape[0]:
+            raise ValueError(
+                f"{path} must hold tokens of {len(self.image_ids)} images, of shape "
+                f"(images, tokens, width); got {self.shape}. Run notebook 03 again."
+            )
         self._rows = {name: row for row, name in enumerate(self.image_ids)}
 
     def __getitem__(self, image_ids: Sequence[str]) -> np.ndarray:

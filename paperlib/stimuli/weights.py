@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from paperlib.paths import ROOT
-from paperlib.validation import check_shape, did_you_mean
+from paperlib.validation import did_you_mean
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -155,7 +155,11 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
                 f"The weights must hold a tensor {prefix}{name}; there is none."
                 f"{did_you_mean(prefix + name, tensors)}"
             )
-        check_shape(f"The tensor {prefix}{name}", given[name], tuple(parameter.shape))
+        if given[name].shape != parameter.shape:
+            raise ValueError(
+                f"The tensor {prefix}{name} must have shape {tuple(parameter.shape)}; "
+                f"got {tuple(given[name].shape)}."
+            )
     module.load_state_dict(given, strict=False)
     check_weights(f"Tensors {prefix}*", module)
 

@@ -3,17 +3,18 @@ import numpy as np
 import pytest
 from scipy.signal import welch
 
-from paperlib.minithings.evoked import Responses, image_responses
-from paperlib.minithings.participants import draw_participant
-from paperlib.minithings.recordings import (
-    make_sensors,
+from minithings.eeg_recordings import (
+    eeg_sensors,
     onset_samples,
     presentation_order,
-    simulate_participant,
+    simulate_eeg,
     simulate_recording,
     training_halves,
 )
-from paperlib.minithings.stimuli import draw_stimuli
+from minithings.eeg_stimuli import draw_eeg_stimuli
+from minithings.evoked import Responses, image_responses
+from minithings.participants import draw_participant
+from minithings.world import World
 from paperlib.recordings.things_eeg2 import (
     RAW_CHANNELS,
     TARGET_CODE,
@@ -21,8 +22,8 @@ from paperlib.recordings.things_eeg2 import (
     stimulus_events,
 )
 
-STIMULI = {"n_concepts": 4, "n_images": 3, "n_test_concepts": 5}
-SIZES = {**STIMULI, "seed": 1, "subject": 1, "n_test_repetitions": 4}
+SIZES = {"n_concepts": 4, "n_images": 3, "n_test_concepts": 5, "n_test_repetitions": 4}
+WORLD = World.model_validate({"seed": 1, "eeg": SIZES})
 FILES = [
     f"ses-{session:02d}/raw_eeg_{partition}.npy"
     for session in range(1, 5)
@@ -34,7 +35,7 @@ POSTERIOR = [i for i, name in enumerate(RAW_CHANNELS) if name.startswith(("O", "
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sub-01")
-    simulate_participant(folder, **SIZES)
+    simulate_eeg(folder, WORLD, subject=1)
     return folder
 
 
@@ -43,8 +44,10 @@ def recording():
     """A test session of six images shown 40 times each: data and codes."""
     person = draw_participant(1, seed=0)
     rng = np.random.default_rng(0)
-    sensors = make_sensors(person, rng=rng)
-    stimuli = draw_stimuli(seed=0, n_concepts=1, n_images=1, n_test_concepts=6)["test"]
+    sensors = eeg_sensors(person, rng=rng)
+    sizes = {"n_concepts": 1, "n_images": 1, "n_test_concepts": 6}
+    world = World.model_validate({"seed": 0, "eeg": sizes})
+    stimuli = draw_eeg_stimuli(world)["test"]
     responses = image_responses([image.scene for image in stimuli])
     codes = presentation_order(
         np.repeat(np.arange(1, 7), 40), partition="test", rng=rng
@@ -130,19 +133,14 @@ def test_images_follow_each_other_every_200_ms_with_pauses():
     assert (np.delete(steps, [19, 39]) == 200).all()
 
 
-def test_a_lost_file_comes_back_with_the_same_bytes(folder):
-    path = folder / "ses-03/raw_eeg_test.npy"
-    before = path.read_bytes()
-    others = {name: (folder / name).stat().st_mtime_ns for name in FILES}
-    path.unlink()
-    simulate_participant(folder, **SIZES)
-    assert path.read_bytes() == before
-    for name in FILES[:4] + FILES[5:]:
-        assert (folder / name).stat().st_mtime_ns == others[name]
+def test_the_same_seed_writes_the_same_bytes(folder, tmp_path):
+    simulate_eeg(tmp_path, WORLD, subject=1)
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_another_participant_or_session_has_other_signals_and_order(folder, tmp_path):
-    simulate_participant(tmp_path, **{**SIZES, "subject": 2})
+    simulate_eeg(tmp_path, WORLD, subject=2)
     one, two, later = (
         content(place / name)["raw_eeg_data"]
         for place, name in [
@@ -190,7 +188,7 @@ def test_ongoing_activity_passes_100_hz():
     nothing = Responses(np.zeros((2, person.moments.size)), np.zeros(2))
     data = simulate_recording(
         person,
-        make_sensors(person, rng=rng),
+        eeg_sensors(person, rng=rng),
         nothing,
         codes=np.ones(40, int),
         rng=rng,

@@ -5,6 +5,7 @@ z up): four conducting shells for EEG, and for MEG the field outside any such sp
 Nothing is downloaded; positions come with MNE-Python.
 """
 
+from dataclasses import dataclass, field
 from functools import cache
 
 import mne
@@ -23,47 +24,38 @@ _NOT_RECORDED = ("MLF25", "MRF43", "MRO13")
 _REMOVED = ("MRO11",)
 
 
-def eeg_info(head_radius: float, *, cap_rotation: np.ndarray | None = None) -> mne.Info:
-    """Place the cap on a spherical head.
+@dataclass(frozen=True)
+class Head:
+    """A spherical head, and how it is turned in the cap and in the helmet.
 
-    Parameters
+    Attributes
     ----------
-    head_radius
-        Radius of the scalp in meters.
-    cap_rotation : ndarray of shape (3,)
+    radius
+        Of the scalp, in meters.
+    rotation : ndarray of shape (3,)
         How the cap is turned from its standard position, as a rotation vector in
-        radians.
-
-    Returns
-    -------
-    Info
-        The 63 recorded electrodes in raw order, then the reference.
+        radians; the head is turned the other way in the helmet.
     """
+
+    radius: float = 0.092
+    rotation: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+
+def eeg_info(head: Head) -> mne.Info:
+    """Return the 63 electrodes in raw order, then the reference, placed on a head."""
     names = [*RAW_CHANNELS, REFERENCE]
-    turn = Rotation.from_rotvec(np.zeros(3) if cap_rotation is None else cap_rotation)
-    places = head_radius * turn.apply(_electrode_directions())
-    info = mne.create_info(names, 1000.0, "eeg")
+    turn = Rotation.from_rotvec(head.rotation)
+    positions = head.radius * turn.apply(_electrode_directions())
     montage = mne.channels.make_dig_montage(
-        dict(zip(names, places, strict=True)), coord_frame="head"
+        dict(zip(names, positions, strict=True)), coord_frame="head"
     )
+    info = mne.create_info(names, 1000.0, "eeg")
     return info.set_montage(montage, verbose="error")
 
 
 @cache
 def meg_info(sfreq: float = 1200.0) -> mne.Info:
-    """Place the helmet of THINGS-MEG around the head.
-
-    Parameters
-    ----------
-    sfreq
-        Sampling rate in Hz.
-
-    Returns
-    -------
-    Info
-        271 axial gradiometers (type ``mag``, in tesla) named and ordered as in
-        THINGS-MEG.
-    """
+    """Return the 271 axial gradiometers of THINGS-MEG (type ``mag``) in its order."""
     kept = sorted(ctf_helmet().keys() - {*_NOT_RECORDED, *_REMOVED})
     info = sensor_info([f"{name}-{_SERIAL}" for name in kept], sfreq)
     to_head = np.eye(4)
@@ -73,52 +65,37 @@ def meg_info(sfreq: float = 1200.0) -> mne.Info:
 
 
 def eeg_lead_field(
-    info: mne.Info,
-    positions: np.ndarray,
-    orientations: np.ndarray,
-    *,
-    head_radius: float,
+    head: Head, positions: np.ndarray, orientations: np.ndarray
 ) -> np.ndarray:
     """Compute potentials against the reference per unit of dipole moment.
 
     Parameters
     ----------
-    info
-        As returned by `eeg_info`.
+    head
+        Which wears the cap.
     positions, orientations : ndarray of shape (n_dipoles, 3)
         Head coordinates in meters; unit vectors.
-    head_radius
-        Radius of the scalp in meters.
 
     Returns
     -------
     ndarray of shape (63, n_dipoles)
         In volts per ampere meter, electrodes in raw order.
     """
-    sphere = mne.make_sphere_model((0, 0, 0), head_radius, verbose="error")
-    potentials = _forward(info, sphere, positions, orientations)
+    potentials = _forward(eeg_info(head), head.radius, positions, orientations)
     return potentials[:-1] - potentials[-1]
 
 
 def meg_lead_field(
-    positions: np.ndarray, orientations: np.ndarray, *, head_radius: float
+    head: Head, positions: np.ndarray, orientations: np.ndarray
 ) -> np.ndarray:
     """Compute the gradiometers' output per unit of dipole moment.
 
-    Parameters
-    ----------
-    positions, orientations : ndarray of shape (n_dipoles, 3)
-        Head coordinates in meters; unit vectors.
-    head_radius
-        Radius of the scalp in meters.
-
-    Returns
-    -------
-    ndarray of shape (271, n_dipoles)
-        In teslas per ampere meter, sensors as in `meg_info`.
+    Parameters and result are those of `eeg_lead_field`, in teslas per ampere meter for
+    the 271 sensors of `meg_info`.
     """
-    sphere = mne.make_sphere_model((0, 0, 0), head_radius, verbose="error")
-    return _forward(meg_info(), sphere, positions, orientations)
+    turn = Rotation.from_rotvec(head.rotation).inv()
+    turned = turn.apply(positions), turn.apply(orientations)
+    return _forward(meg_info(), head.radius, *turned)
 
 
 @cache
@@ -133,11 +110,9 @@ def _electrode_directions() -> np.ndarray:
 
 
 def _forward(
-    info: mne.Info,
-    sphere: mne.bem.ConductorModel,
-    positions: np.ndarray,
-    orientations: np.ndarray,
+    info: mne.Info, radius: float, positions: np.ndarray, orientations: np.ndarray
 ) -> np.ndarray:
+    sphere = mne.make_sphere_model((0, 0, 0), radius, verbose="error")
     sources = mne.setup_volume_source_space(
         pos={"rr": positions, "nn": orientations}, sphere_units="m", verbose="error"
     )

@@ -21,16 +21,26 @@ _ALPHA_WIDTH = 0.8  # Hz
 
 
 @dataclass(frozen=True)
-class Generators:
-    """Dipoles that are active at all times.
+class Sensors:
+    """How a participant's activity reaches C electrodes (V) or MEG sensors (T).
 
     Attributes
     ----------
-    positions : ndarray of shape (n_dipoles, 3)
-        In meters, head coordinates.
-    orientations : ndarray of shape (n_dipoles, 3)
-        Unit vectors.
+    lead_field : ndarray of shape (C, n_sources)
+        Signal per ampere meter of each source of evoked activity.
+    cortex, alpha : ndarray with C rows
+        Roots of the covariance of the 1/f and of the alpha activity, for independent
+        noise of variance 1 in the columns.
     """
+
+    lead_field: np.ndarray
+    cortex: np.ndarray
+    alpha: np.ndarray
+
+
+@dataclass(frozen=True)
+class Generators:
+    """Dipoles that are always active: positions (m) and orientations, (n, 3)."""
 
     positions: np.ndarray
     orientations: np.ndarray
@@ -44,19 +54,7 @@ class Generators:
 def draw_generators(
     head_radius: float, *, rng: np.random.Generator
 ) -> tuple[Generators, Generators]:
-    """Draw the dipoles of the 1/f activity and of the alpha activity.
-
-    Parameters
-    ----------
-    head_radius
-        In meters.
-    rng
-        Source of randomness.
-
-    Returns
-    -------
-    cortex, alpha : Generators
-    """
+    """Draw the dipoles of the 1/f activity and of the alpha activity."""
     cortex = head_radius * _draw_positions(rng, 400, lowest=-0.5, foremost=1.0)
     alpha = head_radius * _draw_positions(rng, 40, lowest=-0.1, foremost=-0.3)
     return (
@@ -78,24 +76,40 @@ def alpha_spectrum(frequencies: np.ndarray, center: float) -> np.ndarray:
 def unit_variance(spectrum: np.ndarray) -> np.ndarray:
     """Scale amplitudes so that noise has variance 1.
 
+    They multiply Fourier coefficients whose real and imaginary parts have variance 1;
+    the inverse transform must not divide by its length.
+    """
+    return spectrum / (2 * np.linalg.norm(spectrum))
+
+
+def draw_noise(
+    spectrum: np.ndarray, mixing: np.ndarray, *, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw Fourier coefficients of Gaussian noise with a spectrum and a covariance.
+
     Parameters
     ----------
-    spectrum : ndarray of shape (n_frequencies,)
-        Amplitude at the frequencies of a real Fourier transform, in any unit.
+    spectrum : ndarray of shape (F,)
+        Amplitude at the lowest frequencies, in any unit.
+    mixing : ndarray of shape (C, n)
+        Root of the covariance of the channels.
+    rng
+        Source of randomness.
 
     Returns
     -------
-    ndarray of shape (n_frequencies,)
-        By which complex Fourier coefficients are multiplied whose real and imaginary
-        parts have variance 1; the inverse transform must not divide by its length.
+    ndarray of shape (C, F)
+        Coefficients of ``scipy.fft.irfft(…, norm="forward")``.
     """
-    return spectrum / (2 * np.linalg.norm(spectrum))
+    size = (mixing.shape[1], 2 * spectrum.size)
+    draws = rng.standard_normal(size, dtype=np.float32).view(np.complex64)
+    return (np.float32(mixing) @ draws) * np.float32(unit_variance(spectrum))
 
 
 def _draw_positions(
     rng: np.random.Generator, number: int, *, lowest: float, foremost: float
 ) -> np.ndarray:
-    """Draw places in the cortex of a unit head, above a height and behind a plane."""
+    """Draw positions in the cortex of a unit head, above a height, behind a plane."""
     rays = rng.standard_normal((20 * number, 3))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     rays = rays[(rays[:, 2] > lowest) & (rays[:, 1] < foremost)][:number]

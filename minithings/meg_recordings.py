@@ -13,7 +13,7 @@ participants            others than those of the EEG; heads in the helmet are tu
 images                  500 ms on, one every 1.5 s (1.25 to 1.70 s in the experiment)
 catch images            images of an object that the participant answers, with a
                         threefold parietal response
-1/f and alpha activity  that of `paperlib.minithings.ongoing`: as strong as it has to be
+1/f and alpha activity  that of `minithings.ongoing`: as strong as it has to be
                         for that many microvolts at the scalp
 noise of the sensors    5 femtoteslas per root hertz, differs by sensor and session
                         (Vrba and Robinson, 2001)
@@ -32,29 +32,28 @@ presses or magnetic disturbances from outside. Recordings are probably noisier.
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import mne
 import numpy as np
 import pandas as pd
 from scipy.fft import irfft, next_fast_len, rfft
-from scipy.spatial.transform import Rotation
 
-from paperlib.minithings.evoked import Responses, evoked_currents, image_responses
-from paperlib.minithings.head import meg_info, meg_lead_field
-from paperlib.minithings.meg_stimuli import SOA, draw_stimuli, draw_trials
-from paperlib.minithings.ongoing import (
+from minithings.evoked import Responses, evoked_currents, image_responses
+from minithings.head import eeg_lead_field, meg_info, meg_lead_field
+from minithings.meg_stimuli import SOA, draw_meg_stimuli, draw_trials
+from minithings.ongoing import (
     ALPHA_RMS,
     CORTEX_RMS,
     Generators,
+    Sensors,
     alpha_spectrum,
     cortex_spectrum,
     draw_generators,
     unit_variance,
 )
-from paperlib.minithings.participants import Participant, draw_participant
-from paperlib.minithings.recordings import scalp_potentials
+from minithings.participants import Participant, draw_participant
+from minithings.world import World
 from paperlib.recordings.things_meg import CATCH_NUMBER
 
 SFREQ = 200  # Hz
@@ -69,106 +68,34 @@ _FLANKS = ([0.0, 0.1, 40.0, 50.0], [0.0, 1.0, 1.0, 0.0])  # Hz, gain
 _SENSOR_NOISE = 5e-15  # T / sqrt(Hz)
 
 
-@dataclass(frozen=True)
-class Sensors:
-    """How a participant's activity reaches the sensors.
-
-    Attributes
-    ----------
-    lead_field : ndarray of shape (271, n_sources)
-        In teslas per ampere meter.
-    cortex : ndarray of shape (271, 271)
-        Root of the covariance of the 1/f activity, in teslas.
-    alpha : ndarray of shape (271, 40)
-        The same of the alpha activity.
-    """
-
-    lead_field: np.ndarray
-    cortex: np.ndarray
-    alpha: np.ndarray
-
-
-def simulate_participants(
-    folder: Path,
-    *,
-    subjects: list[int],
-    seed: int,
-    n_concepts: int,
-    n_images: int,
-    n_test_images: int,
-) -> None:
-    """Write ``preprocessed_P<n>-epo.fif`` of participants; files that exist are kept.
+def simulate_meg(folder: Path, world: World, *, subject: int) -> None:
+    """Write the epochs of a participant, ``preprocessed_P<subject>-epo.fif``.
 
     Parameters
     ----------
     folder
-        Where the epochs go.
-    subjects
-        Numbers of the participants.
-    seed, n_concepts, n_images, n_test_images
-        As for `paperlib.minithings.meg_stimuli.draw_stimuli`.
+        Where the epochs of all participants go.
+    world
+        Its seed and the sizes of the experiment.
+    subject
+        Number of the participant.
     """
-    stimuli = draw_stimuli(
-        seed=seed,
-        n_concepts=n_concepts,
-        n_images=n_images,
-        n_test_images=n_test_images,
-    )
+    stimuli = draw_meg_stimuli(world)
+    trials = draw_trials(stimuli, seed=world.seed, subject=subject)
     responses = image_responses(stimuli.scenes)
-    for subject in subjects:
-        path = folder / f"preprocessed_P{subject}-epo.fif"
-        if not path.exists():
-            trials = draw_trials(stimuli, seed=seed, subject=subject)
-            sessions = _simulate_sessions(_OTHERS + subject, responses, trials, seed)
-            write_epochs(path, sessions, trials)
+    sessions = _simulate_sessions(_OTHERS + subject, responses, trials, world.seed)
+    write_epochs(folder / f"preprocessed_P{subject}-epo.fif", sessions, trials)
 
 
-def make_sensors(participant: Participant, *, rng: np.random.Generator) -> Sensors:
-    """Compute what a participant's dipoles do to the sensors.
-
-    Parameters
-    ----------
-    participant
-        Whose head it is.
-    rng
-        Draws the dipoles of the ongoing activity.
-
-    Returns
-    -------
-    Sensors
-    """
-    cortex, alpha = draw_generators(participant.head_radius, rng=rng)
+def meg_sensors(participant: Participant, *, rng: np.random.Generator) -> Sensors:
+    """Compute a participant's lead fields and draw the dipoles of ongoing activity."""
+    cortex, alpha = draw_generators(participant.head.radius, rng=rng)
     return Sensors(
-        lead_field=magnetic_fields(
-            participant, participant.positions, participant.orientations
+        lead_field=meg_lead_field(
+            participant.head, participant.positions, participant.orientations
         ),
         cortex=_mixing(participant, cortex, scalp_rms=CORTEX_RMS),
         alpha=_mixing(participant, alpha, scalp_rms=ALPHA_RMS),
-    )
-
-
-def magnetic_fields(
-    participant: Participant, positions: np.ndarray, orientations: np.ndarray
-) -> np.ndarray:
-    """Compute what dipoles in a participant's head do to the sensors.
-
-    Parameters
-    ----------
-    participant
-        Whose head it is; it is turned in the helmet as in the cap.
-    positions, orientations : ndarray of shape (n_dipoles, 3)
-        Head coordinates in meters; unit vectors.
-
-    Returns
-    -------
-    ndarray of shape (271, n_dipoles)
-        In teslas per ampere meter.
-    """
-    turn = Rotation.from_rotvec(participant.cap_rotation).inv()
-    return meg_lead_field(
-        turn.apply(positions),
-        turn.apply(orientations),
-        head_radius=participant.head_radius,
     )
 
 
@@ -180,16 +107,7 @@ def simulate_session(
     trials: pd.DataFrame,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Simulate a session, band-passed.
-
-    Parameters
-    ----------
-    participant, sensors, responses
-        Who sees it, how it is recorded and what each image of THINGS evokes.
-    trials
-        Rows of the trial table.
-    rng
-        Source of trial-to-trial variability and of ongoing activity.
+    """Simulate a session's trials (rows of the trial table), band-passed.
 
     Returns
     -------
@@ -220,19 +138,7 @@ def simulate_session(
 
 
 def baseline_scores(data: np.ndarray) -> np.ndarray:
-    """Turn each trial and channel into z-scores of its baseline.
-
-    Parameters
-    ----------
-    data : ndarray of shape (n_channels, n_trials, n_times)
-        From 100 ms before the image on.
-
-    Returns
-    -------
-    ndarray of shape (n_channels, n_trials, n_times)
-        Mean 0 and standard deviation 1 over the baseline, whose end, 0 s, belongs to
-        it.
-    """
+    """Turn each trial and channel into z-scores of its baseline, 0 s included."""
     baseline = data[..., :_BASELINE]
     scores = data - baseline.mean(axis=-1, keepdims=True)
     scores /= baseline.std(axis=-1, keepdims=True)
@@ -242,16 +148,9 @@ def baseline_scores(data: np.ndarray) -> np.ndarray:
 def write_epochs(
     path: Path, sessions: Iterable[np.ndarray], trials: pd.DataFrame
 ) -> None:
-    """Write epochs in float32 and in parts; memory holds one session at a time.
+    """Write sessions, (271, n_trials, 300) each, as epochs with the trials as metadata.
 
-    Parameters
-    ----------
-    path
-        Name of the first part; the others are numbered.
-    sessions
-        Arrays of shape (271, n_trials, 300), in order.
-    trials
-        The trial table, which becomes the metadata.
+    The files are in float32 and numbered parts; memory holds one session at a time.
     """
     codes = trials["things_image_nr"].fillna(CATCH_NUMBER).astype(int)
     samples = _BASELINE - 1 + _SOA * np.arange(len(trials))
@@ -282,7 +181,7 @@ def _simulate_sessions(
 ) -> Iterator[np.ndarray]:
     """Yield a person's sessions, z-scored."""
     participant = draw_participant(person, seed=seed)
-    sensors = make_sensors(participant, rng=np.random.default_rng([seed, person, 101]))
+    sensors = meg_sensors(participant, rng=np.random.default_rng([seed, person, 101]))
     for session, shown in trials.groupby("session_nr"):
         rng = np.random.default_rng([seed, person, session])
         yield baseline_scores(
@@ -339,8 +238,9 @@ def _mixing(
     participant: Participant, generators: Generators, *, scalp_rms: float
 ) -> np.ndarray:
     """Return a root of the covariance of dipoles that are so strong at the scalp."""
-    where = (participant, generators.positions, generators.orientations)
-    potentials = scalp_potentials(*where) @ generators.coherence()
+    dipoles = generators.positions, generators.orientations
+    potentials = eeg_lead_field(participant.head, *dipoles) @ generators.coherence()
     moment = scalp_rms / np.sqrt((potentials**2).sum(axis=1).mean())
-    fields = moment * magnetic_fields(*where) @ generators.coherence()
+    fields = moment * meg_lead_field(participant.head, *dipoles)
+    fields = fields @ generators.coherence()
     return np.linalg.qr(fields.T, mode="r").T  # no more columns than sensors

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from minithings.scenes import CONCEPTS, Scene, file_name, sample_scene, write_picture
+from minithings.world import World
 from paperlib.atomic import write_text
-from paperlib.minithings.scenes import CONCEPTS, Scene, sample_scene, write_picture
 
 N_SESSIONS = 12
 SOA = 1.5  # s
@@ -44,73 +45,26 @@ class Stimuli:
     shown: pd.DataFrame
 
 
-def draw_stimuli(
-    *, seed: int, n_concepts: int, n_images: int, n_test_images: int
-) -> Stimuli:
-    """Choose concepts, draw a scene for every image and choose what is shown.
-
-    Parameters
-    ----------
-    seed
-        The same seed and numbers give the same stimuli.
-    n_concepts, n_images
-        Concepts, and images of each that are shown once.
-    n_test_images
-        Images that are shown in every session, of as many of the concepts.
-
-    Returns
-    -------
-    Stimuli
-
-    Raises
-    ------
-    ValueError
-        If there are not as many concepts.
-    """
-    if not n_test_images <= n_concepts <= len(CONCEPTS):
-        raise ValueError(
-            f"n_concepts may be at most {len(CONCEPTS)} and n_test_images at most "
-            f"n_concepts; got {n_concepts} and {n_test_images}."
-        )
-    rng = np.random.default_rng([seed, 2])
-    concepts = sorted(rng.permutation(CONCEPTS)[:n_concepts].tolist())
-    sizes = n_images + rng.integers(1, _MOST_UNSHOWN + 1, n_concepts)
-    things = _list_things(concepts, sizes)
+def draw_meg_stimuli(world: World) -> Stimuli:
+    """Choose concepts, draw a scene for every image and choose what is shown."""
+    sizes = world.meg
+    rng = np.random.default_rng([world.seed, 2])
+    concepts = sorted(rng.permutation(CONCEPTS)[: sizes.n_concepts].tolist())
+    unshown = rng.integers(1, _MOST_UNSHOWN + 1, sizes.n_concepts)
+    things = _list_things(concepts, sizes.n_images + unshown)
     scenes = [sample_scene(rng, concept) for concept in things["concept"]]
-    first = things["things_exemplar_nr"] <= n_images
+    first = things["things_exemplar_nr"] <= sizes.n_images
     later = things[~first].sample(frac=1, random_state=rng)
-    tests = later.drop_duplicates("concept").iloc[:n_test_images]
+    tests = later.drop_duplicates("concept").iloc[: sizes.n_test_images]
     return Stimuli(things, scenes, _list_shown(things[first], tests))
 
 
-def write_object_images(
-    folder: Path,
-    *,
-    seed: int,
-    n_concepts: int,
-    n_images: int,
-    n_test_images: int,
-    image_size: int,
-) -> None:
-    """Write all images as THINGS does, ``<concept>/<file>``.
-
-    Parameters
-    ----------
-    folder
-        Gets a folder for every concept.
-    seed, n_concepts, n_images, n_test_images
-        As for `draw_stimuli`.
-    image_size
-        Side of the JPEG images in pixels.
-    """
-    stimuli = draw_stimuli(
-        seed=seed,
-        n_concepts=n_concepts,
-        n_images=n_images,
-        n_test_images=n_test_images,
-    )
+def write_meg_stimuli(folder: Path, world: World) -> None:
+    """Write all images as THINGS does, ``object_images/<concept>/<file>``."""
+    stimuli = draw_meg_stimuli(world)
     for image, scene in zip(stimuli.things.itertuples(), stimuli.scenes, strict=True):
-        write_picture(folder / image.concept / image.file, scene, size=image_size)
+        path = folder / "object_images" / image.concept / image.file
+        write_picture(path, scene, size=world.image_size)
 
 
 def draw_trials(stimuli: Stimuli, *, seed: int, subject: int) -> pd.DataFrame:
@@ -119,15 +73,6 @@ def draw_trials(stimuli: Stimuli, *, seed: int, subject: int) -> pd.DataFrame:
     A session shows every test and every catch image once and at most one of a
     concept's other images (as long as there are no more than sessions). Every catch
     image is noticed, nothing else is.
-
-    Parameters
-    ----------
-    stimuli
-        As returned by `draw_stimuli`.
-    seed
-        Seed of the world.
-    subject
-        Number of the participant.
 
     Returns
     -------
@@ -143,46 +88,19 @@ def draw_trials(stimuli: Stimuli, *, seed: int, subject: int) -> pd.DataFrame:
     return pd.concat(sessions, ignore_index=True)
 
 
-def write_trials(
-    folder: Path,
-    *,
-    subjects: list[int],
-    seed: int,
-    n_concepts: int,
-    n_images: int,
-    n_test_images: int,
-) -> None:
-    """Write ``sample_attributes_P<n>.csv`` of every participant.
-
-    Parameters
-    ----------
-    folder
-        Where the tables go.
-    subjects
-        Numbers of the participants.
-    seed, n_concepts, n_images, n_test_images
-        As for `draw_stimuli`.
-    """
-    stimuli = draw_stimuli(
-        seed=seed,
-        n_concepts=n_concepts,
-        n_images=n_images,
-        n_test_images=n_test_images,
-    )
-    for subject in subjects:
-        trials = draw_trials(stimuli, seed=seed, subject=subject)
-        path = folder / f"sample_attributes_P{subject}.csv"
-        write_text(path, trials.to_csv(index=False))
+def write_trials(folder: Path, world: World, *, subject: int) -> None:
+    """Write a participant's trial table, ``sample_attributes_P<subject>.csv``."""
+    trials = draw_trials(draw_meg_stimuli(world), seed=world.seed, subject=subject)
+    path = folder / f"sample_attributes_P{subject}.csv"
+    write_text(path, trials.to_csv(index=False))
 
 
 def _list_things(concepts: list[str], sizes: np.ndarray) -> pd.DataFrame:
     """Give every image of every concept its numbers."""
     things = pd.DataFrame({"concept": np.repeat(concepts, sizes)})
     exemplar = things.groupby("concept").cumcount() + 1
-    ending = np.where(exemplar == 1, "b.jpg", "s.jpg")
-    number = exemplar.map("{:02d}".format)
     return things.assign(
-        file=things["concept"] + "_" + number + ending,
+        file=list(map(file_name, things["concept"], exemplar)),
         things_category_nr=np.repeat(np.arange(len(concepts)) + 1, sizes),
         things_image_nr=np.arange(len(things)) + 1,
         things_exemplar_nr=exemplar,

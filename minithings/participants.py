@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from paperlib.minithings.sources import AREAS, source_areas
+from minithings.head import Head
+from minithings.sources import AREAS, source_areas
 
 _ANATOMY_SEED = 7  # folds that all people share
 _POSITION_SD = 0.04
@@ -32,25 +33,20 @@ class Participant:
 
     Attributes
     ----------
-    head_radius
-        In meters.
-    cap_rotation : ndarray of shape (3,)
-        Rotation vector in radians.
+    head : Head
     positions : ndarray of shape (n_sources, 3)
         In meters, head coordinates.
     orientations : ndarray of shape (n_sources, 3)
         Unit vectors.
     moments, peaks, widths, rebounds : ndarray of shape (n_sources,)
-        Moment in ampere meters and parameters of
-        `paperlib.minithings.sources.time_course`.
+        Moment in ampere meters and parameters of `minithings.sources.time_course`.
     alpha_frequency
         In hertz.
     background
         Factor on the ongoing activity.
     """
 
-    head_radius: float
-    cap_rotation: np.ndarray
+    head: Head
     positions: np.ndarray
     orientations: np.ndarray
     moments: np.ndarray
@@ -62,30 +58,17 @@ class Participant:
 
 
 def draw_participant(subject: int, *, seed: int) -> Participant:
-    """Draw a participant.
-
-    Parameters
-    ----------
-    subject
-        Number of the participant.
-    seed
-        Seed of the world.
-
-    Returns
-    -------
-    Participant
-    """
+    """Draw the participant with a number in the world with a seed."""
     rng = np.random.default_rng([seed, subject, 100])
-    head_radius = rng.normal(0.092, 0.003)
+    radius = rng.normal(0.092, 0.003)
     positions, orientations = _anatomy()
     moved = positions + rng.normal(0, _POSITION_SD, positions.shape)
     areas = [AREAS[name] for name, _ in source_areas()]
     moments = np.array([area.moment for area in areas])
     speed = np.exp(rng.normal(0, 0.06) + rng.normal(0, 0.04, len(areas)))
-    return Participant(
-        head_radius=head_radius,
-        cap_rotation=rng.normal(0, np.radians(4), 3),
-        positions=head_radius * _inside_brain(moved),
+    return Participant(  # arguments draw in this order
+        head=Head(radius, rng.normal(0, np.radians(4), 3)),
+        positions=radius * _inside_brain(moved),
         orientations=_tilted(orientations, rng),
         moments=moments * np.exp(rng.normal(0, 0.25, len(areas))),
         peaks=speed * np.array([area.peak for area in areas]),

@@ -2,7 +2,7 @@
 
 An area is a pair of mirrored cortical patches, each split into a few current dipoles
 that fold differently. Values follow the literature on visual evoked potentials (how
-they were fixed: see `paperlib.minithings.recordings`). Position is a direction and
+they were fixed: see `minithings.eeg_recordings`). Position is a direction and
 depth in fractions of the head radius, for the right hemisphere; the moment is the peak
 for a typical image; the modulation is the standard deviation between images, as a
 fraction of it.
@@ -35,7 +35,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paperlib.minithings.scenes import (
+from minithings.scenes import (
     BACKGROUNDS,
     CATEGORY_SHAPES,
     COLORS,
@@ -51,35 +51,16 @@ from paperlib.minithings.scenes import (
 
 @dataclass(frozen=True)
 class Area:
-    """A cortical area of both hemispheres; the table above gives the values.
+    """A cortical area of both hemispheres; the table above gives the values."""
 
-    Attributes
-    ----------
-    position
-        Right hemisphere, fractions of the head radius (right, front, up).
-    orientation
-        Direction of the current at the first deflection, right hemisphere.
-    moment
-        In ampere meters, all patches together.
-    peak, width
-        Latency and standard deviation of the Gaussian first deflection, in seconds.
-    rebound
-        Amplitude of the rebound relative to the first deflection.
-    n_patches
-        Dipoles in one hemisphere.
-    modulation
-        Standard deviation between images relative to the common response; None where
-        the response is the contrast in the contralateral quadrant itself.
-    """
-
-    position: tuple[float, float, float]
-    orientation: tuple[float, float, float]
-    moment: float
-    peak: float
-    width: float
-    rebound: float
-    n_patches: int = 1
-    modulation: float | None = None
+    position: tuple[float, float, float]  # fractions of the radius: right, front, up
+    orientation: tuple[float, float, float]  # of the current at the first deflection
+    moment: float  # A m, all patches together
+    peak: float  # s, of the first deflection, a Gaussian
+    width: float  # s, its standard deviation
+    rebound: float  # amplitude relative to the first deflection
+    n_patches: int = 1  # dipoles in one hemisphere
+    modulation: float | None = None  # None: contrast in the opposite quadrant itself
 
 
 AREAS = {
@@ -127,17 +108,8 @@ def source_areas() -> list[tuple[str, int]]:
 def image_drives(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray]:
     """Compute how strongly and how early each image drives every source.
 
-    Parameters
-    ----------
-    scenes
-        What the images show.
-
-    Returns
-    -------
-    strength : ndarray of shape (n_images, n_sources)
-        Relative to the source's moment; sources as in `source_areas`.
-    shift : ndarray of shape (n_images,)
-        Added to all latencies, in seconds.
+    Returns the strength relative to the source's moment, (n_images, n_sources) in the
+    order of `source_areas`, and seconds to add to all latencies, (n_images,).
     """
     rng = np.random.default_rng(_REFERENCE_SEED)
     together = [*(sample_scene(rng) for _ in range(_N_REFERENCE)), *scenes]
@@ -164,21 +136,10 @@ def time_course(
 ) -> np.ndarray:
     """Evaluate a deflection, its rebound and a sustained response; arguments broadcast.
 
-    Parameters
-    ----------
-    times
-        Seconds after image onset.
-    peak, width
-        Latency and standard deviation of the first deflection, in seconds. The rebound
-        comes 2.6 widths later and is 1.7 times as wide; the sustained response comes
-        6 widths later, is 4 times as wide and half as large.
-    rebound
-        Its amplitude relative to the first.
-
-    Returns
-    -------
-    ndarray
-        1 at ``peak``, up to the tails of what follows.
+    The first deflection has height 1 at ``peak`` (s) and standard deviation ``width``
+    (s). The rebound, ``rebound`` times as high, comes 2.6 widths later and is 1.7 times
+    as wide; the sustained response comes 6 widths later, is 4 times as wide and half as
+    high.
     """
     first = (times - peak) / width
     second, third = (first - 2.6) / 1.7, (first - 6) / 4

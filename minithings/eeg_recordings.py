@@ -18,31 +18,32 @@ noise of the amplifier  0.3 microvolt rms, differs by electrode and recording
 amplifier               low-pass at 100 Hz, reference Fz
 ======================  ========================================================
 
-Trial-to-trial jitter is described in `paperlib.minithings.evoked`, 1/f and alpha
-activity in `paperlib.minithings.ongoing`. Eye blinks, muscle activity, line noise and
+Trial-to-trial jitter is described in `minithings.evoked`, 1/f and alpha
+activity in `minithings.ongoing`. Eye blinks, muscle activity, line noise and
 bad electrodes are left out.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len
 
-from paperlib.atomic import atomic_path
-from paperlib.minithings.evoked import Responses, evoked_currents, image_responses
-from paperlib.minithings.head import eeg_info, eeg_lead_field
-from paperlib.minithings.ongoing import (
+from minithings.eeg_stimuli import draw_eeg_stimuli
+from minithings.evoked import Responses, evoked_currents, image_responses
+from minithings.head import eeg_lead_field
+from minithings.ongoing import (
     ALPHA_RMS,
     CORTEX_RMS,
     Generators,
+    Sensors,
     alpha_spectrum,
     cortex_spectrum,
     draw_generators,
-    unit_variance,
+    draw_noise,
 )
-from paperlib.minithings.participants import Participant, draw_participant
-from paperlib.minithings.stimuli import draw_stimuli
+from minithings.participants import Participant, draw_participant
+from minithings.world import World
+from paperlib.atomic import atomic_path
 from paperlib.recordings.things_eeg2 import (
     PARTITIONS,
     RAW_CHANNELS,
@@ -64,92 +65,48 @@ _DRIFT_RMS, _AMPLIFIER_RMS = 1.5e-6, 0.3e-6  # V
 _LOW_PASS = 100  # Hz
 
 
-@dataclass(frozen=True)
-class Sensors:
-    """How a participant's activity reaches the electrodes.
-
-    Attributes
-    ----------
-    lead_field : ndarray of shape (63, n_sources)
-        In volts per ampere meter.
-    cortex, alpha : ndarray of shape (63, 63)
-        Square roots of the covariance of the 1/f and of the alpha activity, in volts.
-    """
-
-    lead_field: np.ndarray
-    cortex: np.ndarray
-    alpha: np.ndarray
-
-
-def simulate_participant(
-    folder: Path,
-    *,
-    subject: int,
-    seed: int,
-    n_concepts: int,
-    n_images: int,
-    n_test_concepts: int,
-    n_test_repetitions: int,
-) -> None:
-    """Write ``ses-01`` to ``ses-04`` of a participant; files that exist are kept.
+def simulate_eeg(folder: Path, world: World, *, subject: int) -> None:
+    """Write the raw sessions of a participant, ``ses-01`` to ``ses-04``.
 
     Parameters
     ----------
     folder
         The participant's raw folder.
+    world
+        Its seed and the sizes of the experiment.
     subject
         Number of the participant.
-    seed, n_concepts, n_images, n_test_concepts
-        As for `paperlib.minithings.stimuli.draw_stimuli`.
-    n_test_repetitions
-        Presentations of a test image in one session.
     """
-    participant = draw_participant(subject, seed=seed)
-    sensors = make_sensors(participant, rng=np.random.default_rng([seed, subject, 101]))
-    stimuli = draw_stimuli(
-        seed=seed,
-        n_concepts=n_concepts,
-        n_images=n_images,
-        n_test_concepts=n_test_concepts,
-    )
+    sizes, start = world.eeg, [world.seed, subject]
+    participant = draw_participant(subject, seed=world.seed)
+    sensors = eeg_sensors(participant, rng=np.random.default_rng([*start, 101]))
+    stimuli = draw_eeg_stimuli(world)
     halves = training_halves(
-        n_concepts, n_images, rng=np.random.default_rng([seed, subject, 102])
+        sizes.n_concepts, sizes.n_images, rng=np.random.default_rng([*start, 102])
     )
-    tests = np.arange(1, n_test_concepts + 1)
+    tests = np.arange(1, sizes.n_test_concepts + 1)
     shown = {
         "training": [np.repeat(half, TRAINING_REPETITIONS) for half in halves],
-        "test": [np.repeat(tests, n_test_repetitions)] * len(SESSIONS),
+        "test": [np.repeat(tests, sizes.n_test_repetitions)] * len(SESSIONS),
     }
     for number, partition in enumerate(PARTITIONS, start=1):
         responses = image_responses([image.scene for image in stimuli[partition]])
         for session, planned in enumerate(shown[partition], start=1):
-            path = raw_file(folder / SESSIONS[session - 1], partition)
-            if not path.exists():
-                rng = np.random.default_rng([seed, subject, session, number])
-                codes = presentation_order(planned, partition=partition, rng=rng)
-                data = simulate_recording(
-                    participant, sensors, responses, codes=codes, rng=rng
-                )
-                write_recording(path, data)
+            rng = np.random.default_rng([*start, session, number])
+            codes = presentation_order(planned, partition=partition, rng=rng)
+            data = simulate_recording(
+                participant, sensors, responses, codes=codes, rng=rng
+            )
+            write_recording(raw_file(folder / SESSIONS[session - 1], partition), data)
 
 
 def training_halves(
     n_concepts: int, n_images: int, *, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Divide the training conditions among the four sessions.
+    """Divide the training conditions (from 1) among the four sessions.
 
-    Parameters
-    ----------
-    n_concepts, n_images
-        Training concepts and images of each.
-    rng
-        Source of randomness.
-
-    Returns
-    -------
-    list of ndarray
-        Conditions (from 1) of sessions 1 to 4. Sessions 1 and 2 together hold each
-        condition once, and so do 3 and 4; a concept stays together.
+    Sessions 1 and 2 together hold each condition once, and so do 3 and 4; a concept
+    stays together.
     """
     numbers = np.arange(1, n_concepts * n_images + 1).reshape(n_concepts, n_images)
     halves = []
@@ -164,22 +121,10 @@ def training_halves(
 def presentation_order(
     planned: np.ndarray, *, partition: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """Shuffle a session's trials, with targets and extra trials between them.
+    """Shuffle a session's planned conditions, with targets and extra trials added.
 
-    Parameters
-    ----------
-    planned : ndarray of shape (n_planned,)
-        Condition of every planned presentation.
-    partition
-        ``"training"`` or ``"test"``.
-    rng
-        Source of randomness.
-
-    Returns
-    -------
-    ndarray of shape (n_trials,)
-        Codes in order; the number of trials fills whole sequences. About 1 % are extra
-        presentations of random conditions, as in the published orders.
+    The codes fill whole sequences; about 1 % are extra presentations of random
+    conditions, as in the published orders.
     """
     n_targets = max(1, round(_TARGETS[partition] * planned.size))
     n_extra = round(_EXTRA[partition] * planned.size)
@@ -195,50 +140,28 @@ def onset_samples(n_trials: int) -> np.ndarray:
     return _MARGIN + _SOA * trial + _PAUSE * (trial // _SEQUENCE)
 
 
-def make_sensors(participant: Participant, *, rng: np.random.Generator) -> Sensors:
-    """Compute a participant's lead fields and the covariance of ongoing activity.
+def eeg_sensors(participant: Participant, *, rng: np.random.Generator) -> Sensors:
+    """Compute a participant's lead fields and draw the dipoles of ongoing activity.
 
     Parameters
     ----------
     participant
         Whose head it is.
     rng
-        Draws the dipoles of the ongoing activity.
+        Draws the dipoles.
 
     Returns
     -------
     Sensors
+        Of 63 electrodes.
     """
-    cortex, alpha = draw_generators(participant.head_radius, rng=rng)
+    cortex, alpha = draw_generators(participant.head.radius, rng=rng)
     return Sensors(
-        lead_field=scalp_potentials(
-            participant, participant.positions, participant.orientations
+        lead_field=eeg_lead_field(
+            participant.head, participant.positions, participant.orientations
         ),
         cortex=CORTEX_RMS * _mixing(participant, cortex),
         alpha=ALPHA_RMS * _mixing(participant, alpha),
-    )
-
-
-def scalp_potentials(
-    participant: Participant, positions: np.ndarray, orientations: np.ndarray
-) -> np.ndarray:
-    """Compute what dipoles in a participant's head do to the electrodes.
-
-    Parameters
-    ----------
-    participant
-        Whose head and cap it is.
-    positions, orientations : ndarray of shape (n_dipoles, 3)
-        Head coordinates in meters; unit vectors.
-
-    Returns
-    -------
-    ndarray of shape (63, n_dipoles)
-        In volts per ampere meter.
-    """
-    info = eeg_info(participant.head_radius, cap_rotation=participant.cap_rotation)
-    return eeg_lead_field(
-        info, positions, orientations, head_radius=participant.head_radius
     )
 
 
@@ -286,15 +209,7 @@ def simulate_recording(
 
 
 def write_recording(path: Path, data: np.ndarray) -> None:
-    """Write a recording as THINGS-EEG2 does: a pickled dictionary in an npy file.
-
-    Parameters
-    ----------
-    path
-        Name of the file.
-    data : ndarray of shape (64, n_samples)
-        As returned by `simulate_recording`.
-    """
+    """Write a recording as THINGS-EEG2 does: a pickled dictionary in an npy file."""
     recording = {
         "raw_eeg_data": data,
         "ch_names": [*RAW_CHANNELS, "stim"],
@@ -326,24 +241,15 @@ def _ongoing_activity(
         (np.where(frequencies < 0.5, drift, 0), _DRIFT_RMS * np.eye(len(RAW_CHANNELS))),
         (np.ones_like(frequencies), _AMPLIFIER_RMS * np.diag(noisiness)),
     ]
-    spectrum = sum(_random_spectrum(shape, mixing, rng) for shape, mixing in parts)
+    spectrum = sum(draw_noise(shape, mixing, rng=rng) for shape, mixing in parts)
     spectrum /= np.sqrt(1 + (frequencies / _LOW_PASS) ** 16)
     return irfft(n_fft * spectrum, n_fft)[:, :n_samples]
 
 
-def _random_spectrum(
-    shape: np.ndarray, mixing: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Draw Gaussian noise of unit variance with a given amplitude spectrum, mixed."""
-    size = (mixing.shape[1], 2 * shape.size)
-    draws = rng.standard_normal(size, dtype=np.float32).view(np.complex64)
-    return (np.float32(mixing) @ draws) * np.float32(unit_variance(shape))
-
-
 def _mixing(participant: Participant, generators: Generators) -> np.ndarray:
     """Return the square root of the dipoles' covariance, of mean variance 1."""
-    lead_field = scalp_potentials(
-        participant, generators.positions, generators.orientations
+    lead_field = eeg_lead_field(
+        participant.head, generators.positions, generators.orientations
     )
     lead_field = lead_field @ generators.coherence()
     covariance = lead_field @ lead_field.T

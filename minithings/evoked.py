@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paperlib.minithings.participants import Participant
-from paperlib.minithings.scenes import Scene, sample_scene
-from paperlib.minithings.sources import image_drives, source_areas, time_course
+from minithings.participants import Participant
+from minithings.scenes import Scene, sample_scene
+from minithings.sources import image_drives, source_areas, time_course
 
 _TARGET_SEED = 99999
 _TARGET_PARIETAL_GAIN = 3.0
@@ -25,12 +25,12 @@ _DURATION = 1.6  # s after which the slowest response has died away
 
 @dataclass(frozen=True)
 class Responses:
-    """What each image evokes; the last row is the target.
+    """What each image evokes; the last row is the target (or a catch image).
 
     Attributes
     ----------
     strength : ndarray of shape (n_images + 1, n_sources)
-        As returned by `paperlib.minithings.sources.image_drives`.
+        As returned by `minithings.sources.image_drives`.
     shift : ndarray of shape (n_images + 1,)
         Seconds.
     """
@@ -40,17 +40,7 @@ class Responses:
 
 
 def image_responses(scenes: Sequence[Scene]) -> Responses:
-    """Compute what images, and the target, evoke.
-
-    Parameters
-    ----------
-    scenes
-        One for each image.
-
-    Returns
-    -------
-    Responses
-    """
+    """Compute what images evoke, and the target after them."""
     target = sample_scene(np.random.default_rng(_TARGET_SEED))
     strength, shift = image_drives([*scenes, target])
     parietal = np.array([area == "parietal" for area, _ in source_areas()])

@@ -147,26 +147,7 @@ OUTLINES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One image's content.
-
-    Attributes
-    ----------
-    shape, color, texture, size, position, background
-        Keys of ``SHAPES``, ``COLORS``, ``TEXTURES``, ``SIZES``, ``POSITIONS`` and
-        ``BACKGROUNDS``.
-    offset
-        Shift of the object from its nominal position, fraction of the image side.
-    scale
-        Factor on the nominal size.
-    angle
-        Rotation in radians.
-    brightness
-        Factor on the object's color.
-    texture_phase
-        Shift of the texture, in periods.
-    grain_seed
-        Seed of the background's grain.
-    """
+    """What an image shows: six attributes, then continuous jitters."""
 
     shape: str
     color: str
@@ -174,12 +155,12 @@ class Scene:
     size: str
     position: str
     background: str
-    offset: tuple[float, float] = (0.0, 0.0)
-    scale: float = 1.0
-    angle: float = 0.0
-    brightness: float = 1.0
-    texture_phase: float = 0.0
-    grain_seed: int = 0
+    offset: tuple[float, float] = (0.0, 0.0)  # of the object, fractions of the side
+    scale: float = 1.0  # of the object
+    angle: float = 0.0  # radians
+    brightness: float = 1.0  # of the object's color
+    texture_phase: float = 0.0  # periods
+    grain_seed: int = 0  # of the background
 
     @property
     def category(self) -> str:
@@ -193,19 +174,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, concept: str | None = None) -> Scene:
-    """Draw a scene.
-
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    concept
-        An element of ``CONCEPTS``; drawn uniformly if None.
-
-    Returns
-    -------
-    Scene
-    """
+    """Draw a scene of a concept, or of one drawn uniformly from ``CONCEPTS``."""
     if concept is None:
         concept = CONCEPTS[rng.integers(len(CONCEPTS))]
     texture, color, shape = concept.split("_")
@@ -236,26 +205,18 @@ def describe(scene: Scene) -> str:
 
 
 def render(scene: Scene, size: int) -> np.ndarray:
-    """Paint a scene.
-
-    Parameters
-    ----------
-    scene
-        What to paint.
-    size
-        Side of the image in pixels.
-
-    Returns
-    -------
-    ndarray of shape (size, size, 3)
-        uint8, RGB.
-    """
-    drawing = _drawing(scene, size)
+    """Paint a scene of ``size`` pixels: uint8, (size, size, 3), RGB."""
+    drawing = draw_object(scene, size)
     alpha = np.minimum(2 * drawing, 1.0)
     ink = 0.35 + 0.65 * np.maximum(2 * drawing - 1, 0.0)  # the rim is darker
     picture = _background(scene, size)
     picture += alpha * (ink * _object_colors(scene, size) - picture)
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+
+
+def file_name(concept: str, exemplar: int) -> str:
+    """Return the name that THINGS gives the file of a concept's image."""
+    return f"{concept}_{exemplar:02d}{'b' if exemplar == 1 else 's'}.jpg"
 
 
 def write_picture(path: Path, scene: Scene, *, size: int) -> None:
@@ -326,8 +287,8 @@ def _darkness(
     return np.clip(0.5 + edge * wave, 0.0, 1.0)
 
 
-def _drawing(scene: Scene, size: int) -> np.ndarray:
-    """Paint the object in [0, 1]: background 0, rim 0.5, interior 1."""  # H W 1
+def draw_object(scene: Scene, size: int) -> np.ndarray:
+    """Paint the object: background 0, rim 0.5, interior 1; (size, size, 1)."""
     side = size * SUPERSAMPLING
     center_x, center_y, radius = _place(scene)
     cos, sin = np.cos(scene.angle), np.sin(scene.angle)

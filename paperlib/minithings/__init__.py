@@ -1,1 +1,0 @@
-"""The embedded data set: rendered stimuli, simulated participants, small encoders."""
