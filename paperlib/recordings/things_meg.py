@@ -6,6 +6,7 @@ trial and sensor is in units of its standard deviation over the 0.1 s before the
 """
 
 import re
+import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import mne
 import numpy as np
 import pandas as pd
-from mne._fiff.open import _get_next_fname, fiff_open
+from mne.io.constants import FIFF
 from tqdm.auto import tqdm
 
 from paperlib.recordings.regions import channel_regions
@@ -205,10 +206,20 @@ def open_epochs(path: Path) -> mne.BaseEpochs:
 
 
 def _next_part(path: Path) -> Path | None:
-    """Read from a part of split epochs which file follows it."""
-    fid, tree, _ = fiff_open(path, verbose="error")
-    with fid:
-        return _get_next_fname(fid, path, tree)
+    """Walk through the tags of a part of split epochs; return the file that follows."""
+    following, position, size = None, 0, path.stat().st_size
+    with path.open("rb") as file:
+        while position < size:
+            kind, _, length, jump = struct.unpack(">4i", file.read(16))
+            if kind == FIFF.FIFF_REF_FILE_NAME:
+                following = path.parent / file.read(length).decode()
+            if jump == FIFF.FIFFV_NEXT_NONE:
+                break
+            start, position = position, jump or position + 16 + length
+            if position <= start:
+                raise ValueError("its tags go round in a circle")
+            file.seek(position)
+    return following
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
