@@ -66,6 +66,10 @@ class Coordinates:
     def _unwhiten(self) -> Tensor:
         return (self.axes / self.gains) @ self.axes.T
 
+    @cached_property
+    def _components(self) -> Tensor:
+        return (self.axes * self.deviations).T
+
     def forward(self, y: Tensor) -> Tensor:
         """Turn responses (B, C, T) into coordinates (B, C, T)."""
         return (y - self.mean) @ self._whiten
@@ -78,10 +82,10 @@ class Coordinates:
         """Turn white noise (B, C, T) into noise with the covariance of x."""
         if not len(self.factors):
             return z
-        z = z.permute(2, 1, 0)  # T C B
-        first = len(self.factors) - 1
-        z = torch.cat([self.factors[:-1] @ z[:first], self.factors[-1] @ z[first:]])
-        return (z.permute(2, 1, 0) * self.deviations) @ self.axes.T  # B C T
+        first = len(self.factors) - 1  # components of a color of their own
+        z_first = torch.einsum("kcd,bdk->bck", self.factors[:-1], z[..., :first])
+        z_later = self.factors[-1] @ z[..., first:]
+        return torch.cat([z_first, z_later], dim=-1) @ self._components  # B C T
 
     def to(self, device: torch.device | str) -> Self:
         """Copy to a device."""
