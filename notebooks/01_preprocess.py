@@ -271,26 +271,35 @@ plt.show()
 # %% [markdown]
 # ## A data set of your own
 #
-# Three things bring it in, for each participant:
+# Recordings from elsewhere need three things. Their arrays, for each participant:
 #
 # ```python
 # from paperlib.recordings.signals import save_signals
 #
 # save_signals(
-#     "data/paper/things-eeg2/preprocessed_data/sub-01",
+#     "data/own/things-eeg2/preprocessed_data/sub-01",
 #     training=training,  # trials: images x repetitions x channels x times
 #     test=test,
-#     ch_names=["Fz", "PO9", "Iz"],  # electrodes of the 10-10 system or CTF sensors
+#     ch_names=["Fz", "PO9", "Iz"],
 #     sfreq=250,  # Hz
 #     tmin=0,  # s from image onset
-#     unit="noise SD",
+#     unit="V",
 # )
 # ```
 #
-# and the images in the order of the rows, in folders and with an `image_metadata.npy`
-# as in THINGS-EEG2. With `preprocessing: {source: published}` this notebook reads them
-# and all others follow. Regions and positions of other sensors are added in
-# `paperlib/recordings/regions.py` and `sensors.py`.
+# Channels whose region and position are known: electrodes of the 10-10 system or CTF
+# sensors (others are added in `paperlib/recordings/regions.py` and `sensors.py`). And
+# the images, in the order of the rows: `data/own/things-eeg2/images`, in folders and
+# with an `image_metadata.npy` as in THINGS-EEG2. A configuration of its own brings them
+# in, and all notebooks follow:
+#
+# ```yaml
+# extends: paper
+# data_root: data/own
+# datasets:
+#   things-eeg2: {subjects: [1], preprocessing: {source: published}}
+#   things-meg: null
+# ```
 
 # %%
 nb.finish()

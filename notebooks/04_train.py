@@ -231,7 +231,7 @@ for seed in cfg.seeds:
         **{"simulated": cfg.simulated, "dataset": dataset, "subject": subject},
         **{"run": run, "seed": seed, "method": cfg.method, "tokens": cfg.tokens},
         **{key: getattr(cfg, key) for key in ("conditioning", "diffusion", "training")},
-        options=cfg.model.model_dump(),
+        options=cfg.model.model_dump(mode="json"),
         n_tokens=condition.n_tokens,
         context_width=condition.width,
         ch_names=ch_names,

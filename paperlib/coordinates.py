@@ -66,6 +66,10 @@ class Coordinates:
     def _unwhiten(self) -> Tensor:
         return (self.axes / self.gains) @ self.axes.T
 
+    @cached_property
+    def _components(self) -> Tensor:
+        return (self.axes * self.deviations).T
+
     def forward(self, y: Tensor) -> Tensor:
         """Turn responses (B, C, T) into coordinates (B, C, T)."""
         return (y - self.mean) @ self._whiten
@@ -78,10 +82,10 @@ class Coordinates:
         """Turn white noise (B, C, T) into noise with the covariance of x."""
         if not len(self.factors):
             return z
-        z = z.permute(2, 1, 0)  # T C B
-        first = len(self.factors) - 1
-        z = torch.cat([self.factors[:-1] @ z[:first], self.factors[-1] @ z[first:]])
-        return (z.permute(2, 1, 0) * self.deviations) @ self.axes.T  # B C T
+        first = len(self.factors) - 1  # components of a color of their own
+        z_first = torch.einsum("kcd,bdk->bck", self.factors[:-1], z[..., :first])
+        z_later = self.factors[-1] @ z[..., first:]
+        return torch.cat([z_first, z_later], dim=-1) @ self._components  # B C T
 
     def to(self, device: torch.device | str) -> Self:
         """Copy to a device."""
@@ -155,7 +159,7 @@ def fit_coordinates(
             residuals = (block - center).flatten(0, 1)
             covariance += residuals.T @ residuals
         variances, axes = torch.linalg.eigh(covariance / (n * n_channels))
-        variances, axes = variances.flip(0), axes.flip(1).float()
+        variances, axes = variances.flip(0), axes.flip(1).float().contiguous()
         variances = variances.clamp(min=1e-9 * variances[0].item())
         gains = (variances / variances[0]) ** -(whitening or 0.0)
         if whitening and components < n_times:

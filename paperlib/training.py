@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -105,21 +106,19 @@ class Batches:
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batch of each step."""
-        orders = {}
         for step in self.steps:
             first = step * self.batch_size
             places = np.arange(first, first + self.batch_size)
             epochs, offsets = np.divmod(places, self.size)
-            orders = {
-                epoch: orders[epoch]
-                if epoch in orders
-                else np.random.default_rng((self.seed, epoch)).permutation(self.size)
-                for epoch in set(epochs.tolist())
-            }
             yield [
-                int(orders[epoch][offset])
+                int(_permutation(self.size, self.seed, epoch)[offset])
                 for epoch, offset in zip(epochs.tolist(), offsets, strict=True)
             ]
+
+
+@lru_cache(maxsize=4)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(size)
 
 
 def train(
@@ -171,73 +170,37 @@ def train(
         fewer GPUs than processes.
     """
     if machine.processes > 1 and "RANK" not in os.environ:
-        n_gpus = torch.cuda.device_count()  # does not touch them
-        if machine.device != "cpu" and 0 < n_gpus < machine.processes:
-            raise ValueError(
-                f"machine.processes is {machine.processes}, but this process sees "
-                f"{n_gpus} GPUs. Executions by Snakemake see one: train by hand, or "
-                "set it to 1."
-            )
-        same = {"options": options, "machine": machine, "seed": seed}
-
-        def share() -> None:
-            pairs = (training, validation)
-            train(model, *pairs, loss=loss, state_file=state_file, **same)
-
-        port = str(get_free_port())
-        notebook_launcher(share, (), machine.processes, use_port=port)
-        # what follows reads the finished state
+        same = {"loss": loss, "options": options, "machine": machine, "seed": seed}
+        _fork(
+            lambda: train(model, training, validation, **same, state_file=state_file),
+            machine,
+        )  # what follows reads the finished state
     accelerator = _accelerator(options, machine, state_file)
     identity = _identity(model, training, loss, options, seed)
     loss = loss.to(accelerator.device)
     model.to(accelerator.device).train()
     average = deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=options.learning_rate,
-        weight_decay=options.weight_decay,
-        fused=True,
-    )
-    stored = {"model": model, "average": average, "optimizer": optimizer}
+    rates = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+    optimizer = torch.optim.AdamW(model.parameters(), **rates, fused=True)
+    kept = {"model": model, "average": average, "optimizer": optimizer}
     if accelerator.scaler:
-        stored["scaler"] = accelerator.scaler
+        kept["scaler"] = accelerator.scaler
     state = _read_state(state_file, identity, accelerator)
-    for name, part in stored.items() if state else ():
-        part.load_state_dict(state[name])
+    for name in kept if state else ():
+        kept[name].load_state_dict(state[name])
     step, curve = state.get("step", 0), state.get("curve", [])
     losses = list(state.get("losses", torch.empty(0)).to(accelerator.device))
     began = time.monotonic() - state.get("seconds", 0.0)
-
-    accumulate = machine.accumulate
-    if machine.checkpointing:
-        model.checkpointing = True
+    model.checkpointing = machine.checkpointing
     if machine.compile:
         model.compile()
-    batches = Batches(
-        len(training),
-        options.batch_size // accumulate,
-        range(step * accumulate, options.steps * accumulate),
-        seed,
-    )
-    loader = DataLoader(
-        training,
-        batch_sampler=batches,
-        collate_fn=tuple,  # batches come whole
-        num_workers=machine.workers,
-        # a fork shares arrays and memory maps; anything else would copy them
-        multiprocessing_context="fork" if machine.workers else None,
-        pin_memory=accelerator.device.type == "cuda",
-    )
+    loader = _loader(training, options, machine, first=step, seed=seed)
     wrapped, wrapped_optimizer, loader = accelerator.prepare(model, optimizer, loader)
     generator = torch.Generator(accelerator.device)
-    bar = tqdm(
-        total=options.steps,
-        initial=step,
-        desc="Training",
-        unit="step",
-        disable=not accelerator.is_main_process,
-    )
-    for index, (y0, context) in enumerate(loader, start=step * accumulate):
+    bar = tqdm(total=options.steps, initial=step, desc="Training", unit="step")
+    bar.disable = not accelerator.is_main_process
+
+    for index, (y0, context) in enumerate(loader, start=step * machine.accumulate):
         generator.manual_seed(_stream(seed, index, accelerator.process_index))
         rise = min(1.0, (step + 1) / max(1, options.warmup))
         optimizer.param_groups[0]["lr"] = options.learning_rate * rise
@@ -254,10 +217,9 @@ def train(
             continue
         step += 1
         bar.update()
-        decay = min(options.ema_decay, step / (9 + step))
-        get_ema_multi_avg_fn(decay)(
-            list(average.parameters()), list(model.parameters()), step
-        )
+        move = get_ema_multi_avg_fn(min(options.ema_decay, step / (9 + step)))
+        move(list(average.parameters()), list(model.parameters()), step)
+
         if _is_due(step, options.evaluate_every, options.steps):
             mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
             losses.clear()
@@ -270,13 +232,13 @@ def train(
             bar.set_postfix(training=f"{mean:.4f}", validation=f"{error:.4f}")
         if _is_due(step, machine.save_every, options.steps):
             _check_finite(step, *(value.item() for value in losses))
-            state = {name: part.state_dict() for name, part in stored.items()}
+            state = {name: part.state_dict() for name, part in kept.items()}
             state |= {"identity": identity, "step": step, "curve": curve}
-            state |= {"seconds": time.monotonic() - began}
-            state |= {"losses": torch.stack(losses) if losses else torch.empty(0)}
+            state["seconds"] = time.monotonic() - began
+            state["losses"] = torch.stack(losses) if losses else torch.empty(0)
             if accelerator.is_main_process:
-                with atomic_path(state_file) as unfinished:
-                    torch.save(state, unfinished)
+                with atomic_path(state_file) as partial:
+                    torch.save(state, partial)
     bar.close()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -306,6 +268,37 @@ def validation_loss(
         error = loss(model, y0.to(device), context.to(device), generator)
         total += error.item() * len(y0)
     return total / len(pairs)
+
+
+def _fork(share: Callable[[], object], machine: Machine) -> None:
+    """Do a training in several processes, one for each GPU."""
+    n_gpus = torch.cuda.device_count()  # does not touch them
+    if machine.device != "cpu" and 0 < n_gpus < machine.processes:
+        raise ValueError(
+            f"machine.processes is {machine.processes}, but this process sees {n_gpus} "
+            "GPUs. Executions by Snakemake see one: train by hand, or set it to 1."
+        )
+    port = str(get_free_port())
+    notebook_launcher(share, (), machine.processes, use_port=port)
+
+
+def _loader(
+    pairs: Pairs, options: Training, machine: Machine, *, first: int, seed: int
+) -> DataLoader:
+    """Read the micro-batches of the steps from ``first`` on."""
+    accumulate = machine.accumulate
+    steps = range(first * accumulate, options.steps * accumulate)
+    return DataLoader(
+        pairs,
+        batch_sampler=Batches(
+            len(pairs), options.batch_size // accumulate, steps, seed
+        ),
+        collate_fn=tuple,  # batches come whole
+        num_workers=machine.workers,
+        # a fork shares arrays and memory maps; anything else would copy them
+        multiprocessing_context="fork" if machine.workers else None,
+        pin_memory=machine.device != "cpu" and torch.cuda.is_available(),
+    )
 
 
 def _accelerator(options: Training, machine: Machine, state_file: Path) -> Accelerator:

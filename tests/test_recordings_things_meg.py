@@ -220,6 +220,16 @@ def test_a_part_that_is_a_copy_of_an_earlier_one(folder, trials, copied, i):
         sort_epochs(folder, subject=2)
 
 
+def test_tags_that_go_round_in_a_circle(folder):
+    """MNE alone would follow them forever."""
+    path = epochs_file(folder)
+    content = bytearray(path.read_bytes())
+    content[48:52] = (36).to_bytes(4, "big")  # the second tag follows itself
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="P1-epo.fif or one of .*damaged or cut"):
+        sort_epochs(folder)
+
+
 def test_epochs_of_another_participant(folder, trials):
     other = trials.sample(frac=1, random_state=5)
     write_epochs(epochs_file(folder, 2), image_numbers(other))

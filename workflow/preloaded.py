@@ -67,13 +67,15 @@ def serve(command: list[str]) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):  # the command decides
             signal.signal(number, lambda number, _: main.send_signal(number))
         preload()
-        waiting = [door, os.pidfd_open(main.pid)]
+        waiting, supervisors = [door, os.pidfd_open(main.pid)], []
         while door in select.select(waiting, [], [])[0]:
             client = door.accept()[0]
-            if os.fork() == 0:
+            if (pid := os.fork()) == 0:
                 door.close()
                 supervise(client)
             client.close()
+            alive = [p for p in supervisors if os.waitpid(p, os.WNOHANG) == (0, 0)]
+            supervisors = [*alive, pid]
         return main.wait()
 
 

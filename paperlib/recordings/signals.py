@@ -5,14 +5,13 @@ repetitions, channels, times), and ``info.json``. Row i belongs to condition i +
 
 Adding a data set
 -----------------
-A data set of your own needs three things. (1) For each participant, a folder written by
+Recordings of your own need three things. (1) For each participant, a folder written by
 `save_signals`: single trials of training and test images as arrays, channel names,
-sampling rate and unit. As ``data/<...>/<data set>/preprocessed_data/sub-01`` it is read
-by notebook 01 with ``source: published``. (2) Channels whose region and position are
-known: any electrode of the 10-10 system or a CTF sensor; for others, extend
-`paperlib.recordings.regions.channel_regions` and
-`paperlib.recordings.sensors.sensor_info`. (3) The images, in the order of the rows,
-with an ``image_metadata.npy`` as in THINGS-EEG2 (see `paperlib.stimuli.images`).
+sampling rate and unit. In ``<data_root>/things-eeg2/preprocessed_data/sub-01``, with a
+data root of its own, notebook 01 reads it with ``source: published``. (2) Channels
+whose region and position are known: electrodes of the 10-10 system or CTF sensors; for
+others, extend `regions.channel_regions` and `sensors.sensor_info`. (3) The images, in
+the order of the rows, with an ``image_metadata.npy`` as in THINGS-EEG2.
 """
 
 import mmap
