@@ -78,16 +78,9 @@ all_groups = groups | {figure: cfg.ablations.regions}
 
 def options(run: str) -> pd.Series:
     """Return the options of a run, one a place."""
-    sections = {
-        "conditioning",
-        "model",
-        "channels",
-        "coordinates",
-        "diffusion",
-        "training",
-    }
+    sections = ("conditioning", "model", "channels", "diffusion")
     chosen = cfg.of(run=run)
-    values = {key: getattr(chosen, key).model_dump() for key in sorted(sections)}
+    values = {key: getattr(chosen, key).model_dump() for key in sections}
     return pd.json_normalize(values).iloc[0].astype(str)
 
 
@@ -118,6 +111,7 @@ def prediction(run: str, subject: int, seed: int) -> np.ndarray:
     return np.load(nb.input("posterior_mean", **keys))
 
 
+# %%
 recorded = {
     subject: comparison.Responses.prepare(
         signals.average_repetitions(signal.test),
