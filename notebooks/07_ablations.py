@@ -140,7 +140,8 @@ scored = pd.concat(frames)
 # ## Tables
 #
 # The last measured row of each is the full model; the published values are below. Then
-# the paired difference: with scores $s_{pri}$ of participant $p$, training $r$, image $i$,
+# the paired difference: with scores $s_{pri}$ of participant $p$, training $r$ and
+# image $i$,
 #
 # $$\Delta = \frac{1}{P N} \sum_{p i} \Big( \frac{1}{R} \sum_r
 # s^\mathrm{ablated}_{pri} - \frac{1}{R} \sum_r s^\mathrm{full}_{pri} \Big),$$
