@@ -399,7 +399,12 @@ show("_distribution", proper, distribution.METRICS, text)
 fig = scores.plot_scores(
     proper,
     kinds=kinds,
-    metrics={k: v for k, v in distribution.METRICS.items() if k != "energy"},
+    metrics={
+        "crps": "CRPS",
+        "spread_skill": "Spread / skill",
+        "coverage": "Coverage",
+        "spectrum": "Spectrum (dB)",
+    },
     levels=perfect,
     level_label="perfect",
 )
