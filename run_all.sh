@@ -94,6 +94,7 @@ say "Configuration $config, cores: ${cores:-as in the profile}"
 # On one machine, notebooks are forked from a process that has imported their packages.
 export HF_HUB_OFFLINE=1 TQDM_MININTERVAL=20  # of notebooks; s between lines in a log
 preloaded=(python workflow/preloaded.py serve)
+[ $kind = dry ] || passed+=(--quiet reason)
 [ -z "$profile" ] && [ $kind != dry ] && [ "$(uname)" = Linux ] || preloaded=()
 # shellcheck disable=SC2086
 ${preloaded[@]+"${preloaded[@]}"} python -m snakemake --snakefile workflow/Snakefile \

@@ -1,9 +1,10 @@
 """Time and memory of the linear encoders at the size of THINGS-EEG2.
 
-Random features and responses of 16540 images; 63 channels x 250 samples. Beside each
-encoder stands what it could be replaced by: ridge regression by one singular value
-decomposition for all blocks of responses, in single precision, instead of RidgeCV; and
-PLSRegression, for the first latent variable only, instead of a deflation of covariances. Every fit has a process of its own, so that its peak is its own.
+Random features and responses of 16540 images; 63 channels x 250 samples. Two
+alternatives are measured as well: ridge regression by one singular value decomposition
+for all blocks of responses, in single precision, instead of RidgeCV; and PLSRegression,
+its first latent variable only, instead of a deflation of covariances. Every fit has a
+process of its own, so that its peak is its own.
 
 Run: ``python benchmarks/linear.py [NAME ...]`` (updates the .json beside it).
 """

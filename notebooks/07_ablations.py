@@ -146,8 +146,13 @@ scored = pd.concat(frames)
 # ## Tables
 #
 # The last measured row of each is the full model; the published values are below. Then
-# each ablation less the full model on the same images. *Look for* intervals that
-# exclude zero: they contain the luck of training as far as a few trainings show it.
+# the paired difference: with scores $s_{pri}$ of participant $p$, training $r$, image $i$,
+#
+# $$\Delta = \frac{1}{P N} \sum_{p i} \Big( \frac{1}{R} \sum_r
+# s^\mathrm{ablated}_{pri} - \frac{1}{R} \sum_r s^\mathrm{full}_{pri} \Big),$$
+#
+# whose interval resamples participants and images, the same for both models, and the
+# trainings of each. *Look for* intervals that exclude zero.
 
 # %%
 labels = {run: entry.label for run, entry in cfg.runs.items()}

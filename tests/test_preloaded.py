@@ -25,7 +25,9 @@ if sys.argv[1] == "exit":
 if sys.argv[1] == "fail":
     raise RuntimeError("no luck")
 if sys.argv[1] == "wait":
-    import time
+    import subprocess, time
+    helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print(helper.pid, file=sys.stderr, flush=True)
     time.sleep(60)
 """
 
@@ -98,11 +100,12 @@ def test_a_fork_ends_with_its_client_and_with_its_server(program, victim):
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    fork = int(server.stderr.readline().split()[0])
+    fork, helper = (int(server.stderr.readline().split()[0]) for _ in range(2))
     children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
     client = int(children.split()[0])
     assert is_running(fork)
     os.kill(client if victim == "client" else server.pid, signal.SIGKILL)
     wait_until(lambda: not is_running(fork))
+    wait_until(lambda: not is_running(helper))  # that the fork has started
     wait_until(lambda: not is_running(client))
     server.wait()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import PurePath
 from types import SimpleNamespace
 
 import psutil
@@ -224,6 +225,13 @@ def test_the_right_python_is_chosen(tmp_path, versions, expected):
         check=False,
     )
     assert done.returncode != 0 and expected in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["run_all.sh", "workflow/Snakefile", "x/y.py"])
+def test_line_endings_are_those_of_unix_in_every_checkout(name):
+    rules = (ROOT / ".gitattributes").read_text().splitlines()
+    patterns = [line.split()[0] for line in rules if line.endswith("text eol=lf")]
+    assert any(PurePath(name).match(pattern) for pattern in patterns)
 
 
 def test_a_full_disk_is_told_before_the_run(tmp_path, monkeypatch):

@@ -67,13 +67,15 @@ def serve(command: list[str]) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):  # the command decides
             signal.signal(number, lambda number, _: main.send_signal(number))
         preload()
-        waiting = [door, os.pidfd_open(main.pid)]
+        waiting, supervisors = [door, os.pidfd_open(main.pid)], []
         while door in select.select(waiting, [], [])[0]:
             client = door.accept()[0]
-            if os.fork() == 0:
+            if (pid := os.fork()) == 0:
                 door.close()
                 supervise(client)
             client.close()
+            alive = [p for p in supervisors if os.waitpid(p, os.WNOHANG) == (0, 0)]
+            supervisors = [*alive, pid]
         return main.wait()
 
 
@@ -87,15 +89,18 @@ def preload() -> None:
 
 
 def supervise(client: socket.socket) -> None:
-    """Fork for one client, and return the status to it or end what it left."""
-    end_with_parent()
+    """Fork for one client and return the status; end all if it or the server ends."""
+    server = os.pidfd_open(os.getppid())
     length, streams, _, _ = socket.recv_fds(client, LENGTH.size, 3)
     content = client.makefile("rb").read(*LENGTH.unpack(length))
     worker = os.fork()
     if worker == 0:
         client.close()
         become(*json.loads(content), streams)
-    if client in select.select([client, os.pidfd_open(worker)], [], [])[0]:
+    ended = select.select([client, server, os.pidfd_open(worker)], [], [])[0]
+    if client in ended or server in ended:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker, signal.SIGKILL)  # with the processes that it has started
         os.kill(worker, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     with contextlib.suppress(BrokenPipeError):

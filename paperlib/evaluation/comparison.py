@@ -418,7 +418,8 @@ def predicted_responses(
         the recurrences.
     """
     shared = ["run", "samples", "seeds", "average_with"]
-    for _, alike in rows.groupby(shared, sort=False, dropna=False):
+    for (_, kind, *_), alike in rows.groupby(shared, sort=False, dropna=False):
+        options = {"theiler": kind != "one"}  # for the supplement; a fifth of the time
         for source, own in recorded.items():
             others = [s for s in recorded if s != source and source == training_subject]
             tested = [
@@ -429,7 +430,7 @@ def predicted_responses(
             if not tested:
                 continue
             for trained, values in predictions(alike.iloc[0], source).items():
-                found = Responses.prepare(values, own.common, embedding, theiler=True)
+                found = Responses.prepare(values, own.common, embedding, **options)
                 for name, other_image, subject in tested:
                     shown = found
                     if other_image:

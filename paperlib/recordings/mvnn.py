@@ -14,17 +14,9 @@ _BLOCK = 256  # conditions held as an intermediate array at once
 
 
 def shrunk_covariance(observations: np.ndarray) -> np.ndarray:
-    """Estimate a covariance by Ledoit-Wolf shrinkage of the standardized data.
+    """Estimate a covariance (C C) by Ledoit-Wolf shrinkage of standardized data (n C).
 
-    Parameters
-    ----------
-    observations : ndarray of shape (n_observations, n_channels)
-        Their mean need not be zero. Channels that do not vary get covariance 0.
-
-    Returns
-    -------
-    ndarray of shape (n_channels, n_channels)
-        In the square of the unit of the observations (divisor: n_observations).
+    The divisor is n; channels that do not vary get covariance 0.
     """
     deviation = observations.std(axis=0)
     standardized = observations - observations.mean(axis=0)

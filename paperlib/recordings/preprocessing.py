@@ -44,22 +44,12 @@ _IMAGES_PER_BLOCK = 256  # checked and copied at once
 
 @dataclass(frozen=True)
 class Recording:
-    """What one recording holds.
+    """Trials of one recording: those that are complete, and how many are left out."""
 
-    Attributes
-    ----------
-    events : ndarray of int, shape (n_events, 2)
-        Sample and condition (from 1) of each image onset whose trial is complete.
-    sfreq : float
-        Sampling rate in hertz.
-    n_targets, n_incomplete : int
-        Trials left out: catch trials, and those that leave the recording.
-    """
-
-    events: np.ndarray
-    sfreq: float
-    n_targets: int
-    n_incomplete: int
+    events: np.ndarray  # (n_events, 2): sample of the image onset, condition from 1
+    sfreq: float  # Hz
+    n_targets: int  # catch trials
+    n_incomplete: int  # that leave the recording
 
 
 def preprocess_recordings(
@@ -327,17 +317,8 @@ def cut_trials(
 ) -> np.ndarray:
     """Cut trials out of a recording, subtract their baseline and resample them.
 
-    Parameters
-    ----------
-    raw, channels, options
-        As for `cut`.
-    onsets : ndarray of int, shape (n_conditions, n_repetitions)
-        Samples of the image onsets, in any order.
-
-    Returns
-    -------
-    ndarray of shape (n_conditions, n_repetitions, n_channels, n_times)
-        In volts, from ``options.keep_from`` on.
+    ``onsets`` (N R) are samples in any order; the result (N R C T) is in volts, from
+    ``options.keep_from`` on.
     """
     raw_sfreq = raw.info["sfreq"]
     n_cut = round((options.keep_from - options.tmin) * options.sfreq)

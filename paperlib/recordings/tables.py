@@ -16,29 +16,10 @@ def read_trials(
 ) -> pd.DataFrame:
     """Read a table of trials and check its types of trials and its numbers.
 
-    Parameters
-    ----------
-    path
-        Text file with a header and a column ``trial_type``.
-    kinds
-        Types of trials that it may have, with a name for each.
-    whole
-        Columns of whole numbers. Only trials of other kinds than ``"training"`` and
-        ``"test"`` may lack one, unless it is ``sample``; they get -1.
-    separator
-        Between columns.
-
-    Returns
-    -------
-    DataFrame
-        With a column ``kind``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not such a table.
+    ``kinds`` names each type of trial that the table may have; the column ``kind`` of
+    the result holds these names. ``whole`` lists columns of whole numbers, which only
+    trials of other kinds than ``"training"`` and ``"test"`` may lack (except for
+    ``sample``); they get -1.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; it comes with the recordings.")

@@ -231,13 +231,7 @@ def _damaged(path: Path, error: Exception) -> ValueError:
 
 
 def check_sensors(ch_names: Sequence[str], *, source: Path) -> None:
-    """Check that channels are CTF sensors; warn unless they are the usual 271.
-
-    Raises
-    ------
-    ValueError
-        If a channel is not a CTF sensor, or 271 sensors are not those of the paper.
-    """
+    """Raise ValueError unless channels are CTF sensors; warn unless the usual 271."""
     if wrong := [name for name in ch_names if not name.startswith("M")]:
         raise ValueError(f"{source}: channel {wrong[0]!r} is not a CTF sensor.")
     try:
@@ -256,13 +250,7 @@ def check_sensors(ch_names: Sequence[str], *, source: Path) -> None:
 
 
 def first_second(times: np.ndarray, sfreq: float, *, source: Path) -> slice:
-    """Find the samples from image onset to one second, end point excluded.
-
-    Raises
-    ------
-    ValueError
-        If a trial does not have them all.
-    """
+    """Find the samples from image onset to one second, end point excluded."""
     start = int(np.abs(times).argmin())
     stop = start + round(DURATION * sfreq)
     if abs(times[start]) * sfreq > 0.01 or stop > len(times):
@@ -278,28 +266,9 @@ def place_trials(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Find the place of each trial in the signals.
 
-    Parameters
-    ----------
-    numbers : ndarray of int, shape (n_trials,)
-        Image number of each trial in order of time; `CATCH_NUMBER` for catch trials.
-    folder, subject, concepts
-        As for `import_epochs`.
-    source
-        Origin of the trials, for messages.
-
-    Returns
-    -------
-    trials : DataFrame
-        Columns partition, row and repetition (both from 0) of each trial that is kept,
-        in order of time; the index is its position in ``numbers``.
-    counts : DataFrame
-        Columns kind (training, test, catch), recorded and kept.
-
-    Raises
-    ------
-    ValueError
-        If an image is not in the list, those of a partition are not shown equally
-        often, or their order is not that of the participant's own trial table.
+    ``numbers`` are image numbers in order of time (`CATCH_NUMBER` for catch trials).
+    The first table has partition, row and repetition of each trial that is kept; its
+    index is the position in ``numbers``. The second counts trials recorded and kept.
     """
     images = list_images(folder)
     shown = pd.Series(numbers)[numbers != CATCH_NUMBER]
@@ -331,15 +300,9 @@ def sort_trials(
     concepts: str,
     source: Path,
 ) -> None:
-    """Write trials to their places in new signals.
+    """Write trials to their places (from `place_trials`) in new signals.
 
-    Parameters
-    ----------
-    blocks
-        Pairs of positions of trials (n_trials,) and their first second (n_trials,
-        n_channels, n_times).
-    trials
-        From `place_trials`.
+    ``blocks`` are pairs of positions and the first second of these trials (n C T).
     """
     sizes = trials.groupby("partition")[["row", "repetition"]].max() + 1
     grid = len(ch_names), round(DURATION * sfreq)

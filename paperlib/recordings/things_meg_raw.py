@@ -41,25 +41,13 @@ _TRIALS_PER_BLOCK = 25  # cut out and resampled at once: 0.2 GB
 
 @dataclass(frozen=True)
 class Run:
-    """What a run holds.
-
-    Attributes
-    ----------
-    path : Path
-        Folder of the run.
-    ch_names : tuple of str
-        Sensors, without the broken one.
-    sfreq : float
-        Sampling rate in hertz.
-    samples, numbers : ndarray of int, shape (n_trials,)
-        Image onset from the first sample, and image number; in order of time.
-    """
+    """Trials of a run: path, sensors without the broken one, rate, onsets, images."""
 
     path: Path
     ch_names: tuple[str, ...]
-    sfreq: float
-    samples: np.ndarray
-    numbers: np.ndarray
+    sfreq: float  # Hz
+    samples: np.ndarray  # of the image onsets, from the first sample, in order of time
+    numbers: np.ndarray  # of the images
 
 
 def preprocess_runs(
@@ -217,25 +205,7 @@ def survey_run(run: BIDSPath, options: MEGPreprocessing) -> Run:
 
 
 def read_events(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the event table of a run.
-
-    Parameters
-    ----------
-    path
-        ``*_events.tsv``; image numbers of catch trials are ``N/A``.
-
-    Returns
-    -------
-    samples, numbers : ndarray of int, shape (n_trials,)
-        Image onset in samples of the recording, and image number.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not an event table of THINGS-MEG, in order of time.
-    """
+    """Read samples and image numbers of the trials of a run, in order of time."""
     events = read_trials(path, TRIAL_KINDS, ("value", "sample"))
     samples = events["sample"].to_numpy()
     if (np.diff(samples) <= 0).any():
@@ -308,19 +278,8 @@ def standardize(
 ) -> np.ndarray:
     """Give each channel of each trial mean 0 and standard deviation 1 at baseline.
 
-    Parameters
-    ----------
-    data : ndarray of shape (n_trials, n_channels, n_times)
-        Trials.
-    times : ndarray of shape (n_times,)
-        In seconds.
-    baseline
-        First and last time, in seconds; both belong to it.
-
-    Returns
-    -------
-    ndarray of shape (n_trials, n_channels, n_times)
-        Not finite for a channel that is flat at baseline.
+    ``data`` (n C T) at ``times`` (T, s); both ends of ``baseline`` belong to it. The
+    result is not finite for a channel that is flat there.
     """
     tolerance = (times[1] - times[0]) / 10
     start, stop = baseline

@@ -13,21 +13,11 @@ from sklearn.utils import shuffle
 
 @dataclass(frozen=True)
 class Selection:
-    """Trials of one recording that are kept, and where they go.
+    """Trials of one recording that are kept, and where they go."""
 
-    Attributes
-    ----------
-    rows : ndarray of int, shape (n_conditions,)
-        Image, from 0, of each condition that the session shows.
-    onsets : ndarray of int, shape (n_conditions, n_repetitions)
-        Samples of the image onsets in the recording.
-    slots : ndarray of int, shape (n_conditions, n_repetitions)
-        Place of each trial among all repetitions of its image.
-    """
-
-    rows: np.ndarray
-    onsets: np.ndarray
-    slots: np.ndarray
+    rows: np.ndarray  # (N,): image, from 0, of each condition that the session shows
+    onsets: np.ndarray  # (N R): samples of the image onsets in the recording
+    slots: np.ndarray  # (N R): place of each trial among all repetitions of its image
 
 
 def select_trials(
@@ -35,29 +25,10 @@ def select_trials(
 ) -> dict[str, Selection]:
     """Draw the same number of trials of each image and order the repetitions.
 
-    Parameters
-    ----------
-    events
-        For each session, ndarray of shape (n_events, 2): sample and condition, in order
-        of time.
-    partition
-        ``'training'`` or ``'test'``, for messages.
-    n_sessions_each
-        Number of sessions in which each image must occur.
-    seed
-        Of both permutations.
-
-    Returns
-    -------
-    dict of str to Selection
-        For each session. The number of trials kept per image and session is the
-        smallest that occurs.
-
-    Raises
-    ------
-    ValueError
-        If a condition between 1 and the largest is not shown in ``n_sessions_each``
-        sessions, or the sessions differ in the number of trials they allow.
+    ``events`` holds samples and conditions (n_events, 2) of each session, in order of
+    time. Each condition must occur in ``n_sessions_each`` sessions; the number of
+    trials kept per image and session is the smallest that occurs. ``seed`` is that of
+    both permutations.
     """
     sessions = list(events)
     n_images = max(shown[:, 1].max() for shown in events.values())

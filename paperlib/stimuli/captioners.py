@@ -15,7 +15,7 @@ from transformers import (
     Qwen2VLProcessor,
 )
 
-from paperlib.stimuli.captions import Captioner
+from paperlib.stimuli.captions import GREEDY, Captioner, decoding
 from paperlib.stimuli.minigpt4 import load_minigpt4
 from paperlib.stimuli.weights import find_commit, find_model, load_model, loading
 from paperlib.validation import check_option
@@ -74,25 +74,13 @@ class Qwen2VL:
     processor : Qwen2VLProcessor
     name, revision, decoding
         See :class:`paperlib.stimuli.captions.Captioner`.
-    pixels : int
-        Area to which images are resized.
     """
 
     model: Qwen2VLForConditionalGeneration
     processor: Qwen2VLProcessor
     name: str
     revision: str | None
-    pixels: int
-
-    @property
-    def decoding(self) -> dict:
-        """How words are chosen, and at which size images are shown."""
-        return {
-            "do_sample": False,
-            "num_beams": 1,
-            "pixels": self.pixels,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-        }
+    decoding: dict
 
     def chat(self, prompt: str) -> str:
         """Return the text that the language model reads, with a place for the image."""
@@ -113,9 +101,7 @@ class Qwen2VL:
             return_tensors="pt",
         ).to(self.model.device)
         # all of `inputs`: without mm_token_type_ids the text changes and nothing warns
-        ids = self.model.generate(
-            **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-        )
+        ids = self.model.generate(**inputs, max_new_tokens=max_new_tokens, **GREEDY)
         answers = ids[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
@@ -155,5 +141,10 @@ def load_qwen2_vl(
     loaded = load_model(
         Qwen2VLForConditionalGeneration, source, revision=revision, dtype=dtype
     )
-    commit = find_commit(source, revision)
-    return Qwen2VL(loaded.to(device), processor, model, commit, pixels)
+    return Qwen2VL(
+        model=loaded.to(device),
+        processor=processor,
+        name=model,
+        revision=find_commit(source, revision),
+        decoding=decoding(pixels, dtype),
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
+import torch
 from open_clip import SimpleTokenizer
 from PIL import Image
 from tqdm.auto import tqdm
@@ -24,6 +25,7 @@ from paperlib.stimuli.images import open_image
 from paperlib.validation import did_you_mean
 
 CLIP_CONTEXT = 77  # tokens of CLIP's text encoder, start and end token included
+GREEDY = {"do_sample": False, "num_beams": 1}  # decoding, in transformers' terms
 
 
 class Captioner(Protocol):
@@ -62,6 +64,11 @@ class Captioner(Protocol):
         list of str
             One caption for each image, the same as for the image alone.
         """
+
+
+def decoding(pixels: int, dtype: torch.dtype) -> dict:
+    """Describe how a captioner writes; ``pixels`` is the area of what it sees."""
+    return {**GREEDY, "pixels": pixels, "dtype": str(dtype).removeprefix("torch.")}
 
 
 def write_captions(

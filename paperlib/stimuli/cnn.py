@@ -200,21 +200,8 @@ def _load_lite0() -> tuple[nn.Module, Callable[[Image.Image], Tensor]]:
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     file = resources.files(_LITE0_PACKAGE) / _LITE0_FILE
     with resources.as_file(file) as path, loading(path):
-        weights = torch.load(path, weights_only=True)
-    model.load_state_dict(_rename(weights, like=model.state_dict()))
+        tensors = torch.load(path, weights_only=True).values()
+        # under other names than timm's, but in the same order
+        model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
     return model, transform
-
-
-def _rename(weights: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename weights to those of a network with its tensors in the same order."""
-    shapes = [tuple(tensor.shape) for tensor in weights.values()]
-    expected = [tuple(tensor.shape) for tensor in like.values()]
-    if shapes != expected:
-        raise ValueError(
-            f"The weights must be {len(expected)} tensors with the shapes of the "
-            f"network's; got {len(shapes)} tensors, of which "
-            f"{sum(a != b for a, b in zip(shapes, expected, strict=False))} have other "
-            "shapes. Install the versions that requirements.txt names."
-        )
-    return dict(zip(like, weights.values(), strict=True))

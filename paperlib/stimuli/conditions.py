@@ -55,26 +55,7 @@ class Condition:
 def layer_maps(
     tokens: Tokens, image_ids: Sequence[str], layers: Sequence[str]
 ) -> np.ndarray:
-    """Read layers of a CNN as maps: one token a place, the layers' channels in a row.
-
-    Parameters
-    ----------
-    tokens
-        Opened file of :func:`paperlib.stimuli.cnn.write_layer_outputs`.
-    image_ids
-        N images.
-    layers
-        Names of layers whose maps have the same number of places.
-
-    Returns
-    -------
-    ndarray of shape (N, places, channels), float32
-
-    Raises
-    ------
-    ValueError
-        If a layer was not written, or maps differ in their number of places.
-    """
+    """Read layers of a CNN as maps, float32 (B, places, channels of all layers)."""
     widths, channels = tokens.settings["layers"], tokens.settings["channels"]
     for layer in layers:
         check_option(f"A layer in {tokens.path.name}", layer, tuple(widths))

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from paperlib.paths import ROOT
+from paperlib.stimuli.captions import GREEDY, decoding
 from paperlib.stimuli.weights import (
     fill,
     find_commit,
@@ -71,16 +72,7 @@ class MiniGPT4:
     tokenizer: PreTrainedTokenizerBase
     name: str
     revision: str | None
-
-    @property
-    def decoding(self) -> dict:
-        """How words are chosen, and at which size images are shown."""
-        return {
-            "do_sample": False,
-            "num_beams": 1,
-            "pixels": self.vision.config.image_size**2,
-            "dtype": str(self.language.dtype).removeprefix("torch."),
-        }
+    decoding: dict
 
     @torch.inference_mode()
     def __call__(
@@ -102,8 +94,7 @@ class MiniGPT4:
             inputs_embeds=embedded,
             attention_mask=embedded.new_ones(embedded.shape[:2], dtype=torch.long),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
+            **GREEDY,
             stop_strings=[STOP],
             tokenizer=self.tokenizer,
             pad_token_id=self.tokenizer.eos_token_id,
@@ -167,7 +158,7 @@ def load_minigpt4(
     source, spoken = find_model(vision), find_model(language)
     with loading(spoken):
         tokenizer = AutoTokenizer.from_pretrained(spoken, revision=language_revision)
-    weights = _projection_weights(projection)
+    weights = read_torch_file(ROOT / projection, "model")
     with loading(source):
         config = Blip2Config.from_pretrained(source, revision=vision_revision)
     llama = load_model(
@@ -189,6 +180,7 @@ def load_minigpt4(
         tokenizer=tokenizer,
         name=f"MiniGPT-4: {vision}, {projection}, {language}",
         revision=", ".join(filter(None, commits)) or None,
+        decoding=decoding(tower.config.image_size**2, dtype),
     )
 
 
@@ -201,19 +193,6 @@ def image_transform(size: int) -> transforms.Compose:
             transforms.Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD),
         ]
     )
-
-
-def _projection_weights(projection: str) -> dict[str, Tensor]:
-    """Read the released tensors."""
-    path = ROOT / projection
-    content = read_torch_file(path)
-    weights = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(weights, dict):
-        raise ValueError(
-            f"{path} must hold tensors under the key 'model', as the checkpoint that "
-            "MiniGPT-4's authors released does."
-        )
-    return weights
 
 
 def _load_blip2(

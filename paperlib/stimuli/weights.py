@@ -18,19 +18,7 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def find_model(name: str) -> str:
-    """Return the absolute folder of a local model, or the name of one on the hub.
-
-    Parameters
-    ----------
-    name
-        Name on the Hugging Face hub, or a folder; relative folders are relative to the
-        repository.
-
-    Raises
-    ------
-    FileNotFoundError
-        If ``name`` is neither a folder nor of the form owner/name.
-    """
+    """Return the absolute folder of a local model, or the name of one on the hub."""
     folder = ROOT / name
     if folder.is_dir():
         return str(folder)
@@ -52,27 +40,7 @@ def find_commit(model: str, revision: str | None) -> str | None:
 def find_shards(
     model: str, prefixes: tuple[str, ...], *, revision: str | None
 ) -> dict[str, list[str]]:
-    """Name the files of a sharded model that hold tensors with certain names.
-
-    Parameters
-    ----------
-    model
-        From :func:`find_model`.
-    prefixes
-        With which the names begin.
-    revision
-        Commit or branch on the hub; None for the newest, or with a folder.
-
-    Returns
-    -------
-    dict
-        Of each file, the names of these tensors.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the model has no index of its files.
-    """
+    """List, by file of a sharded model, its tensors whose names have these prefixes."""
     for name in _INDEXES:
         try:
             index = cached_file(model, name, revision=revision)
@@ -109,12 +77,13 @@ def read_tensors(
     return tensors
 
 
-def read_torch_file(path: Path) -> dict:
-    """Read what ``torch.save`` wrote, if it is tensors in plain containers."""
+def read_torch_file(path: Path, key: str | None = None) -> dict:
+    """Read tensors that ``torch.save`` wrote, or those under a key; nothing else."""
     if not path.is_file():
         raise FileNotFoundError(f"There are no weights at {path}; download them there.")
     with loading(path):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return content[key] if key else content
 
 
 def load_model(
