@@ -39,17 +39,25 @@ RESULTS = ROOT / "benchmarks/selection_mini.json"
 SUBJECT, FOLDS, PARTS = 1, (0, 1), 6
 
 CANDIDATES = {  # run -> changes of its values, one candidate each
-    "ours_plus": [
-        "",
-        "training: {learning_rate: 1.0e-3}",
-        "training: {learning_rate: 3.0e-3}",
+    "ours_plus_cnn": [
         "training: {steps: 300}",
+        "training: {steps: 200}",
+        "training: {steps: 300, learning_rate: 1.0e-3}",
+    ],
+    "ours_plus": [
+        "training: {steps: 400}",
+        "training: {steps: 300}",
+        "training: {steps: 400, learning_rate: 1.0e-3}",
     ],
     "ours_v": [
-        "",
-        "training: {learning_rate: 1.0e-3}",
-        "training: {learning_rate: 3.0e-3}",
+        "training: {steps: 400}",
         "training: {steps: 300}",
+        "training: {steps: 400, learning_rate: 1.0e-3}",
+    ],
+    "first_version": [
+        "training: {learning_rate: 1.0e-3}",
+        "training: {learning_rate: 2.0e-3}",
+        "training: {learning_rate: 4.0e-3}",
     ],
     "ours_skip": [
         "training: {learning_rate: 4.0e-4}",
@@ -61,23 +69,10 @@ CANDIDATES = {  # run -> changes of its values, one candidate each
         "training: {learning_rate: 5.0e-4}",
         "training: {learning_rate: 2.0e-3}",
     ],
-    "ours_plus_cnn": [
-        "",
-        "training: {learning_rate: 1.0e-3}",
-        "training: {learning_rate: 3.0e-3}",
-        "training: {steps: 200}",
-    ],
     "synbrain": [
         "training: {learning_rate: 2.0e-3}",
         "training: {learning_rate: 4.0e-3}",
         "training: {learning_rate: 8.0e-3}",
-        "training: {learning_rate: 1.6e-2}",
-    ],
-    "first_version": [
-        "training: {learning_rate: 5.0e-4}",
-        "training: {learning_rate: 1.0e-3}",
-        "training: {learning_rate: 2.0e-3}",
-        "training: {learning_rate: 4.0e-3}",
     ],
     "clip_ridge": ["", "coordinates: {whitening: null}"],
     "image_ridge": [""],

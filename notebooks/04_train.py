@@ -138,15 +138,9 @@ plt.show()
 # tokens attend to each other and to the condition (section 3.2).
 
 # %%
-untrained = methods.build_model(
-    cfg.method,
-    cfg.model,
-    ch_names=ch_names,
-    n_tokens=condition.n_tokens,
-    context_width=condition.width,
-    coordinates=coordinates,
-    diffusion=cfg.diffusion,
-)
+sizes = {"n_tokens": condition.n_tokens, "context_width": condition.width}
+parts = {"ch_names": ch_names, "coordinates": coordinates, "diffusion": cfg.diffusion}
+untrained = methods.build_model(cfg.method, cfg.model, **parts, **sizes)
 is_diffusion = isinstance(untrained, methods.DiffusionModel)
 if is_diffusion:
     print(f"{cfg.label}: {untrained.n_parameters:,} parameters; {cfg.model}")
@@ -211,34 +205,20 @@ if is_diffusion:
 curves = {}
 for seed in cfg.seeds:
     torch.manual_seed(seed)
-    model = methods.build_model(
-        cfg.method,
-        cfg.model,
-        ch_names=ch_names,
-        n_tokens=condition.n_tokens,
-        context_width=condition.width,
-        coordinates=coordinates,
-        diffusion=cfg.diffusion,
-    )
-    curves[seed] = model.fit(
-        training,
-        validation,
-        options=cfg.training,
-        machine=cfg.machine,
-        seed=seed,
-        folder=nb.output("training", seed=seed),
-    )
+    model = methods.build_model(cfg.method, cfg.model, **parts, **sizes)
+    options = {"options": cfg.training, "machine": cfg.machine, "seed": seed}
+    folder = nb.output("training", seed=seed)
+    curves[seed] = model.fit(training, validation, **options, folder=folder)
+    chosen = ("simulated", "method", "conditioning", "tokens", "diffusion", "training")
     recipe = Recipe(
-        **{"simulated": cfg.simulated, "dataset": dataset, "subject": subject},
-        **{"run": run, "seed": seed, "method": cfg.method, "tokens": cfg.tokens},
-        **{key: getattr(cfg, key) for key in ("conditioning", "diffusion", "training")},
+        **{key: getattr(cfg, key) for key in chosen},
+        **{"dataset": dataset, "subject": subject, "run": run, "seed": seed},
         options=cfg.model.model_dump(mode="json"),
-        n_tokens=condition.n_tokens,
-        context_width=condition.width,
         ch_names=ch_names,
         sfreq=recorded.sfreq,
         times=recorded.times.tolist(),
         unit=recorded.unit,
+        **sizes,
     )
     Checkpoint(model, recipe, maps).save_pretrained(nb.output("checkpoint", seed=seed))
 
