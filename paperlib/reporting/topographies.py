@@ -61,17 +61,13 @@ def plot_topographies(
     Parameters
     ----------
     maps
-        Row label -> ndarray of shape (n_windows, C), from :func:`window_means`.
+        Row label -> ndarray of shape (n_windows, C), from `window_means`.
     windows
         Start and end of each window, in seconds.
     info
         Sensor positions, channels in the order of the maps.
     unit
         Of the values, for the color bar.
-
-    Returns
-    -------
-    Figure
     """
     limit = max(np.abs(values).max() for values in maps.values())
     size = (PAGE, 0.5 + len(maps) * 0.95 * PAGE / (len(windows) + 1))
@@ -100,24 +96,14 @@ def plot_response(
 
     Parameters
     ----------
-    image
-        Drawn at the left.
     responses
         Row label -> ndarray of shape (C, T). All share their scales.
-    times : ndarray of shape (T,)
-        In seconds.
-    moments
-        Times of the maps, in seconds.
+    times, moments
+        Of the samples (T,) and of the maps, in seconds.
     regions
         Brain region of each channel, for the colors of the curves.
     info
         Sensor positions, channels in the order of the responses.
-    unit
-        Of the values.
-
-    Returns
-    -------
-    Figure
     """
     n_rows, n_maps = len(responses), len(moments)
     colors = {name: c for name, c in REGION_COLORS.items() if name in regions}
