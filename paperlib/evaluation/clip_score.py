@@ -28,17 +28,11 @@ class Encoder:
     prefix: str = ""
 
 
-def hessel_score(cosine: np.ndarray) -> np.ndarray:
-    """Return 2.5 max(cos, 0) (Hessel et al., 2021, EMNLP); it may exceed 1."""
-    return 2.5 * np.maximum(cosine, 0)
-
-
-def shifted_score(cosine: np.ndarray) -> np.ndarray:
-    """Return (1 + cos) / 2, which lies between 0 and 1."""
-    return (1 + cosine) / 2
-
-
-SCORES = {"2.5 max(cos, 0)": hessel_score, "(1 + cos) / 2": shifted_score}
+SCORES = {
+    "2.5 max(cos, 0)": lambda cosine: 2.5 * np.maximum(cosine, 0),
+    "(1 + cos) / 2": lambda cosine: (1 + cosine) / 2,
+}
+"""Of Hessel et al. (2021, EMNLP), which may exceed 1, and from 0 to 1."""
 
 
 def measure_cosines(
@@ -62,8 +56,7 @@ def measure_cosines(
     encoders
         Those with the same weights should share one ``Clip``.
     rng
-        Pairs each image with one of another concept, the same for all captioners and
-        encoders.
+        Pairs images with those of other concepts, the same for all captioners.
 
     Returns
     -------

@@ -29,7 +29,7 @@ from paperlib.recordings.things_eeg2 import (
     session_folders,
     stimulus_events,
 )
-from paperlib.recordings.trials import select_trials
+from paperlib.recordings.trials import Selection, select_trials
 from paperlib.validation import check_finite, check_option
 
 CHANNEL_SETS = {"all": NICE_CHANNELS, "posterior": POSTERIOR_CHANNELS}
@@ -111,10 +111,12 @@ def preprocess_recordings(
     ) as products:
         for session in tqdm(sessions, desc="Preprocessing", unit="session"):
             kept = {p: selections[p][session.name] for p in PARTITIONS}
-            trials = {}  # N R C T of each partition
-            for p in PARTITIONS:
-                raw = load_recording(session, p)
-                trials[p] = cut_trials(raw, kept[p].onsets, names, options)
+            trials = {  # N R C T
+                p: cut_trials(
+                    load_recording(session, p), kept[p].onsets, names, options
+                )
+                for p in PARTITIONS
+            }
             if options.mvnn != "none":
                 used = PARTITIONS if options.covariance == "both" else ("training",)
                 estimates = [noise_covariance(trials[p], options.mvnn) for p in used]
@@ -125,7 +127,15 @@ def preprocess_recordings(
                 products[p][kept[p].rows[:, None], kept[p].slots] = trials[p]
                 release_memory(products[p])
             del trials  # before those of the next session are cut out
-    counts = pd.DataFrame(
+    counts = _count_trials(recordings, selections)
+    return counts, np.array(covariances).reshape(-1, len(names), len(names))
+
+
+def _count_trials(
+    recordings: dict[str, dict[str, Recording]],
+    selections: dict[str, dict[str, Selection]],
+) -> pd.DataFrame:
+    return pd.DataFrame(
         [
             {
                 "partition": p,
@@ -140,7 +150,6 @@ def preprocess_recordings(
             for name, r in recordings[p].items()
         ]
     )
-    return counts, np.array(covariances).reshape(-1, len(names), len(names))
 
 
 def import_published(

@@ -30,14 +30,10 @@ def score_table(
     measured
         From `describe_scores`, of one captioner.
     published
-        From ``tables/published/``. Data sets that were not measured are left out.
+        From ``tables/published/``. Data sets that were not measured are left out; encoder
+        becomes ``"Published: <captioner>"``.
     subjects
         Data set -> its participants. They share a measured row: all saw its images.
-
-    Returns
-    -------
-    DataFrame
-        The columns of both; encoder is ``"Published: <captioner>"`` in published rows.
     """
     ranges = measured["dataset"].map(lambda name: participant_range(subjects[name]))
     ours = measured.assign(participants=ranges)

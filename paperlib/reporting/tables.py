@@ -35,11 +35,6 @@ def wide_table(
         Methods in their order.
     metrics
         Metric -> column heading, in their order.
-
-    Returns
-    -------
-    DataFrame
-        Text cells, a dash where a method has no score; n is the number of subjects.
     """
     n_subjects = scores.groupby("method")["n_subjects"].max().reindex(rows)
     cells = {
