@@ -1,7 +1,6 @@
 import shutil
 from pathlib import Path
 
-import mne
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +8,7 @@ from meg_participant import (
     EXCERPT,
     SENSORS,
     WHOLE,
+    helmet,
     image_numbers,
     traceable,
     trial_table,
@@ -16,7 +16,7 @@ from meg_participant import (
     write_trial_table,
 )
 
-from paperlib.recordings.sensors import sensor_info, without_serial
+from paperlib.recordings.sensors import sensor_info
 from paperlib.recordings.signals import check_counts, load_signals, select_concepts
 from paperlib.recordings.things_meg import (
     REGION_SIZES,
@@ -315,13 +315,6 @@ def test_trial_table_that_is_none(folder, content):
 
 
 # --- sensors ---
-
-
-def helmet():
-    """The 271 sensors: the whole helmet without the four that failed."""
-    layout = mne.channels.read_layout("CTF-275")
-    names = [without_serial(name) for name in layout.names]
-    return [n for n in names if n not in ("MLF25", "MRF43", "MRO13", "MRO11")]
 
 
 def test_the_sensors_of_the_paper_pass_silently(recwarn):

@@ -1,17 +1,8 @@
 """Preprocessed signals on disk: what notebook 01 writes and all later ones read.
 
 A folder holds ``training.npy`` and ``test.npy``, float32, of shape (images,
-repetitions, channels, times), and ``info.json``. Row i belongs to condition i + 1.
-
-Adding a data set
------------------
-Recordings of your own need three things. (1) For each participant, a folder written by
-`save_signals`: single trials of training and test images as arrays, channel names,
-sampling rate and unit. In ``<data_root>/things-eeg2/preprocessed_data/sub-01``, with a
-data root of its own, notebook 01 reads it with ``source: published``. (2) Channels
-whose region and position are known: electrodes of the 10-10 system or CTF sensors; for
-others, extend `regions.channel_regions` and `sensors.sensor_info`. (3) The images, in
-the order of the rows, with an ``image_metadata.npy`` as in THINGS-EEG2.
+repetitions, channels, times), and ``info.json``. Row i belongs to condition i + 1. The
+end of notebook 01 says how a data set of your own comes in.
 """
 
 import mmap

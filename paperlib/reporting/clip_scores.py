@@ -30,8 +30,8 @@ def score_table(
     measured
         From `describe_scores`, of one captioner.
     published
-        From ``tables/published/``. Data sets that were not measured are left out; encoder
-        becomes ``"Published: <captioner>"``.
+        From ``tables/published/``. Data sets that were not measured are left out;
+        encoder becomes ``"Published: <captioner>"``.
     subjects
         Data set -> its participants. They share a measured row: all saw its images.
     """

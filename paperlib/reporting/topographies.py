@@ -20,8 +20,8 @@ def window_means(
 ) -> np.ndarray:
     """Average a response (C, T) over windows as (n_windows, C).
 
-    Times are in seconds; the start of a window belongs to it, its end does not. A window
-    without a sample raises ValueError.
+    Times are in seconds; the start of a window belongs to it, its end does not. A
+    window without a sample raises ValueError.
     """
     chosen = [(times >= start) & (times < end) for start, end in windows]
     for (start, end), inside in zip(windows, chosen, strict=True):
@@ -42,8 +42,8 @@ def plot_topographies(
 ) -> Figure:
     """Draw rows of scalp maps on one color scale, symmetric about zero.
 
-    Each row is labelled and has maps of shape (n_windows, C) from `window_means`. Colors
-    end with the sensors: nothing is extrapolated to the edge of the head.
+    Each row is labelled and has maps of shape (n_windows, C) from `window_means`.
+    Colors end with the sensors: nothing is extrapolated to the edge of the head.
     """
     limit = max(np.abs(values).max() for values in maps.values())
     size = (PAGE, 0.5 + len(maps) * 0.95 * PAGE / (len(windows) + 1))
