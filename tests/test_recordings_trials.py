@@ -7,12 +7,7 @@ from paperlib.recordings.trials import select_trials
 
 SEED = 20200220
 # Lists computed once from numpy's RandomState(20200220).shuffle.
-DRAWN = {
-    2: [1, 0],
-    3: [1, 2],
-    4: [2, 1],
-    5: [3, 2],
-}
+DRAWN = {2: [1, 0], 3: [1, 2], 4: [2, 1], 5: [3, 2]}
 DRAWN_TEST = {
     20: [11, 1, 17, 0, 12, 10, 18, 14, 5, 19, 9, 16, 6, 15, 2, 3, 7, 13, 4, 8],
     21: [11, 1, 18, 0, 12, 10, 19, 14, 5, 20, 9, 17, 6, 16, 2, 15, 3, 7, 13, 4],

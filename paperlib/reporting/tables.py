@@ -35,11 +35,6 @@ def wide_table(
         Methods in their order.
     metrics
         Metric -> column heading, in their order.
-
-    Returns
-    -------
-    DataFrame
-        Text cells, a dash where a method has no score; n is the number of subjects.
     """
     n_subjects = scores.groupby("method")["n_subjects"].max().reindex(rows)
     cells = {
@@ -69,24 +64,14 @@ def save_table(
     stem
         Path without ending; its last part is the LaTeX label.
     tidy
-        One value per cell, full precision.
+        One value per cell, full precision. Rows in which a name begins with
+        "Published: " are the paper's, never simulated.
     wide
         What a reader sees; the name of its index heads the first column.
     caption
         What the numbers are, their intervals and n.
     simulated
-        Whether the participants of the measured rows are; caption and a column of the
-        CSV say so. Rows in which a name begins with "Published: " are the paper's.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-
-    Raises
-    ------
-    ValueError
-        If the index of ``wide`` has no name.
+        Caption and a column of the CSV say so.
     """
     if not wide.index.name:
         raise ValueError("The index of `wide` needs a name: it heads the first column.")
