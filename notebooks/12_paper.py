@@ -65,7 +65,7 @@ tables = {
     for file in sorted(nb.input("table", name="").glob("*.md"))
 }
 pictures = {
-    file.stem: page.embed(file)
+    file.stem: page.embed(file, scale=0.64)  # from 300 dpi
     for file in sorted(nb.input("figure", name="").glob("*.png"))
 }
 size = sum(len(picture["src"]) for picture in pictures.values()) / 1e6

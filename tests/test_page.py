@@ -31,10 +31,9 @@ CHECKS = """
 <script>
 const frame = document.getElementById("paper");
 frame.srcdoc = PAGE;
-frame.onload = async () => {
+frame.onload = () => {
   const paper = frame.contentDocument, found = {};
   const all = selector => [...paper.querySelectorAll(selector)];
-  await Promise.all(all("img").map(image => image.decode()));
   found.images = all("img").length;
   found.loaded = all("img").every(image => image.complete && image.naturalWidth > 0);
   found.width = paper.documentElement.scrollWidth;
@@ -80,9 +79,9 @@ def test_tables_are_read_as_written(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_pictures_are_embedded_no_wider_than_wanted(mode, tmp_path):
+def test_pictures_are_embedded_as_large_as_wanted(mode, tmp_path):
     Image.new(mode, (400, 100), "red").save(tmp_path / "wide.png")
-    picture = page.embed(tmp_path / "wide.png", width=200)
+    picture = page.embed(tmp_path / "wide.png", scale=0.5)
     assert picture["src"].startswith("data:image/png;base64,")
     assert (picture["width"], picture["height"]) == (200, 50)
 

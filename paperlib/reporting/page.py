@@ -58,10 +58,10 @@ def read_table(file: Path) -> dict:
     return {"header": header, "rows": rows, "caption": caption}
 
 
-def embed(picture: Path | Image.Image | Figure, width: int = 1280) -> dict:
+def embed(picture: Path | Image.Image | Figure, scale: float = 1.0) -> dict:
     """Return a picture as a PNG of 128 colors: src (a data URI), width and height.
 
-    Pictures wider than ``width`` pixels are made smaller.
+    ``scale`` makes it smaller, all figures by the same factor for equal letters.
     """
     if isinstance(picture, Figure):
         file = BytesIO()
@@ -71,7 +71,8 @@ def embed(picture: Path | Image.Image | Figure, width: int = 1280) -> dict:
     if image.mode != "P":
         is_opaque = image.mode == "RGB" or image.getchannel("A").getextrema()[0] == 255
         image = image.convert("RGB" if is_opaque else "RGBA")
-        image.thumbnail((width, 10 * width), Image.Resampling.LANCZOS)
+        size = [round(scale * side) for side in image.size]
+        image = image.resize(size, Image.Resampling.LANCZOS)
         method = Image.Quantize.MEDIANCUT if is_opaque else Image.Quantize.FASTOCTREE
         image = image.quantize(128, method=method, dither=Image.Dither.NONE)
     file = BytesIO()
