@@ -13,7 +13,9 @@ from paperlib.reporting.figures import SIMULATED
 MISSING = "–"
 
 
-def format_interval(mean: float, low: float, high: float, digits: int = 3) -> str:
+def format_interval(
+    mean: float, low: float = np.nan, high: float = np.nan, digits: int = 3
+) -> str:
     """Write ``mean [low, high]``; a value that is not defined becomes a dash."""
     if np.isnan(mean):
         return MISSING
