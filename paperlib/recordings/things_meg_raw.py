@@ -104,7 +104,7 @@ def preprocess_runs(
 
 
 def find_runs(folder: Path, subject: int) -> list[BIDSPath]:
-    """List a participant's runs, of which one must exist, in order of time."""
+    """List the runs of a participant in order of time; there must be one."""
     runs = find_matching_paths(
         folder,
         subjects=f"BIGMEG{subject}",
