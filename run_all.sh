@@ -3,42 +3,33 @@
 #
 #   ./run_all.sh                       every table and figure, on the embedded data
 #   ./run_all.sh test                  the tests
+#   ./run_all.sh tab07 fig03           tables and figures whose names begin so
 #   ./run_all.sh --config paper        on the real recordings
 #   ./run_all.sh check --config paper  which of them, and which weights, are missing
-#   ./run_all.sh plan --config paper   every run of it, and the GPU hours; needs no data
-#   ./run_all.sh fetch --config paper --dataset things-eeg2 --subjects 1,3   brings them
-#   ./run_all.sh --only tab07          one table or figure, by how its name begins
-#   ./run_all.sh --config paper --profile config/profiles/slurm   on a cluster
-#   ./run_all.sh --cores 4 -n          any other option or target goes to Snakemake
-#   ./run_all.sh tables/mini/tab01_things_eeg2.csv
+#   ./run_all.sh fetch --config paper --dataset things-eeg2 --subjects 1,3   gets them
+#   ./run_all.sh --config paper --profile workflow/profiles/slurm   on a cluster
+#   ./run_all.sh --cores 4 -n          other options and targets go to Snakemake
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 say() { printf '\n== %s\n' "$*"; }
+fail() { printf 'run_all.sh: %s\n' "$*" >&2; exit 1; }
 
-fail() {
-    printf 'run_all.sh: %s\n' "$*" >&2
-    exit 1
-}
-
-# Print the first Python that is new enough.
-find_python() {
-    local candidate
-    for candidate in python3 python3.11 python3.12 python3.13 python; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            command -v "$candidate"
-            return
-        fi
-    done
-    fail "needs Python 3.11 or newer and found none; install it from python.org or with conda (environment.yml) and run this again."
-}
+# Say whether a command is a Python that the pinned packages are made for.
+fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
 # Install the pinned packages into .venv; a finished installation leaves its pins behind.
 install() {
     local python
-    python=$(find_python)
+    for python in python3 python3.11 python3.12 python3.13 python none; do
+        ! fits "$python" || break
+    done
+    [ "$python" != none ] || fail "needs Python 3.11, 3.12 or 3.13; found" \
+        "$(python3 --version 2>/dev/null || echo none). Install one from python.org or" \
+        "with conda (environment.yml) and run this again."
     say "Setting up .venv with $("$python" --version) (once; a few minutes)"
-    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv
+    fits .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1 ||
+        "$python" -m venv --clear .venv
     # torch first: other packages would otherwise choose a version of it
     .venv/bin/python -m pip install --quiet --quiet "$(grep '^torch==' requirements.txt)"
     .venv/bin/python -m pip install --quiet --quiet -r requirements.txt
@@ -46,87 +37,72 @@ install() {
     cp requirements.txt .venv/installed.txt
 }
 
-# Put an environment that satisfies the pins first on the PATH.
+# Put the active environment first on the PATH if this package is installed in it, else
+# .venv; keep away what the shell holds for other work.
 set_up() {
-    local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
-    if [ -n "$active" ] && "$active/bin/python" paperlib/environment.py requirements.txt; then
+    local name active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+    unset PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
+    for name in ${!SNAKEMAKE_@}; do unset "$name"; done
+    if [ ! -w "${HOME:-/nonexistent}" ]; then  # caches need a place
+        export HOME=$PWD/.home USER=${USER:-$(id -u)}
+        mkdir -p "$HOME"
+    fi
+    if [ -n "$active" ] && (cd / && "$active/bin/python" -c \
+        'from importlib.metadata import version; version("paperlib")' 2>/dev/null); then
         say "Using the active environment $active"
-        PATH="$active/bin:$PATH"
     else
         cmp -s requirements.txt .venv/installed.txt || install
-        PATH="$PWD/.venv/bin:$PATH"
+        active=$PWD/.venv
     fi
-    export PATH PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+    export PATH="$active/bin:$PATH" PYTHONPATH=$PWD
 }
 
-# Show what there is to look at.
-list_results() {
-    say "Tables and figures of the configuration $1"
-    { find "tables/$1" "figures/$1" -type f -name "$2*" ! -name '.*' 2>/dev/null || true; } | sort
-}
-
-config=mini
-only=
-cores=
-dry_run=
-profile=
-targets=
-task=reproduce
+config=mini only= cores= kind=run profile=
 passed=()
-case ${1:-} in  # a command is the first word
-    test) shift
-        set_up
-        say "Running the tests"
+case ${1:-} in
+    test) shift; set_up; say "Running the tests"
         exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
-    check | fetch | plan) task=$1; shift ;;
+    check | fetch)
+        set_up
+        [[ " $* " == *" --config"* ]] || set -- "$@" --config mini
+        exec python -m workflow.data "$@" ;;
 esac
 while [ $# -gt 0 ]; do
     case $1 in
-        -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         --config) config=${2:?--config needs a name}; shift ;;
         --config=*) config=${1#*=} ;;
-        --profile) passed+=("$1" "${2:?--profile needs a folder}"); profile=yes; shift ;;
-        --profile=*) passed+=("$1"); profile=yes ;;
-        --only) only=${2:?--only needs the beginning of a name, such as tab07}; shift ;;
-        --only=*) only=${1#*=} ;;
         --cores) cores=${2:?--cores needs a number}; shift ;;
         --cores=*) cores=${1#*=} ;;
-        -n | --dry-run) dry_run=yes; passed+=("$1") ;;  # which also says why
-        -*) passed+=("$1") ;;
-        *) passed+=("$1"); [[ $1 != */* ]] || targets=yes ;;
+        --profile) passed+=("$1" "${2:?--profile needs a folder}"); profile=yes; shift ;;
+        --profile=*) passed+=("$1"); profile=yes ;;
+        -n | --dry-run) passed+=(-n); kind=dry ;;
+        tab[0-9]* | fig[0-9]*) only+=${only:+,}$1; [ $kind = dry ] || kind=part ;;
+        *) passed+=("$1"); [[ $kind$1 != run*/* ]] || kind=part ;;
     esac
     shift
 done
 
 set_up
-if [ "$task" = plan ]; then
-    passed+=(--quiet host rules reason progress -n --forceall)
-    dry_run=yes
-elif [ "$task" != reproduce ]; then
-    exec python -m paperlib "$task" --config "$config" ${passed[@]+"${passed[@]}"}
-fi
-
-# A whole run stops here if inputs are missing; of a part, Snakemake knows what it needs.
-if [ -z "$dry_run" ] && ! python -m paperlib check --config "$config"; then
-    [ -n "$only$targets" ] || fail "the run needs what is missing above."
-    say "Going on with what was asked for"
-fi
-
-[ -n "$dry_run" ] || passed+=(--quiet reason)
-machine=()
-if [ -z "$profile" ]; then  # which else says how much there is
-    cores=${cores:-all}
-    memory=$(python -c 'import os; print(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6)')
-    machine=(--resources "mem_mb=$memory")  # a run that declares more has it for itself
-    gpus=$(python -m paperlib.gpus)
-    [ "$gpus" -gt 0 ] || [ "$config" != paper ] || say "No NVIDIA GPU here: networks of full size would train for months"
-    [ "$gpus" -eq 0 ] || machine+=("gpu=$gpus")  # one run on each at a time
-fi
-# Snakemake looks for work once more a timespan for every run that has finished: with its
-# default of a second that is a quarter of a core.
+mkdir -p .snakemake
+exec 9>>.snakemake/run.lock  # locked as long as this script or Snakemake runs
+machine=$(python -m workflow.preflight "$config" $kind ${passed[@]+"${passed[@]}"}) || exit 1
+if [ -n "$profile" ]; then machine=; else cores=${cores:-all}; fi  # a profile says it itself
 say "Configuration $config, cores: ${cores:-as in the profile}"
-python -m snakemake ${cores:+--cores "$cores"} ${machine[@]+"${machine[@]}"} \
-    --config "config=$config" ${only:+"only=$only"} \
-    --max-jobs-per-timespan 100/10s --rerun-incomplete --keep-going ${passed[@]+"${passed[@]}"}
-[ -n "$dry_run" ] || list_results "$config" "$only"
+# Snakemake looks for jobs once a timespan; with its default of a second that is a quarter
+# of a core. Its own lock, which a killed run leaves behind, is not needed.
+# On one machine, notebooks are forked from a process that has imported their packages.
+export HF_HUB_OFFLINE=1 TQDM_MININTERVAL=20  # of notebooks; s between lines in a log
+preloaded=(python workflow/preloaded.py serve)
+[ $kind = dry ] || passed+=(--quiet reason)
+[ -z "$profile" ] && [ $kind != dry ] && [ "$(uname)" = Linux ] || preloaded=()
+# shellcheck disable=SC2086
+${preloaded[@]+"${preloaded[@]}"} python -m snakemake --snakefile workflow/Snakefile \
+    --nolock --rerun-incomplete --keep-going ${machine} ${cores:+--cores "$cores"} --max-jobs-per-timespan 100/10s \
+    --config "config=$config" ${only:+"only=$only"} ${passed[@]+"${passed[@]}"} || exit 1
+if [ $kind != dry ]; then
+    name=$(basename "${config%.*}")
+    say "Tables and figures of the configuration $name"
+    { find "tables/$name" "figures/$name" -type f ! -name '.*' 2>/dev/null || true; } | sort
+fi
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"

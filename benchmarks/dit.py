@@ -202,7 +202,10 @@ def sampling(network: nn.Module, shape: tuple[int, int], task: Task) -> Callable
     noise = torch.randn(task.batch, *shape, device=device)
     tokens = torch.randn(at_once, CONTEXT_TOKENS, CONTEXT_WIDTH, device=device)
     alpha_bar = linear_alpha_bar(1000, 1e-4, 0.02).to(device)
-    schedule = {"pairs": timestep_pairs(1000, task.steps), "alpha_bar": alpha_bar}
+    schedule = {
+        "pairs": timestep_pairs(alpha_bar.cpu(), task.steps),
+        "alpha_bar": alpha_bar,
+    }
 
     @torch.inference_mode()
     def sample() -> None:

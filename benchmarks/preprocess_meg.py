@@ -33,13 +33,12 @@ from paperlib.recordings.things_meg import (
     REGION_SIZES,
     TRIAL_TABLE,
     import_epochs,
-    list_images,
 )
 
 N_EPOCHS, N_TEST, N_REPETITIONS = 27_048, 200, 12
 SFREQ, N_TIMES, SPACING = 200.0, 281, 5  # Hz; samples; samples between epochs written
 MISSING = ("MLF25", "MRF43", "MRO13", "MRO11")  # sensors of the helmet
-EPOCHS_FILE = "preprocessed_P1-epo.fif"
+EPOCHS_FILE = "derivatives/preprocessed/preprocessed_P1-epo.fif"
 MARGIN = 5e9  # bytes left free on the disk
 
 
@@ -75,7 +74,8 @@ def write_participant(folder: Path, n_epochs: int) -> None:
     kinds = np.where(shown > N_REPETITIONS, "catch", np.where(shown > 1, "test", "exp"))
     table = pd.DataFrame({"trial_type": kinds, "things_image_nr": numbers})
     table["image_path"] = [f"images_meg/a/a_{number:05d}.jpg" for number in numbers]
-    (folder / TRIAL_TABLE).parent.mkdir()
+    for file in (TRIAL_TABLE, EPOCHS_FILE):
+        (folder / file).parent.mkdir(parents=True)
     table.to_csv(folder / TRIAL_TABLE, index=False)
     names = sensors()
     noise = np.random.default_rng(1).standard_normal(
@@ -100,10 +100,7 @@ def measured(folder: Path) -> dict[str, float]:
     before = _peak_megabytes()
     wall, processor = time.perf_counter(), time.process_time()
     counts = import_epochs(
-        folder / EPOCHS_FILE,
-        folder / "signals",
-        images=list_images(folder),
-        concepts="all_concepts",
+        folder, folder / "signals", subject=1, concepts="all_concepts"
     )
     return {
         "kept_epochs": int(counts["kept"].sum()),
@@ -139,7 +136,7 @@ def main() -> None:
         _check_space(folder, n_epochs)
         with spawn.Pool(1) as pool:
             pool.apply(write_participant, (folder, n_epochs))
-        parts = sorted(folder.glob("*.fif"))
+        parts = sorted((folder / EPOCHS_FILE).parent.glob("*.fif"))
         size = {"files": len(parts), "bytes": sum(p.stat().st_size for p in parts)}
         with spawn.Pool(1) as pool:
             results = pool.apply(measured, (folder,))

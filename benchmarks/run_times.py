@@ -17,7 +17,7 @@ import pandas as pd
 
 from paperlib.atomic import write_text
 from paperlib.config import load_config
-from paperlib.paths import ROOT, template
+from paperlib.paths import IDENTITY, ROOT, template
 
 
 def read_records(folder: Path) -> pd.DataFrame:
@@ -27,13 +27,13 @@ def read_records(folder: Path) -> pd.DataFrame:
         record = json.loads(path.read_text())
         rows.append(
             {
-                "notebook": record["settings"]["notebook"],
+                "notebook": next(n for n in IDENTITY if path.name.startswith(n)),
                 "began": datetime.fromisoformat(record["started"]).timestamp(),
                 "seconds": record["seconds"],
-                "core_seconds": record["seconds"] * record["environment"]["threads"],
+                "core_seconds": record["core_seconds"],
                 "gib": record["peak_memory_bytes"] / 2**30,
-                "commit": record["environment"]["commit"],
-                "machine": record["environment"]["machine"],
+                "commit": record["commit"],
+                "machine": record["machine"],
             }
         )
     if not rows:
@@ -67,10 +67,10 @@ def size_on_disk(folder: Path) -> float:
 
 def main(config: str) -> None:
     """Summarize the records of a configuration."""
-    settings = load_config(config)
-    keys = {"config": settings["name"], "job": "any"}
+    cfg = load_config(config)
+    keys = {"config": cfg.name, "job": "any"}
     records = read_records((ROOT / template("record", **keys)).parent)
-    folders = {"data": settings["data_root"], "results": f"results/{settings['name']}"}
+    folders = {"data": cfg.data_root, "results": f"results/{cfg.name}"}
     result = {
         "date": datetime.fromtimestamp(records["began"].max()).date().isoformat(),
         "commit": records["commit"].iloc[-1],
@@ -79,7 +79,7 @@ def main(config: str) -> None:
         "disk_gib": {name: size_on_disk(ROOT / f) for name, f in folders.items()},
     }
     text = json.dumps(result, indent=2) + "\n"
-    write_text(ROOT / f"benchmarks/run_times_{settings['name']}.json", text)
+    write_text(ROOT / f"benchmarks/run_times_{cfg.name}.json", text)
     print(text)
 
 

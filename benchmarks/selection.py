@@ -1,124 +1,182 @@
 """What values of ``mini`` were chosen by: scores on held-out training concepts.
 
-Each candidate changes some values of a run. It is trained as notebook 04 trains it, and
-then answers for the training concepts that it was not trained on; the test images are
-not read. It takes signals and tokens of a finished ``./run_all.sh``:
+Each candidate changes some values of a run. It is fitted as in notebook 04, to five
+sixths of the training concepts, and predicts the responses to the others; the test
+images are not read. It takes signals and tokens of a finished ``./run_all.sh``:
 
     python benchmarks/selection.py things-eeg2                # every candidate
     python benchmarks/selection.py things-eeg2 first_version  # those of some runs
 
 Writes ``benchmarks/selection_mini.json``, a candidate at a time. A change is empty
-where the run is as it is configured; other seeds show what luck does.
+where the run is as it is configured. Scores are those of the posterior mean, averaged
+over the folds (disjoint sets of held-out concepts).
 """
 
 import json
 import sys
 import tempfile
 import time
-from datetime import date
-from itertools import product
 from pathlib import Path
 
 import numpy as np
-from machine import processor
+import torch
 
 from paperlib.atomic import write_text
-from paperlib.config import load_settings
+from paperlib.config import Config, load_config
+from paperlib.coordinates import fit_coordinates
 from paperlib.evaluation.identification import response_correlations, top_hits
-from paperlib.evaluation.metrics import pearson_flattened
-from paperlib.methods import respond
-from paperlib.paths import ROOT, locate
-from paperlib.recordings.signals import average_repetitions, mean_response
-from paperlib.runs import fit_data, make_recipe, open_training_data
-from paperlib.stimuli.conditions import open_condition
+from paperlib.evaluation.metrics import pearson, pearson_flattened
+from paperlib.methods import build_model
+from paperlib.paths import ROOT, template
+from paperlib.recordings.signals import load_signals, select_concepts, training_targets
+from paperlib.stimuli.conditions import Condition
+from paperlib.stimuli.images import read_images
+from paperlib.stimuli.map_tokens import fit_map_tokens
+from paperlib.stimuli.tokens import Tokens
+from paperlib.training import Pairs
 
 RESULTS = ROOT / "benchmarks/selection_mini.json"
-SUBJECT = 1
+SUBJECT, FOLDS, PARTS = 1, (0, 1), 6
 
-CANDIDATES = {  # run -> changes of its values, one candidate each
-    "ours_plus": [
-        "",
-        "training: {learning_rate: 2.0e-3}",
-        "training: {learning_rate: 8.0e-3}",
-        "training: {batch_size: 8, steps: 1500}",
-    ],
-    "ours_v": [
-        "",
-        "diffusion: {beta_end: 0.02}",
-        "diffusion: {beta_end: 0.05}",
-    ],
-    "ours": [
-        "",
-        "training: {learning_rate: 1.0e-4}",
-        "training: {learning_rate: 5.0e-4}",
-        "training: {learning_rate: 2.0e-3}",
-    ],
-    "first_version": [
-        "",
-        "training: {learning_rate: 2.5e-4}",
-        "training: {learning_rate: 5.0e-4}",
-        "training: {learning_rate: 2.0e-3}",
-        "training: {learning_rate: 4.0e-3}",
-        "training: {batch_size: 16, steps: 400, learning_rate: 5.0e-4}",
-        "sampling: {eta: 0.0}",
-    ],
-    "synbrain": [
-        "",
-        "training: {learning_rate: 2.0e-3}",
-        "training: {learning_rate: 4.0e-3}",
-        "training: {learning_rate: 1.6e-2}",
-    ],
+CANDIDATES = {  # data set -> run -> changes of its values, one candidate each
+    "things-eeg2": {
+        "ours_plus_cnn": [
+            "training: {steps: 300}",
+            "training: {steps: 200}",
+            "training: {steps: 300, learning_rate: 1.0e-3}",
+        ],
+        "ours_plus": [
+            "training: {steps: 400}",
+            "training: {steps: 300}",
+            "training: {steps: 400, learning_rate: 1.0e-3}",
+        ],
+        "ours_v": [
+            "training: {steps: 400}",
+            "training: {steps: 300}",
+            "training: {steps: 400, learning_rate: 1.0e-3}",
+        ],
+        "ours_skip": [
+            "training: {learning_rate: 4.0e-4}",
+            "training: {learning_rate: 7.5e-4}",
+            "training: {learning_rate: 1.5e-3}",
+        ],
+        "ours": [
+            "",
+            "training: {learning_rate: 5.0e-4}",
+            "training: {learning_rate: 2.0e-3}",
+        ],
+        "synbrain": [
+            "training: {learning_rate: 2.0e-3}",
+            "training: {learning_rate: 4.0e-3}",
+            "training: {learning_rate: 8.0e-3}",
+        ],
+        "first_version": [
+            "training: {learning_rate: 1.0e-3}",
+            "training: {learning_rate: 2.0e-3}",
+            "training: {learning_rate: 4.0e-3}",
+        ],
+        "image_ridge": [""],
+        "cnn_ridge": [""],
+    },
+    "things-meg": {
+        "ours_plus": [
+            "coordinates: {whitening: 0.25}",
+            "coordinates: {whitening: 0.35}",
+        ],
+        "ours_plus_cnn": [
+            "training: {steps: 260}",
+            "training: {steps: 260, learning_rate: 7.5e-4}",
+            "training: {steps: 160}",
+            "training: {steps: 260}, model: {width: 32, heads: 2}",
+        ],
+        "synbrain": [
+            "training: {learning_rate: 4.0e-3}",
+            "training: {learning_rate: 8.0e-3}",
+        ],
+        "first_version": [
+            "training: {learning_rate: 1.0e-3}",
+            "training: {learning_rate: 4.0e-3}",
+        ],
+        "image_ridge": [""],
+        "cnn_ridge": [""],
+    },
 }
-SEEDS = {"ours_plus": (0, 1, 2)}  # of other runs: 0
 
 
-def validate(dataset: str, run: str, change: str, seed: int) -> dict:
-    """Train a candidate and score it on concepts that it has not seen."""
-    entries = {"dataset": dataset, "run": run}
-    overrides = f"runs: {{{run}: {{{change}}}}}" if change else ""
-    settings = load_settings("04_train", "mini", overrides, **entries)
-    sampling = load_settings("05_sample", "mini", overrides, **entries)["sampling"]
-    keys = {**entries, "subject": SUBJECT, "seed": seed}
-    where = locate(settings, **keys)
-    data = open_training_data(settings, where, seed=seed)
-    recipe = make_recipe(settings, data, keys)
+def validate(cfg: Config, dataset: str, fold: int, seed: int) -> dict[str, float]:
+    """Fit a candidate and score it on concepts that it has not seen."""
+    known = {"config": "mini", "data_root": cfg.data_root, "dataset": dataset}
+    known |= {"subject": SUBJECT}
+    recorded = load_signals(ROOT / template("signals", **known))
+    images = read_images(ROOT / template("images", **known))
+    images = select_concepts(images, recorded.concepts)
+    images = images[images["partition"] == "training"].reset_index(drop=True)
+    names = np.random.default_rng(1).permutation(images["concept"].unique())
+    is_held_out = images["concept"].isin(np.array_split(names, PARTS)[fold])
+    rows, unseen = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+
     began = time.process_time()
+    responses = training_targets(recorded, cfg.training.repetitions)  # N R C T
+    files = [template("tokens", tokens=name, **known) for name in cfg.token_sources]
+    sources = [Tokens(ROOT / file) for file in files]
+    if layers := cfg.conditioning.layers:
+        chosen = images["image_id"][rows].tolist()
+        sources[-1] = fit_map_tokens(sources[-1], layers, chosen)
+    condition = Condition(sources, images["image_id"])
+    coordinates = fit_coordinates(responses, rows, **cfg.coordinates.model_dump())
+    torch.manual_seed(seed)
+    model = build_model(
+        cfg.method,
+        cfg.model,
+        ch_names=recorded.ch_names,
+        n_tokens=condition.n_tokens,
+        context_width=condition.width,
+        coordinates=coordinates,
+        diffusion=cfg.diffusion,
+    )
+    pairs = [
+        Pairs(responses, part, context=condition, coordinates=coordinates)
+        for part in (rows, unseen)
+    ]
+    options = {"options": cfg.training, "machine": cfg.machine, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
-        states = {"folder": Path(folder), "inputs": []}
-        model, curve = fit_data(recipe, data, settings=settings, **states)
+        curve = model.fit(*pairs, folder=Path(folder), **options)
     seconds = time.process_time() - began
-    unseen = data.validation.rows
-    common = mean_response(data.signals.training[data.training.rows])  # C T
-    asked = data.images["image_id"].iloc[unseen]
-    condition = open_condition(settings["conditioning"], where, asked)
-    generated = respond(model, recipe, condition, sampling=sampling, seed=0).mean(1)
-    recorded = average_repetitions(data.signals.training[unseen])  # N C T
-    specific = pearson_flattened(generated - common, recorded - common)
-    hits = top_hits(response_correlations(recorded, generated), k=5)
+
+    asked = Condition(sources, images["image_id"][unseen])
+    options = {"sampling": cfg.sampling, "machine": cfg.machine, "seed": 0}
+    expected, truth = model.posterior_mean(asked, **options), responses[unseen].mean(1)
+    common = responses[rows].mean((0, 1))
+    specific = pearson_flattened(expected - common, truth - common)
+    hits = top_hits(response_correlations(truth, expected), k=5)
     return {
-        **keys,
-        "change": change,
-        "core_seconds": round(seconds, 1),
-        "validation_loss": round(curve[-1]["validation_loss"], 4),
-        "pearson_specific": round(float(specific.mean()), 4),
-        "top5": round(float(np.mean(hits)), 3),
-        "n_images": len(unseen),
+        "specific": float(specific.mean()),
+        "pearson": float(pearson(expected, truth).mean()),
+        "mse": float(np.square(expected - truth).mean()),
+        "top5": float(np.mean(hits)),
+        "validation_loss": float(curve["validation_loss"].iloc[-1]),
+        "core_seconds": seconds,
     }
 
 
 def main() -> None:
     """Score every candidate that was asked for, keeping what others scored."""
     dataset, *runs = sys.argv[1:]
-    runs = runs or list(CANDIDATES)
-    kept = json.loads(RESULTS.read_text())["candidates"] if RESULTS.is_file() else []
+    candidates = CANDIDATES[dataset]
+    runs = runs or list(candidates)
+    kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
     rows = [r for r in kept if r["dataset"] != dataset or r["run"] not in runs]
-    about = {"date": str(date.today()), "machine": processor()}
     for run in runs:
-        for change, seed in product(CANDIDATES[run], SEEDS.get(run, (0,))):
-            rows.append(validate(dataset, run, change, seed))
-            print(json.dumps(rows[-1]), flush=True)
-            written = about | {"candidates": rows}
-            write_text(RESULTS, json.dumps(written, indent=2) + "\n")
+        for change in candidates[run]:
+            overrides = f"runs: {{{run}: {{{change}}}}}" if change else ""
+            cfg = load_config("mini", overrides).of(dataset=dataset, run=run)
+            scores = [validate(cfg, dataset, fold, seed=0) for fold in FOLDS]
+            row = {"dataset": dataset, "run": run, "change": change}
+            row |= {k: round(np.mean([s[k] for s in scores]), 4) for k in scores[0]}
+            row["folds"] = [round(score["specific"], 4) for score in scores]
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            write_text(RESULTS, json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

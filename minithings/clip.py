@@ -5,7 +5,6 @@ from pathlib import Path
 
 import open_clip
 import torch
-from paperlib.stimuli.clip import load_clip
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from minithings.examples import (
 from minithings.scenes import Scene, describe
 from minithings.world import World
 from paperlib.atomic import atomic_path, write_text
+from paperlib.stimuli.clip import load_clip
 
 CONFIG = {
     "embed_dim": 64,

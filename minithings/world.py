@@ -95,7 +95,8 @@ def clear_world(folder: Path) -> None:
     FileExistsError
         If the folder holds files and no mark that they are simulated.
     """
-    if folder.is_dir() and not (folder / _MARK).is_file() and any(folder.iterdir()):
+    has_files = any(path.is_file() for path in folder.rglob("*"))
+    if has_files and not (folder / _MARK).is_file():
         raise FileExistsError(
             f"{folder} holds files that may not be simulated: expected an empty folder "
             f"or one with {_MARK}. Move them away, or choose another data_root."

@@ -15,8 +15,7 @@
 # # 02 Caption
 #
 # *What does each image show, in words?* A vision-language model describes every image
-# once (paper, section 3.2.2, Appendix F). Which model is behind a captioner's name is
-# said in the configuration.
+# once (paper, section 3.2.2, Appendix F).
 #
 # - Reads: images, or a file of captions that another program wrote
 # - Writes: captions, one JSON object a line
@@ -24,7 +23,7 @@
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/
-overrides: str = ""  # YAML that replaces values, as in "captioning: {batch_size: 8}"
+overrides: str = ""  # YAML that replaces values, as in "captioning: {prompt: Why?}"
 dataset: str = "things-eeg2"
 captioner: str = "qwen2-vl"  # an entry of the configuration's captioners
 
@@ -33,66 +32,99 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 
 from paperlib.checkpoints import pick_device
-from paperlib.config import load_settings
-from paperlib.paths import ROOT, locate
-from paperlib.provenance import start_record
-from paperlib.reporting.figures import COLORS, COLUMN, PAGE, set_theme
-from paperlib.stimuli.captioners import load_captioner, pick_dtype
-from paperlib.stimuli.captions import (
-    CLIP_CONTEXT,
-    import_captions,
-    read_captions,
-    save_imported_captions,
-    write_captions,
-)
+from paperlib.notebook import open_notebook
+from paperlib.reporting import figures
+from paperlib.stimuli.captioners import load_captioner
+from paperlib.stimuli.captions import import_captions, read_captions, write_captions
 from paperlib.stimuli.images import open_image, read_images
 from paperlib.validation import check_option
 
 # %%
-keys = {"dataset": dataset, "captioner": captioner}
-settings = load_settings("02_caption", config, overrides, dataset=dataset)
-where = locate(settings, **keys)
-record = start_record(settings, config=config, overrides=overrides, **keys)
-set_theme()
-captioning = settings["captioning"]
-check_option("captioner", captioner, tuple(captioning["captioners"]))
-source = captioning["captioners"][captioner]
+nb = open_notebook("02_caption", globals())
+cfg = nb.cfg.captioning
+figures.set_theme()
+check_option("captioner", captioner, tuple(cfg.captioners))
+source = cfg.captioners[captioner]
+from_file = source.kind == "file"
 
 # %%
-images = read_images(where("images"))
+images = read_images(nb.input("images"))
 print(
-    f"{len(images)} images of {images['concept'].nunique()} concepts, "
+    f"{len(images):,} images of {images['concept'].nunique():,} concepts, "
     f"{(images['partition'] == 'test').sum()} of them for testing."
 )
 
 # %% [markdown]
-# ## Captions
+# ## One image
 #
-# Decoding is greedy: one caption an image, the same for every participant. A run that
-# was stopped goes on behind its last batch. Captions of a model that needs another
-# environment (VisualGLM: `paperlib/stimuli/visualglm.py`) are imported from a file.
+# The language model reads a conversation $q$ that contains the prompt and, in place of
+# the image, tokens of its vision encoder. It answers token by token, each the likeliest
+# after all before it (greedy decoding, no sampling), until it ends its turn:
+# $$w_i = \arg\max_w \; p_\theta(w \mid q(\text{image}, \text{prompt}),
+# w_1, \ldots, w_{i-1}).$$
+# The answer $w_1, w_2, \ldots$ is the caption, the same for every participant.
 
 # %%
-if source["kind"] == "file":
-    captions = import_captions(ROOT / source["file"], images["image_id"])
-    save_imported_captions(where("captions"), captions, source=source["file"])
+example = images[images["partition"] == "test"].iloc[0]
+image = open_image(example["path"])
+fig, ax = plt.subplots(figsize=(1.5, 1.5))
+ax.imshow(image)
+ax.axis("off")
+plt.show()
+print(f"{example['image_id']}, {image.width} x {image.height} pixels")
+
+# %%
+if not from_file:
+    device = pick_device(nb.cfg.machine.device)
+    model = load_captioner(**source.model_dump(), device=device)
+    print(f"{model.name} on {device}: {model.decoding}")
+
+# %% [markdown]
+# What the model reads. The image's placeholder becomes as many tokens as the image has
+# patches after merging.
+
+# %%
+if not from_file:
+    print(model.chat(cfg.prompt))
+
+# %% [markdown]
+# What it answers, after 1, 2, 4, ... tokens. *Look for* each answer to continue the one
+# before, and for its end, after which more tokens change nothing.
+
+# %%
+if not from_file:
+    lengths = [2**i for i in range(10) if 2**i < cfg.max_new_tokens]
+    for n_tokens in [*lengths, cfg.max_new_tokens]:
+        (caption,) = model([image], prompt=cfg.prompt, max_new_tokens=n_tokens)
+        print(f"{n_tokens:3d}  {caption}")
+
+# %% [markdown]
+# ## All images
+#
+# In batches; a caption does not depend on the other images of its batch. An interrupted
+# run resumes after the last complete batch. Captions of a model that needs another
+# environment (VisualGLM: `workflow/visualglm.py`) are imported from a file.
+
+# %%
+path = nb.output("captions")
+if from_file:
+    import_captions(path, source.file, images["image_id"])
 else:
-    device = pick_device(settings["device"])
     write_captions(
-        where("captions"),
+        path,
         images,
-        captioner=load_captioner(source, device=device, dtype=pick_dtype(device)),
-        prompt=captioning["prompt"],
-        max_new_tokens=captioning["max_new_tokens"],
-        batch_size=captioning["batch_size"],
+        captioner=model,
+        prompt=cfg.prompt,
+        max_new_tokens=cfg.max_new_tokens,
+        batch_size=nb.cfg.machine.captioning_batch,
     )
 
 # %%
-captions = read_captions(where("captions"), images["image_id"])
+captions = read_captions(path, images["image_id"])
 texts = captions["caption"].str.strip()
 print(
-    f"{len(captions)} captions by {captions['model'][0]}, {texts.nunique()} of them "
-    f"different; {(texts == '').sum()} are empty."
+    f"{len(captions):,} captions by {captions['model'][0]}, {texts.nunique():,} of "
+    f"them distinct; {(texts == '').sum()} are empty."
 )
 
 # %% [markdown]
@@ -102,7 +134,7 @@ print(
 
 # %%
 shown = images.merge(captions, on="image_id").sample(12, random_state=0)
-fig, axes = plt.subplots(2, 6, figsize=(PAGE, 0.5 * PAGE))
+fig, axes = plt.subplots(2, 6, figsize=(figures.PAGE, 0.4 * figures.PAGE))
 for ax, (number, row) in zip(axes.flat, enumerate(shown.itertuples(), 1), strict=True):
     ax.imshow(open_image(row.path))
     ax.set_title(f"{number}", loc="left")
@@ -114,27 +146,21 @@ for number, row in enumerate(shown.itertuples(), 1):
 # %% [markdown]
 # ## Length
 #
-# CLIP reads 77 tokens, start and end included; what follows is cut. *Look for* mass to
-# the right of the line: those words never reach the model.
+# CLIP's text encoder has a context of 77 tokens, start and end included; longer
+# captions are truncated. *Look for* them: their last words never reach the model.
 
 # %%
-fig, ax = plt.subplots(figsize=(COLUMN, 0.62 * COLUMN))
-sns.histplot(captions, x="n_clip_tokens", discrete=True, color=COLORS["recorded"])
-ax.axvline(CLIP_CONTEXT + 0.5, color=COLORS["baseline"], linestyle="--")
+fig, ax = plt.subplots(figsize=(figures.COLUMN, 0.62 * figures.COLUMN))
+colors = [figures.COLORS["recorded"], figures.COLORS["baseline"]]
+hue = {"hue": "truncated", "hue_order": [False, True], "palette": colors}
+sns.histplot(captions, x="n_clip_tokens", discrete=True, multiple="stack", **hue)
 ax.set(xlabel="CLIP tokens of a caption", ylabel="Captions")
 plt.show()
-
-# %%
 quartiles = captions["n_clip_tokens"].quantile([0.25, 0.5, 0.75]).astype(int)
 print(
     f"The median caption has {quartiles[0.5]} tokens (quartiles {quartiles[0.25]} and "
-    f"{quartiles[0.75]}); {captions['truncated'].mean():.1%} are cut."
+    f"{quartiles[0.75]}); {captions['truncated'].mean():.1%} are truncated."
 )
 
-# %% [markdown]
-# ## Save
-
 # %%
-local = [ROOT / source[key] for key in ("file", "projection") if key in source]
-inputs = [where("image_list"), *local]
-record.finish(where("record"), inputs=inputs, outputs=[where("captions")])
+nb.finish()

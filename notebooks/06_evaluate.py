@@ -14,13 +14,14 @@
 # %% [markdown]
 # # 06 Evaluate
 #
-# *Do generated responses resemble the recorded ones, and more than a prediction that
-# knows nothing of the image?* (paper, section 4.1, Tables 1 and 2)
+# *Do generated responses resemble the recorded ones, and more than a prediction without
+# any image information?* (paper, section 4.1, Tables 1 and 2, Appendix F)
 #
-# - Reads: signals of every participant, generated signals and budgets of every run, the
-#   published scores
-# - Writes: the main table, a supplement, paired differences, budgets, a figure
-# - Time: two to six minutes (mini, one core), hours (paper, not measured)
+# - Reads: signals of every participant; predictions, samples and budgets of every run
+#   of the comparison; tokens that the ridge control sees; published scores
+# - Writes: the main table, a supplement, correlations over images, metrics of others,
+#   proper scores, paired differences, budgets, and two figures
+# - Time: one to two minutes (mini, one core), hours (paper, not measured)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/
@@ -28,250 +29,425 @@ overrides: str = ""  # YAML that replaces single values, as in "evaluation: {dim
 dataset: str = "things-eeg2"
 
 # %%
+import json
 from functools import partial
 from itertools import chain, product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
+from sklearn.model_selection import GroupKFold
+from tqdm.auto import tqdm
 
-from paperlib.config import load_settings
-from paperlib.evaluation.ceilings import CEILINGS, Halves
-from paperlib.evaluation.comparison import (
-    CEILING,
-    CONTROLS,
-    MAIN_METRICS,
-    METRICS,
-    SUPPLEMENT_METRICS,
-    compare_with,
-    control_responses,
-    score,
-    split_half_scores,
-    summarize,
-    tidy_scores,
-)
-from paperlib.evaluation.identification import chance_levels
-from paperlib.evaluation.predictions import (
-    comparison_rows,
-    read_budgets,
-    read_predictions,
-    reference_row,
-    row_kinds,
-)
-from paperlib.evaluation.responses import Responses, delay_vectors
-from paperlib.paths import MAIN_TABLES, locate
-from paperlib.progress import progress_bar
-from paperlib.provenance import check_configured, start_record
-from paperlib.recordings.signals import (
-    average_repetitions,
-    load_signals,
-    mean_response,
-)
-from paperlib.reporting.figures import save_figure, set_theme
-from paperlib.reporting.scores import (
-    across_caption,
-    budget_table,
-    caption,
-    conclude,
-    difference_caption,
-    plot_scores,
-    with_published,
-)
-from paperlib.reporting.tables import save_table, wide_table
+from paperlib import paths
+from paperlib.evaluation import ceilings, comparison, distribution, identification
+from paperlib.evaluation import synchronization as sl
+from paperlib.models import linear
+from paperlib.notebook import open_notebook
+from paperlib.recordings import signals
+from paperlib.reporting import figures, scores, tables
+from paperlib.stimuli import features, images, tokens
 
 # %%
-keys = {"dataset": dataset}
-settings = load_settings("06_evaluate", config, overrides, dataset=dataset)
-where = locate(settings, **keys)
-record = start_record(settings, config=config, overrides=overrides, **keys)
-set_theme()
-evaluation, seed = settings["evaluation"], settings["seed"]
-sfreq = load_signals(where("signals", subject=settings["subjects"][0])).sfreq
-embedding = delay_vectors(evaluation, sfreq=sfreq)
-bootstrap = {"seed": seed, "resamples": evaluation["resamples"]}
-rows = comparison_rows(settings, where)
-compared = {"dataset": [dataset], "run": rows["run"], "subject": settings["subjects"]}
-check_configured(where("record").parent, overrides, **compared, seed=settings["seeds"])
+nb = open_notebook("06_evaluate", globals())
+cfg, name = nb.cfg, paths.MAIN_TABLES[dataset]
+figures.set_theme()
+data = {s: signals.load_signals(nb.input("signals", subject=s)) for s in cfg.subjects}
+first = data[cfg.subjects[0]]
+sfreq, n_images = first.sfreq, len(first.test)
+bootstrap = {"seed": cfg.seed, "resamples": cfg.evaluation.resamples}
+own_model = {"training_subject": cfg.training_subject}
+
+
+def array(alias: str, run: str, subject: int, seed: int) -> np.ndarray:
+    """Open the samples or predictions of a run."""
+    path = nb.input(alias, run=run, subject=subject, seed=seed)
+    return np.load(path, mmap_mode="r")
+
 
 # %% [markdown]
-# ## Recordings
+# ## Rows
 #
-# The target is the mean recorded response to every test image. One half of the
-# repetitions against the other shows what repeats; its target is noisier than that of
-# the other rows, which may exceed it.
+# A run may stand in several rows: by its posterior mean (one evaluation of the network
+# from pure noise), the mean of its samples or one sample; by each training alone or the
+# mean of all; for its own participant or across participants; and, as a control, for
+# another image.
 
 # %%
-recorded, halves, scored, trial_variance = {}, {}, [], {}
-for subject in progress_bar(settings["subjects"], label="Recordings", unit="subject"):
-    signals = load_signals(where("signals", subject=subject))
-    mean = mean_response(signals.training)  # C T
-    target = average_repetitions(signals.test)  # N C T
-    recorded[subject] = Responses.prepare(target, mean, **embedding)
-    draws, rng = evaluation["halvings"], np.random.default_rng((seed, subject))
-    about = {"sfreq": sfreq, **embedding}
-    ceiling = split_half_scores(signals.test, mean, halvings=draws, rng=rng, **about)
-    scored.append((CEILING, subject, None, ceiling))
-    halves[subject] = Halves.draw(signals.test, n_splits=draws, rng=rng)
-    noise = signals.test.var(axis=1, ddof=1).mean()
-    trial_variance["single", subject] = noise
-    trial_variance["mean", subject] = noise / signals.training.shape[1]
+runs = {run for row in cfg.comparison for run in (row.run, row.average_with) if run}
+seeds = {run: cfg.of(run=run).seeds for run in runs}
+n_samples = {
+    run: array("samples", run, cfg.subjects[0], trained[0]).shape[1]
+    for run, trained in seeds.items()
+}
+numbers = {"n_samples": n_samples, "n_seeds": {r: len(t) for r, t in seeds.items()}}
+rows = comparison.comparison_rows(cfg.comparison, cfg.runs, **numbers)
+own = rows[~rows["cross_subject"] & ~rows["other_image"]]
+reference = comparison.reference_row(rows, cfg.evaluation.reference)
+display(rows)
+
+
+def predictions(row: pd.Series, subject: int) -> dict[int, np.ndarray]:
+    """Return the responses (N, C, T) that a row's models predict, by training seed."""
+
+    def read(run: str, seed: int) -> np.ndarray:
+        files = (
+            array(alias, run, subject, seed) for alias in ("samples", "posterior_mean")
+        )
+        return comparison.point_prediction(*files, row["samples"])
+
+    found = {seed: read(row["run"], seed) for seed in seeds[row["run"]]}
+    if row["seeds"] == "ensemble":
+        found = {0: np.mean([*found.values()], axis=0)}
+    if other := row["average_with"]:
+        second = np.mean([read(other, seed) for seed in seeds[other]], axis=0)
+        found = {seed: (values + second) / 2 for seed, values in found.items()}
+    return found
+
+
+# %% [markdown]
+# ## Metrics
+#
+# Let $y_{ct}$ be the recorded response to an image (mean over repetitions), $\hat
+# y_{ct}$ the predicted one, and $m_{ct}$ the mean response to all training images. The
+# paper's metrics are
+#
+# $$\mathrm{MSE} = \frac{1}{CT} \sum_{ct} (\hat y_{ct} - y_{ct})^2, \qquad
+# \mathrm{Pearson} = \frac{1}{C} \sum_c \mathrm{corr}_t(\hat y_{ct}, y_{ct}), \qquad
+# \mathrm{Cosine} = \frac{\hat y \cdot y}{\lVert \hat y \rVert \lVert y \rVert}$$
+#
+# and the Synchronization Likelihood below. All images evoke much the same response, so
+# that $\hat y = m$ scores high on all of them. The information about the single image
+# is in the *image-specific* score, with that response removed,
+#
+# $$\mathrm{corr}_{ct}(\hat y_{ct} - m_{ct},\; y_{ct} - m_{ct}),$$
+#
+# and in the correlation over images at each channel and time.
+
+# %%
+m = signals.mean_response(first.training)  # C T
+y = signals.average_repetitions(first.test)[0]  # C T, the first image
+y_hat = next(iter(predictions(rows.loc[reference], cfg.subjects[0]).values()))[0]
+by_hand = {
+    "MSE": np.mean((y_hat - y) ** 2),
+    "Pearson": np.mean(
+        [np.corrcoef(*pair)[0, 1] for pair in zip(y_hat, y, strict=True)]
+    ),
+    "Cosine": np.vdot(y_hat, y) / np.linalg.norm(y_hat) / np.linalg.norm(y),
+    "Image-specific": np.corrcoef((y_hat - m).ravel(), (y - m).ravel())[0, 1],
+}
+print(f"{reference}, one image:", {k: round(float(v), 3) for k, v in by_hand.items()})
+
+# %% [markdown]
+# ### Synchronization Likelihood
+#
+# The state of a signal at time $i$ is
+# $X_i = (x_i, x_{i+\tau}, \dots, x_{i+(m-1)\tau})$. Its recurrences $N_x(i)$ are the
+# $k$ times $j$ with $|i - j| > W$ whose states are nearest. The likelihood is the
+# overlap of the recurrences of two signals,
+#
+# $$\mathrm{SL}(x, y) = \frac{1}{n} \sum_i \frac{|N_x(i) \cap N_y(i)|}{k}.$$
+#
+# *Look for* points that the two recurrence plots have in common (right). Those beside
+# the diagonal are neighbors in time, which make any two smooth signals alike; the
+# Theiler window of the supplement, $W = (m - 1) \tau$, excludes them (here $W = 0$).
+
+# %%
+names = {"dim", "delay", "neighbors"}
+embedding = sl.DelayEmbedding.at(sfreq, **cfg.evaluation.model_dump(include=names))
+channel = first.ch_names.index("Oz") if "Oz" in first.ch_names else 0
+pair = np.stack([y[channel], y_hat[channel]])
+(bits,) = sl.recurrences(pair, embedding)
+points = np.unpackbits(bits, axis=-1)[..., : bits.shape[1]]  # 2 n n
+fig, axes = plt.subplots(1, 3, figsize=(figures.PAGE, 2.4), sharey=True)
+titles = ("Recorded", "Predicted", "Both")
+for ax, title, shown in zip(axes, titles, [*points, points.prod(axis=0)], strict=True):
+    ax.imshow(shown, cmap="Greys", origin="lower", interpolation="nearest")
+    ax.set(title=title, xlabel="j (samples)")
+axes[0].set_ylabel("i (samples)")
+overlap = sl.synchronization_likelihood(*pair, embedding)
+print(f"{first.ch_names[channel]}, {embedding}: SL = {overlap:.3f}")
+plt.show()
 
 # %% [markdown]
 # ## Scores
 #
-# The controls and every run of the comparison. In the cross-subject rows the model of
-# one participant, or that participant's mean response, answers for the others.
+# First the recordings: one half of the repetitions against the other shows what
+# repeats. Its target is noisier than that of the other rows, which may exceed it. Then
+# every row on the same images, beside predictions without image information.
 
 # %%
-controls = control_responses(
-    recorded, training_subject=settings["training_subject"], **embedding
-)
-trained = read_predictions(settings, where, rows, recorded=recorded, **embedding)
-n_trained = len(rows) * len(recorded) - rows["cross_subject"].sum()
-total = len(CONTROLS) * len(recorded) - 1 + n_trained * len(settings["seeds"])
-across = []
-for method, subject, training_seed, predicted in progress_bar(
-    chain(controls, trained), total=total, label="Scoring", unit="prediction"
-):
-    found = score(predicted, recorded[subject], sfreq=sfreq)
-    scored.append((method, subject, training_seed, found))
-    correlations = {"across": halves[subject].correlate(predicted.values)}
-    across.append((method, subject, training_seed, correlations))
+recorded, halves, frames = {}, {}, []
+window = comparison.posterior_window(first.ch_names, first.times)
+
+
+def add(frame: pd.DataFrame, method: str, subject: int, seed: int = 0) -> None:
+    """Collect the scores of a method."""
+    identity = {"method": method, "subject": subject, "seed": seed}
+    frames.append(frame.assign(**identity, image=frame.index))
+
+
+for subject, signal in tqdm(data.items(), "Recordings"):
+    common = signals.mean_response(signal.training)  # C T
+    target = signals.average_repetitions(signal.test)  # N C T
+    recorded[subject] = comparison.Responses.prepare(
+        target, common, embedding, theiler=True
+    )
+    n, rng = cfg.evaluation.halvings, np.random.default_rng((cfg.seed, subject))
+    add(
+        comparison.split_half_scores(
+            signal.test, common, embedding, halvings=n, rng=rng, sfreq=sfreq
+        ),
+        *(comparison.CEILING, subject),
+    )
+    half = halves[subject] = ceilings.Halves.draw(signal.test, n_splits=n, rng=rng)
+    for method, values in zip(
+        comparison.CEILINGS, (half.lower, half.upper), strict=True
+    ):
+        add(pd.DataFrame(comparison.score_across(values, window)), method, subject)
 
 # %%
-scores = tidy_scores(scored, [*CONTROLS, *rows.index, CEILING])
-summary = summarize(scores, **bootstrap)
-methods = list(summary["method"].unique())
-undefined = summary[summary["n_undefined"] > 0]
-print(
-    f"{len(recorded)} participants, {len(target)} test images, {signals.test.shape[1]} "
-    f"repetitions; the recorded responses of the last participant have a variance of "
-    f"{target.var():.3f} {signals.unit} squared.\n"
-    f"Not defined: {undefined.groupby('method')['metric'].agg(list).to_dict()}"
+controls = comparison.control_responses(recorded, embedding, **own_model)
+trained = comparison.predicted_responses(
+    rows, predictions, recorded, embedding, **own_model, seed=cfg.seed
 )
+for method, subject, seed, predicted in tqdm(chain(controls, trained), "Scores"):
+    found = comparison.score(predicted, recorded[subject], sfreq=sfreq)
+    correlations = halves[subject].correlate(predicted.values)
+    across = comparison.score_across(correlations, window)
+    add(found.assign(**across), method, subject, seed)
+order = pd.Index([*comparison.CONTROLS, *rows.index, comparison.CEILING])
+order = order.append(pd.Index(comparison.CEILINGS))
+scored = pd.concat(frames).sort_values("method", key=order.get_indexer, kind="stable")
+summary = comparison.summarize(scored, **bootstrap)
+main = summary[~summary["method"].isin(comparison.CEILINGS)]
 
 # %% [markdown]
 # ## Main table
 #
-# The paper's four metrics, with the published values below. Pearson is the correlation
-# over time of each channel, averaged; the training mean scores high on it because all
-# images share one evoked response. *Look for* rows above the training mean, and for the
-# distance between a method and the same method asked about another image.
+# The paper's four metrics and the image-specific score, with the published values
+# below. *Look for* rows above the training mean, and for the distance between a method
+# and the same method asked about another image.
 
 # %%
-published = pd.read_csv(where("published_table", name=MAIN_TABLES[dataset]))
-main = with_published(summary[summary["metric"].isin(MAIN_METRICS)], published)
-wide = wide_table(main, rows=list(dict.fromkeys(main["method"])), metrics=MAIN_METRICS)
-display(wide)
+caption = partial(
+    scores.caption,
+    dataset=dataset,
+    simulated=cfg.simulated,
+    resamples=cfg.evaluation.resamples,
+)
+
+
+def show(ending: str, tidy: pd.DataFrame, headings: dict, text: str) -> None:
+    """Display and save a table of the methods that have one of these scores."""
+    tidy = tidy[tidy["metric"].isin(headings)]
+    methods = tidy["method"][tidy["mean"].notna()].unique()
+    wide = tables.wide_table(tidy, rows=methods, metrics=headings)
+    keys = {"tidy": tidy, "wide": wide, "caption": text, "simulated": cfg.simulated}
+    tables.save_table(nb.output("table", name=name + ending), **keys)
+    display(wide)
+
+
+published = pd.read_csv(nb.input("published_table", name=name))
+text = f"{caption(main)} {scores.published_note(simulated=cfg.simulated)}"
+show("", scores.with_published(main, published), comparison.MAIN_METRICS, text)
+
+# %%
+chance = identification.chance_levels(n_images)
+fig = scores.plot_scores(
+    main,
+    kinds=comparison.row_kinds(rows),
+    metrics={"pearson": "Pearson", "specific": "Image-specific", "top5": "Top 5"},
+    levels={"top5": chance["top5"]},
+)
+stem = nb.output("figure", name=f"{name}_scores")
+figures.save_figure(fig, stem, simulated=cfg.simulated)
+plt.show()
 
 # %% [markdown]
 # ## Supplement
 #
-# Identification asks which of the test images was shown: each recorded response is
-# correlated with every generated one. A prediction without image information scores at
-# chance.
+# Identification: each recorded response is correlated with the responses predicted for
+# all test images; the right one should come first (top 1) or among the first five. In 2
+# versus 2, two recorded responses are matched with their two predictions. SL with other
+# images is its chance level on these spectra.
+#
+# Correlation over images: at each channel and time, with the mean of half of the
+# repetitions. Ceilings: the other half (lower), and all repetitions (upper; too high,
+# since it contains the target). The authors of THINGS-EEG2 use 17 posterior channels.
 
 # %%
-supplement = summary[summary["metric"].isin(SUPPLEMENT_METRICS)]
-wide_supplement = wide_table(supplement, rows=methods, metrics=SUPPLEMENT_METRICS)
-chance = chance_levels(len(signals.test))
-display(wide_supplement)
+levels = ", ".join(f"{k.replace('_', ' ')} {v:.1%}" for k, v in chance.items())
+text = f"{caption(main)} Chance of identification: {levels}."
+show("_supplement", main, comparison.SUPPLEMENT_METRICS, text)
+text = caption(summary, "correlation over images with half of the repetitions, mean")
+show("_across", summary, comparison.ACROSS_METRICS, text)
 
 # %% [markdown]
-# ## Correlation over images
+# ## The metrics of others
 #
-# For each channel and time, over the test images, with the mean of half of the
-# repetitions: the response that all images share cannot help. Ceilings: the other half
-# (lower) and all repetitions (upper, too high because it contains the target).
+# Others let one correlation run over all images, channels and times (pooled r), over
+# the images and times of each channel (mean channel r), or over the channels and times
+# of each image (waveform r). *Look for* the waveform r with another image: what remains
+# is the response that all images share.
 
 # %%
-for subject, half in halves.items():
-    found = zip(CEILINGS, (half.lower, half.upper), strict=True)
-    across += [(name, subject, None, {"across": values}) for name, values in found]
-rows_across = [*methods[:-1], *CEILINGS]
-tidy_across = summarize(tidy_scores(across, rows_across), **bootstrap)
-heading = {"across": "Correlation over images ↑"}
-wide_across = wide_table(tidy_across, rows=rows_across, metrics=heading)
-display(wide_across)
+short = [*comparison.CONTROLS[:2], *own.index, *comparison.CEILINGS]
+field = summary[summary["method"].isin(short)]
+elsewhere = pd.read_csv(nb.input("published_table", name=f"{name}_field"))
+headings = comparison.FIELD_METRICS | {"undefined": "Pearson, definition not stated"}
+text = f"{caption(field)} {scores.published_note(simulated=cfg.simulated)}"
+show("_field", scores.with_published(field, elsewhere), headings, text)
+
+# %% [markdown]
+# ## Proper scores
+#
+# A generator draws $x_1 \dots x_K$ for each image; a new recording $y$ (an average of
+# as many repetitions as a training response has) should look like one of them. The fair
+# CRPS,
+#
+# $$\mathrm{CRPS} = \frac{1}{K} \sum_k |x_k - y| - \frac{1}{2 K (K-1)} \sum_{k, l}
+# |x_k - x_l|,$$
+#
+# is least in expectation for the true distribution at each channel and time; the energy
+# score is the same with Euclidean distances of whole responses. Spread over skill, the
+# spread of the samples over the error of their mean, is 1 for a calibrated ensemble.
+#
+# Two controls keep this honest: random training responses (no image information), and a
+# ridge regression plus residuals of training responses whose concepts it was not fitted
+# to. Ceiling: other averages of the same image.
+
+
+# %%
+def ridge_residuals(run: str, signal: signals.Signals, y: np.ndarray) -> np.ndarray:
+    """Return responses (N, C, T) less ridge predictions fitted to other concepts."""
+    chosen = cfg.of(run=run)
+    shown = images.read_images(nb.input("images"))
+    shown = signals.select_concepts(shown, signal.concepts).query(
+        "partition == 'training'"
+    )
+    files = [nb.input("tokens", tokens=source) for source in chosen.token_sources]
+    x = features.token_features(
+        [tokens.Tokens(file) for file in files],
+        shown["image_id"],
+        pooling=chosen.model.pooling,
+        batch_size=cfg.machine.embedding_batch,
+    )
+    options = chosen.model.model_dump(include={"n_components", "alphas"})
+    options |= {"block": cfg.machine.ridge_block, "seed": cfg.seed}
+    residuals = np.empty_like(y)
+    for fitted, left in GroupKFold(2).split(x, groups=shown["concept"]):
+        ridge = linear.fit_ridge(
+            x[fitted], y[fitted].reshape(len(fitted), -1), **options
+        )
+        residuals[left] = y[left] - ridge.predict(x[left]).reshape(y[left].shape)
+    return residuals
+
+
+# %%
+def ensembles(subject: int, averages: np.ndarray, rng: np.random.Generator):
+    """Yield method, its kind, seed and the samples (K, C, T) of each image."""
+    y, n = signals.average_repetitions(data[subject].training), max(n_samples.values())
+    random = distribution.random_responses(y, n_images, n, rng)
+    yield "Random training responses", "control", 0, random
+    for run, method in dict(zip(own["run"], own["kind"], strict=True)).items():
+        sampled, kind = (
+            n_samples[run] > 1,
+            "generated" if method == "dit" else "baseline",
+        )
+        label = cfg.runs[run].label + f", {n_samples[run]} samples" * sampled
+        for seed in seeds[run]:
+            point = array("posterior_mean", run, subject, seed)  # N C T
+            drawn = array("samples", run, subject, seed)  # N K C T
+            yield label, kind, seed, drawn if sampled else point[:, None]
+        if run == ridge:
+            residuals = ridge_residuals(run, data[subject], y)
+            drawn = distribution.with_residuals(point, residuals, n, rng)
+            yield f"{label}, resampled residuals", "control", 0, drawn
+    yield "Other averages of the image", "ceiling", 0, averages
+
+
+# %%
+ridge = next((r for r in own["run"] if cfg.runs[r].method == "ridge"), None)
+frames, kinds = [], {}
+n_averaged = first.training.shape[1] if cfg.training.repetitions == "mean" else 1
+for subject, signal in tqdm(data.items(), "Proper scores"):
+    rng = np.random.default_rng((cfg.seed, subject))
+    groups = distribution.disjoint_averages(signal.test, n_averaged, rng)
+    truth, averages = np.array_split(groups, 2, axis=1)  # N G C T
+    for method, kind, seed, samples in ensembles(subject, averages, rng):
+        found = distribution.score_distribution(samples, truth, sfreq=sfreq)
+        add(found, method, subject, seed)
+        kinds[method] = kind
+
+# %% [markdown]
+# *Look for* methods that beat the controls. A tie with the random training responses
+# means samples that are calibrated and know little of the image; a tie with ridge plus
+# residuals, that the noise of the recordings hardly depends on the image.
+
+# %%
+proper = comparison.summarize(pd.concat(frames), **bootstrap)
+n = max(n_samples.values())
+perfect = {"spread_skill": 1, "coverage": distribution.perfect_coverage(n)}
+text = (
+    f"{caption(proper)} Truth: {truth.shape[1]} averages of {n_averaged} test "
+    "repetitions. Spectrum and covariance have one value for all images. The perfect "
+    f"coverage of {n} samples is {perfect['coverage']:.3f}."
+)
+show("_distribution", proper, distribution.METRICS, text)
+fig = scores.plot_scores(
+    proper,
+    kinds=kinds,
+    metrics={
+        "crps": "CRPS",
+        "spread_skill": "Spread / skill",
+        "coverage": "Coverage",
+        "spectrum": "Spectrum (dB)",
+    },
+    levels=perfect,
+    level_label="perfect",
+)
+stem = nb.output("figure", name=f"{name}_distribution")
+figures.save_figure(fig, stem, simulated=cfg.simulated)
+plt.show()
 
 # %% [markdown]
 # ## Differences and budgets
 #
-# Each method less the reference on the same images; and what each cost, beside what it
-# scores. A sample of a calibrated model varies as much as what it was trained on (a
-# share of 1).
+# Each method less the reference on the same images; and what each cost. *Look for*
+# intervals that exclude zero.
 
 # %%
-reference = reference_row(rows, evaluation["reference"])
-differences = compare_with(scores, reference, **bootstrap)
-paired = wide_table(differences, rows=methods, metrics=METRICS).drop(index=reference)
-budgets = read_budgets(settings, where, rows, trial_variance=trial_variance)
-wide_budgets = budget_table(budgets, summary)
-display(paired, wide_budgets)
+differences = comparison.compare_with(scored, reference, **bootstrap)
+differences = differences[~differences["method"].isin(comparison.CEILINGS)]
+text = caption(differences, f"paired differences from {reference}, mean")
+paired = comparison.MAIN_METRICS | comparison.SUPPLEMENT_METRICS
+show("_paired", differences, paired, text)
 
 # %%
-fig = plot_scores(
-    summary,
-    kinds=row_kinds(rows),
-    metrics={"pearson": "Pearson", "sl": "SL", "top5": "Identified, top 5"},
-    chance={"top5": chance["top5"]},
+costs = []
+for row, subject in product(own.itertuples(), cfg.subjects):
+    kind = "posterior_mean" if row.samples == "posterior_mean" else "samples"
+    for seed in seeds[row.run]:
+        keys = {"run": row.run, "subject": subject, "seed": seed}
+        files = (
+            nb.input("training", **keys) / "budget.json",
+            nb.input("sampling", **keys),
+        )
+        budget, seconds = (json.loads(file.read_text("utf-8")) for file in files)
+        costs.append({"method": row.Index, **budget, "sampling_seconds": seconds[kind]})
+budgets = pd.DataFrame(costs).groupby("method", sort=False).mean()
+wide = scores.budget_table(budgets, summary, comparison.MAIN_METRICS)
+tables.save_table(
+    nb.output("table", name=f"{name}_budgets"),
+    tidy=budgets.reset_index(),
+    wide=wide,
+    caption=f"{dataset}: means over participants and trainings; seconds of this run on "
+    "its machine; scores as in the main table.",
+    simulated=cfg.simulated,
 )
-plt.show()
-
-# %% [markdown]
-# ## Save
+display(wide)
 
 # %%
-simulated, resamples = settings["simulated"], evaluation["resamples"]
-about = {"simulated": simulated, "dataset": dataset, "resamples": resamples}
-about["seeds"] = settings["seeds"]
-stem = where("table", name=MAIN_TABLES[dataset])
-save = partial(save_table, simulated=simulated)
-written = save(stem, tidy=main, wide=wide, caption=caption(summary, **about))
-written += save(
-    f"{stem}_supplement",
-    tidy=supplement,
-    wide=wide_supplement,
-    caption=caption(summary, **about, chance=chance),
-)
-
-# %%
-who = "simulated participants" if simulated else "participants"
-note = f"{dataset}, {len(recorded)} {who}, {len(target)} test images. "
-budget_text = (
-    "Means over participants and seeds; seconds of this run on its machine; variance "
-    "over the samples of an image as a share of that over the trials it was trained "
-    "on; scores as in the table of all methods."
-)
-paired_text = difference_caption(differences, reference, **about)
-
-# %%
-others = {
-    "across": (tidy_across, wide_across, across_caption(tidy_across, **about)),
-    "paired": (differences, paired, paired_text),
-    "budgets": (budgets.reset_index(), wide_budgets, note + budget_text),
-}
-for ending, (tidy, table, text) in others.items():
-    written += save(f"{stem}_{ending}", tidy=tidy, wide=table, caption=text)
-
-figure = where("figure", name=f"{MAIN_TABLES[dataset]}_scores")
-written += save_figure(fig, figure, simulated=simulated)
-
-# %% [markdown]
-# ## What this shows
-
-# %%
-found = conclude(scores, summary, rows, chance=chance["top5"], **bootstrap)
-display(Markdown("\n".join(f"- {sentence}" for sentence in found)))
-
-# %%
-subjects, trainings = settings["subjects"], settings["seeds"]
-inputs = [where("published_table", name=MAIN_TABLES[dataset])]
-inputs += [where("signals", subject=subject) for subject in subjects]
-for run, subject, trained in product(rows["run"].unique(), subjects, trainings):
-    keys = {"run": run, "subject": subject, "seed": trained}
-    inputs += [where(file, **keys) for file in ("samples", "sampling")]
-    inputs.append(where("training", **keys) / "budget.json")
-    inputs.append(where("checkpoint", **keys) / "config.json")
-record.finish(where("record"), inputs=inputs, outputs=written)
+nb.finish()

@@ -17,11 +17,11 @@
 # *Which parts of the model does the score need?* Each part is taken away and the model
 # is trained again (paper, sections 4.2 to 4.4, Tables 3 to 6, Figure 6).
 #
-# - Reads: generated signals of the runs in the configuration's section `ablations`,
-#   signals of their participants, the published scores
-# - Writes: Tables 3 and 5 (EEG) or 4 and 6 (MEG), Figure 6, how the first version was
-#   best conditioned, and paired differences from each full model
-# - Time: one to three minutes (mini, one core), hours (paper, not measured)
+# - Reads: predictions of the runs in the configuration's section `ablations`, signals
+#   of their participants, the published scores
+# - Writes: Tables 3 and 5 (EEG) or 4 and 6 (MEG), Figure 6, the conditioning of the
+#   first version, and paired differences from each full model
+# - Time: one to two minutes (mini, one core), hours (paper, not measured)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/
@@ -33,216 +33,251 @@ from functools import partial
 from itertools import product
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
+from tqdm.auto import tqdm
 
-from paperlib.config import load_settings
-from paperlib.evaluation.ablations import (
-    FULL,
-    RETRAINED,
-    ZEROED,
-    compare_regions,
-    region_row,
-    score_without_region,
-)
-from paperlib.evaluation.comparison import (
-    MAIN_METRICS,
-    METRICS,
-    compare_with,
-    score,
-    summarize,
-    tidy_scores,
-)
-from paperlib.evaluation.predictions import read_responses
-from paperlib.evaluation.responses import Responses, delay_vectors
-from paperlib.paths import ABLATION_TABLES, REGION_FIGURES, locate
-from paperlib.progress import progress_bar
-from paperlib.provenance import check_configured, start_record
-from paperlib.recordings.regions import channels_outside
-from paperlib.recordings.signals import (
-    average_repetitions,
-    load_signals,
-    mean_response,
-)
-from paperlib.reporting.ablations import plot_regions
-from paperlib.reporting.figures import save_figure, set_theme
-from paperlib.reporting.scores import caption, difference_caption, with_published
-from paperlib.reporting.tables import save_table, wide_table
+from paperlib import paths
+from paperlib.evaluation import comparison
+from paperlib.evaluation.synchronization import DelayEmbedding
+from paperlib.notebook import open_notebook
+from paperlib.recordings import regions, signals
+from paperlib.reporting import figures, scores, tables
 
 # %%
-keys = {"dataset": dataset}
-settings = load_settings("07_ablations", config, overrides, dataset=dataset)
-where = locate(settings, **keys)
-record = start_record(settings, config=config, overrides=overrides, **keys)
-set_theme()
-ablations, runs = settings["ablations"], settings["runs"]
-seed, subjects, seeds = settings["seed"], ablations["subjects"], ablations["seeds"]
-sfreq = load_signals(where("signals", subject=subjects[0])).sfreq
-embedding = delay_vectors(settings["evaluation"], sfreq=sfreq)
-read = partial(read_responses, **embedding)
-bootstrap = {"seed": seed, "resamples": settings["evaluation"]["resamples"]}
+nb = open_notebook("07_ablations", globals())
+cfg, subjects = nb.cfg, nb.cfg.ablated_subjects
+figures.set_theme()
+data = {s: signals.load_signals(nb.input("signals", subject=s)) for s in subjects}
+sfreq, ch_names = data[subjects[0]].sfreq, data[subjects[0]].ch_names
+names = {"dim", "delay", "neighbors"}
+embedding = DelayEmbedding.at(sfreq, **cfg.evaluation.model_dump(include=names))
+bootstrap = {"seed": cfg.seed, "resamples": cfg.evaluation.resamples}
+caption = partial(
+    scores.caption,
+    dataset=dataset,
+    simulated=cfg.simulated,
+    resamples=cfg.evaluation.resamples,
+)
+
+# %% [markdown]
+# ## What is taken away
+#
+# An ablation is a run whose configuration differs from that of the full model in one
+# place. A removed region is one of channels: its model never sees them.
 
 # %%
-labels = {run: entry["label"] for run, entry in runs.items()}
-groups = {  # table -> labels of its rows, the full model last
-    name: [labels[run] for run in ablations[group]]
-    for group, name in ABLATION_TABLES[dataset].items()
+groups = {  # name of the table -> its runs, the full model last
+    table: getattr(cfg.ablations, group)
+    for group, table in paths.ABLATION_TABLES[dataset].items()
 }
-listed = dict.fromkeys(
-    run for group in ABLATION_TABLES[dataset] for run in ablations[group]
+figure = paths.REGION_FIGURES[dataset]
+all_groups = groups | {figure: cfg.ablations.regions}
+
+
+def options(run: str) -> pd.Series:
+    """Return the options of a run, one a place."""
+    sections = ("conditioning", "model", "channels", "diffusion")
+    chosen = cfg.of(run=run)
+    values = {key: getattr(chosen, key).model_dump() for key in sections}
+    return pd.json_normalize(values).iloc[0].astype(str)
+
+
+removed = []
+for table, (*ablated, full) in all_groups.items():
+    for run in ablated:
+        changed = options(full).compare(options(run), result_names=("full", "ablated"))
+        removed.append(changed.assign(table=table, run=run, label=cfg.runs[run].label))
+display(
+    pd.concat(removed).rename_axis("option").set_index(["table", "run"], append=True)
 )
-*without, full = ablations["regions"]
-regions = [runs[run]["channels"]["without"] for run in without]
-pairs = list(zip(without, regions, strict=True))
-compared = {"dataset": [dataset], "run": [*listed, *without], "subject": subjects}
-check_configured(where("record").parent, overrides, **compared, seed=seeds)
 
 # %% [markdown]
 # ## Scores
 #
-# The mean of the samples of every run, against the mean recorded response.
-#
-# "Removing the channels of a region" has several readings. The model is trained without
-# them and scored on what is left, beside the full model on the same channels; or the
-# full model's prediction is set to zero there and scored on all. In the last, silent
-# channels have no correlation and no synchronization.
+# The prediction of every training against the mean recorded response: the posterior
+# mean, one evaluation of the network from pure noise. A network that predicts noise
+# (epsilon) says nothing about the signal there; its prediction is the mean of samples.
+
 
 # %%
-recorded = {}
-for subject in progress_bar(subjects, label="Recordings", unit="subject"):
-    signals = load_signals(where("signals", subject=subject))
-    target, common = average_repetitions(signals.test), mean_response(signals.training)
-    recorded[subject] = Responses.prepare(target, common, **embedding)
+def prediction(run: str, subject: int, seed: int) -> np.ndarray:
+    """Read the predicted responses (N, C, T) of one training."""
+    keys = {"run": run, "subject": subject, "seed": seed}
+    if cfg.of(run=run).diffusion.prediction == "epsilon":
+        samples = np.load(nb.input("samples", **keys), mmap_mode="r")  # N K C T
+        return comparison.point_prediction(samples, None, "mean")
+    return np.load(nb.input("posterior_mean", **keys))
+
 
 # %%
-scored, scored_regions = [], []
-for subject, trained in product(subjects, seeds):
-    label = f"Scoring participant {subject}"
-    measured, common = recorded[subject], recorded[subject].common
-    path = partial(where, "samples", subject=subject, seed=trained)
-    of_all = read(path(run=full), common)
-    for run in progress_bar(listed, label=label, unit="run"):
-        found = of_all if run == full else read(path(run=run), common)
-        of_run = score(found, measured, sfreq=sfreq)
-        scored.append((labels[run], subject, trained, of_run))
-    for run, region in progress_bar(pairs, label=label, unit="region"):
-        kept = channels_outside(signals.ch_names, region)
-        found = read(path(run=run), common[kept])
-        three = score_without_region(of_all, found, measured, kept=kept, sfreq=sfreq)
-        scored_regions += [
-            (region_row(region, name), subject, trained, s) for name, s in three.items()
-        ]
-
-# %%
-scores = tidy_scores(scored, [labels[run] for run in listed])
-summary = summarize(scores, **bootstrap)
-print(
-    f"{len(listed)} runs, {len(subjects)} participants, "
-    f"{scores['image'].nunique()} test images."
-)
+recorded = {
+    subject: comparison.Responses.prepare(
+        signals.average_repetitions(signal.test),
+        signals.mean_response(signal.training),
+        embedding,
+    )
+    for subject, signal in tqdm(data.items(), "Recordings")
+}
+seeds = {run: cfg.of(run=run).seeds for group in all_groups.values() for run in group}
+listed = dict.fromkeys(run for group in groups.values() for run in group)
+full = cfg.ablations.regions[-1]
+frames, full_responses = [], {}
+for run, subject in tqdm(list(product({**listed, full: None}, subjects)), "Scores"):
+    truth = recorded[subject]
+    for seed in seeds[run]:
+        values = prediction(run, subject, seed)
+        found = comparison.Responses.prepare(values, truth.common, embedding)
+        if run == full:
+            full_responses[subject, seed] = found
+        scored = comparison.score(found, truth, sfreq=sfreq)
+        identity = {"method": run, "subject": subject, "seed": seed}
+        frames.append(scored.assign(**identity, image=scored.index))
+scored = pd.concat(frames)
 
 # %% [markdown]
 # ## Tables
 #
-# The last measured row of each is the full model, the published values are below.
-
-# %%
-about = {
-    "simulated": settings["simulated"],
-    "dataset": dataset,
-    "resamples": bootstrap["resamples"],
-    "seeds": seeds,
-}
-written, save = [], partial(save_table, simulated=settings["simulated"])
-for name, rows in groups.items():
-    published = pd.read_csv(where("published_table", name=name))
-    measured = summary[
-        summary["method"].isin(rows) & summary["metric"].isin(MAIN_METRICS)
-    ]
-    tidy = with_published(measured, published)
-    shown = list(dict.fromkeys([*rows, *tidy["method"]]))
-    wide = wide_table(tidy, rows=shown, metrics=MAIN_METRICS)
-    text = caption(measured, **about)
-    stem = where("table", name=name)
-    written += save(stem, tidy=tidy, wide=wide, caption=text)
-    display(Markdown(f"**{name}**"), wide)
-
-# %% [markdown]
-# ## Differences from the full model
+# The last measured row of each is the full model; the published values are below. Then
+# the paired difference: with scores $s_{pri}$ of participant $p$, training $r$ and
+# image $i$,
 #
-# On the same images, which are resampled together. *Look for* intervals that leave zero
-# out: with few participants and one training of each, even those may be the luck of a
-# training. The metrics that look at single images can tell another story than those
-# that the response to all images dominates.
+# $$\Delta = \frac{1}{P N} \sum_{p i} \Big( \frac{1}{R} \sum_r
+# s^\mathrm{ablated}_{pri} - \frac{1}{R} \sum_r s^\mathrm{full}_{pri} \Big),$$
+#
+# whose interval resamples participants and images, the same for both models, and the
+# trainings of each. *Look for* intervals that exclude zero.
 
 # %%
-differences = {}
-for name, rows in groups.items():
-    compared = scores[scores["method"].isin(rows)]
-    differences[name] = compare_with(compared, rows[-1], **bootstrap)
-    wide = wide_table(differences[name], rows=rows[:-1], metrics=METRICS)
-    text = difference_caption(differences[name], rows[-1], **about)
-    stem = where("table", name=f"{name}_paired")
-    written += save(stem, tidy=differences[name], wide=wide, caption=text)
-    display(Markdown(f"**{name}, differences**"), wide)
+labels = {run: entry.label for run, entry in cfg.runs.items()}
+metrics = comparison.MAIN_METRICS | {
+    key: comparison.SUPPLEMENT_METRICS[key] for key in ("top5", "two_versus_two")
+}
+
+
+def show(name: str, tidy: pd.DataFrame, headings: dict, text: str) -> None:
+    """Display and save a table."""
+    tidy = tidy[tidy["metric"].isin(headings)].drop(columns="run", errors="ignore")
+    rows = tidy["method"].unique()
+    wide = tables.wide_table(tidy, rows=rows, metrics=headings)
+    keys = {"tidy": tidy, "wide": wide, "caption": text, "simulated": cfg.simulated}
+    tables.save_table(nb.output("table", name=name), **keys)
+    display(wide.style.set_caption(name))
+
+
+def published_scores(name: str) -> pd.DataFrame:
+    """Read what the paper reports."""
+    return pd.read_csv(nb.input("published_table", name=name))
+
+
+# %%
+note = scores.published_note(simulated=cfg.simulated)
+effects = []
+for name, group in groups.items():
+    chosen = pd.concat([scored[scored["method"] == run] for run in group])
+    summary = comparison.summarize(chosen, **bootstrap)
+    named = summary.assign(method=summary["method"].map(labels))
+    both = scores.with_published(named, published_scores(name))
+    show(name, both, comparison.MAIN_METRICS, f"{caption(summary)} {note}")
+    lost = comparison.compare_with(chosen, group[-1], **bootstrap)
+    lost = lost.assign(run=lost["method"], method=lost["method"].map(labels))
+    text = caption(lost, f"paired differences from {labels[group[-1]]}, mean")
+    show(f"{name}_paired", lost, metrics, text)
+    effects.append(scores.order_table(lost, published_scores(name), group[-1]))
 
 # %% [markdown]
 # ## Regions
 #
-# Without the channels of a region. *Look for* what the model lost on the channels that
-# it kept: the difference of the retrained from the full model on the same channels.
+# "Removing the channels of a region" has several readings. The model is trained without
+# them and scored on what is left, beside the full model on the same channels; or the
+# full model's prediction is set to zero there and scored on all channels, where silent
+# ones have no correlation and no synchronization. *Look for* what the model lost on the
+# channels that it kept: the square against the circle.
 
 # %%
-variants = (FULL, RETRAINED, ZEROED)
-of_regions = tidy_scores(
-    scored_regions, [region_row(*names) for names in product(regions, variants)]
+VARIANTS = {  # name, marker, color, place beside the line of the region
+    "full model, same channels": ("o", figures.COLORS["recorded"], 0.22),
+    "trained without the region": ("s", figures.COLORS["generated"], 0.0),
+    "full model, region set to zero": ("D", figures.COLORS["baseline"], -0.22),
+}
+frames = []
+for run, subject in tqdm(
+    list(product(cfg.ablations.regions[:-1], subjects)), "Regions"
+):
+    region, truth = cfg.runs[run].channels["without"], recorded[subject]
+    kept = regions.channels_outside(ch_names, region)
+    for seed in seeds[run]:
+        whole = full_responses[subject, seed]
+        values = prediction(run, subject, seed)
+        silent = np.zeros_like(whole.values)
+        silent[:, kept] = whole.values[:, kept]
+        left = truth.select(kept)
+        pairs = (
+            (whole.select(kept), left),
+            (comparison.Responses.prepare(values, left.common, embedding), left),
+            (comparison.Responses(silent, truth.common, {}), truth),
+        )
+        for variant, (found, target) in zip(VARIANTS, pairs, strict=True):
+            row = comparison.score(found, target, sfreq=sfreq)
+            identity = {"region": region, "variant": variant, "run": run}
+            identity |= {"subject": subject, "seed": seed, "image": row.index}
+            frames.append(row.assign(**identity))
+by_region = pd.concat(frames)
+
+# %%
+by_region["method"] = by_region["region"] + ": " + by_region["variant"]
+scored_regions = by_region.drop(columns=["region", "variant", "run"])
+summary = comparison.summarize(scored_regions, **bootstrap)
+both = scores.with_published(summary, published_scores(figure))
+show(figure, both, comparison.MAIN_METRICS, f"{caption(summary)} {note}")
+lost = []
+for run in cfg.ablations.regions[:-1]:
+    region = cfg.runs[run].channels["without"]
+    base, retrained, _ = (f"{region}: {variant}" for variant in VARIANTS)
+    pair = scored_regions[scored_regions["method"].isin([base, retrained])]
+    difference = comparison.compare_with(pair, base, **bootstrap)
+    lost.append(difference.assign(method=region, run=run))
+lost = pd.concat(lost)
+text = caption(
+    lost, "paired differences from the full model on the same channels, mean"
 )
-by_region = summarize(of_regions, **bootstrap)
-main = by_region[by_region["metric"].isin(MAIN_METRICS)]
-published = pd.read_csv(where("published_table", name=REGION_FIGURES[dataset]))
-tidy = with_published(main, published)
-rows = list(tidy["method"].unique())
-wide = wide_table(tidy, rows=rows, metrics=MAIN_METRICS)
-stem = where("table", name=REGION_FIGURES[dataset])
-written += save(stem, tidy=tidy, wide=wide, caption=caption(main, **about))
-display(wide)
+show(f"{figure}_paired", lost, metrics, text)
+effects.append(scores.order_table(lost, published_scores(figure), full))
 
 # %%
-lost = compare_regions(of_regions, regions, **bootstrap)
-wide = wide_table(lost, rows=regions, metrics=METRICS).rename_axis("Region removed")
-text = difference_caption(lost, "the full model on the same channels", **about)
-written += save(f"{stem}_paired", tidy=lost, wide=wide, caption=text)
-display(wide)
-
-# %%
-fig = plot_regions(by_region, regions=regions, metrics=MAIN_METRICS)
+removed_regions = lost["method"].unique()
+n_panels = len(comparison.MAIN_METRICS)
+size = (figures.PAGE, 0.9 + 0.32 * len(removed_regions))
+fig, axes = plt.subplots(1, n_panels, figsize=size, sharey=True)
+for ax, (metric, heading) in zip(axes, comparison.MAIN_METRICS.items(), strict=True):
+    shown = summary[summary["metric"] == metric]
+    for variant, (marker, color, shift) in VARIANTS.items():
+        drawn = [f"{region}: {variant}" for region in removed_regions]
+        look = {"colors": [color] * len(drawn), "marker": marker, "shift": shift}
+        scores.draw_intervals(ax, shown, drawn, **look)
+    ax.set_xlabel(heading)
+axes[0].set_yticks(-np.arange(len(removed_regions)), removed_regions)
+axes[0].set_ylabel("Region removed")
+handles = [
+    plt.Line2D([], [], color=color, marker=marker, ms=4, label=variant)
+    for variant, (marker, color, _) in VARIANTS.items()
+]
+fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+figures.save_figure(fig, nb.output("figure", name=figure), simulated=cfg.simulated)
 plt.show()
-stem = where("figure", name=REGION_FIGURES[dataset])
-written += save_figure(fig, stem, simulated=settings["simulated"])
 
 # %% [markdown]
-# ## What this shows
+# ## Published and measured effects
+#
+# What the paper reports that each ablation changes, beside the paired difference here.
+# *Look at* the last column: "yes" where the interval has the published sign, "reversed"
+# where it has the opposite one, "open" where it contains zero.
 
 # %%
-lines = []
-tables = {**differences, "regions": lost}
-for (name, table), metric in product(tables.items(), ("pearson", "pearson_specific")):
-    table = table[table["metric"] == metric]
-    clear = table[(table["low"] > 0) | (table["high"] < 0)]
-    told = ", ".join(f"{row.method} {row.mean:+.3f}" for row in clear.itertuples())
-    rest = ", ".join(table["method"][~table.index.isin(clear.index)])
-    lines.append(
-        f"- {name}, {METRICS[metric].removesuffix(' ↑')}, apart from the full model: "
-        f"{told or 'none'}; not told apart: {rest or 'none'}"
-    )
-display(Markdown("\n".join(lines)))
+effects = pd.concat(effects, ignore_index=True)
+display(effects.round(3))
+display(effects.groupby("metric")["as_published"].value_counts().unstack(fill_value=0))
 
 # %%
-inputs = [where("signals", subject=subject) for subject in subjects]
-names = [*groups, REGION_FIGURES[dataset]]
-inputs += [where("published_table", name=name) for name in names]
-for run, subject, trained in product(
-    {**listed, **dict.fromkeys(without)}, subjects, seeds
-):
-    inputs.append(where("samples", run=run, subject=subject, seed=trained))
-record.finish(where("record"), inputs=inputs, outputs=written)
+nb.finish()

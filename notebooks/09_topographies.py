@@ -14,11 +14,14 @@
 # %% [markdown]
 # # 09 Topographies
 #
-# *Where on the head is the response to an image, and how different is it in another
-# participant?* (paper, Figures 3 and 7; the first version's maps of all participants)
+# *Where on the head is the response to an image, how different is it in another
+# participant, and does the model generate it?* (paper, Figures 3 and 7; the first
+# version's maps of all participants)
 #
-# - Reads: signals of every participant
-# - Writes: two figures of scalp maps
+# - Reads: signals of every participant; of the first data set also the responses that
+#   the reference model generates for its training subject
+# - Writes: two figures of scalp maps; of the first data set also an image with its
+#   recorded and its generated response
 # - Time: seconds (mini), minutes (paper, not measured)
 
 # %% tags=["parameters"]
@@ -29,50 +32,56 @@ dataset: str = "things-eeg2"
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy.signal import find_peaks
+from tqdm.auto import tqdm
 
-from paperlib.config import load_settings
-from paperlib.paths import TOPOGRAPHIES, locate
-from paperlib.progress import progress_bar
-from paperlib.provenance import start_record
+from paperlib import paths
+from paperlib.evaluation.metrics import pearson
+from paperlib.notebook import open_notebook
+from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.sensors import sensor_info
-from paperlib.recordings.signals import load_signals, mean_response
+from paperlib.recordings.signals import average_repetitions, load_signals, mean_response
+from paperlib.reporting import topographies
 from paperlib.reporting.figures import save_figure, set_theme
-from paperlib.reporting.topographies import plot_topographies, window_means
+from paperlib.stimuli.images import open_image, read_images
 
 # %%
-keys = {"dataset": dataset}
-settings = load_settings("09_topographies", config, overrides, dataset=dataset)
-where = locate(settings, **keys)
-record = start_record(settings, config=config, overrides=overrides, **keys)
+nb = open_notebook("09_topographies", globals())
+cfg = nb.cfg
 set_theme()
-windows = settings["topographies"]["windows"]
+windows = cfg.topographies.windows
 
 # %% [markdown]
 # ## Mean responses
 #
-# The mean over all training images and over all test images of each participant,
-# averaged within time windows. EEG is whitened and MEG divided by its baseline's
-# standard deviation (notebook 01): maps are in these units, not in volts or teslas.
+# The mean over all images of a partition, $\bar y_c(t)$, is averaged over each time
+# window $w$:
+# $$m_{c,w} = \frac{1}{|w|} \sum_{t \in w} \bar y_c(t).$$
+# EEG is whitened and MEG divided by its baseline's standard deviation (notebook 01):
+# maps are in these units, not in volts or teslas.
 
 # %%
-maps = {}
-for subject in progress_bar(settings["subjects"], label="Averaging", unit="subject"):
-    signals = load_signals(where("signals", subject=subject))
-    for partition in ("training", "test"):
-        recorded = getattr(signals, partition)  # N R C T
-        means = window_means(mean_response(recorded), signals.times, windows)
-        maps[subject, partition] = means
-    n_images = {"training": len(signals.training), "test": len(signals.test)}
-look = {
+signals = load_signals(nb.input("signals", subject=cfg.training_subject))
+response = mean_response(signals.test)  # C T
+means = topographies.window_means(response, signals.times, windows)
+layout = {
     "windows": windows,
     "info": sensor_info(signals.ch_names, signals.sfreq),
     "unit": signals.unit,
 }
 print(
-    f"Means over {len(signals.training)} training and {len(signals.test)} test images "
-    f"at {len(signals.ch_names)} sensors, in {signals.unit}"
-    f"{', simulated participants' if settings['simulated'] else ''}."
+    f"A mean response {response.shape} becomes maps {means.shape}, windows × sensors."
 )
+
+# %%
+maps = {}
+for subject in tqdm(cfg.subjects, desc="Averaging", unit="subject"):
+    signals = load_signals(nb.input("signals", subject=subject))
+    for partition in ("training", "test"):
+        trials = getattr(signals, partition)  # N R C T
+        label = f"Subject {subject}\n{partition}\n{len(trials):,} images"
+        means = topographies.window_means(mean_response(trials), signals.times, windows)
+        maps[subject, partition] = label, means
 
 # %% [markdown]
 # ## Training subject, test subject, difference
@@ -82,27 +91,20 @@ print(
 # participant cannot fit the second.
 
 # %%
-first = settings["training_subject"]
-second = next((s for s in settings["subjects"] if s != first), first)
-rows = {
-    (
-        subject,
-        partition,
-    ): f"Subject {subject}\n{partition}\n{n_images[partition]:,} images"
-    for subject, partition in maps
-}
-pair = {rows[key]: maps[key] for key in ((first, "training"), (second, "test"))}
+first = cfg.training_subject
+second = next((subject for subject in cfg.subjects if subject != first), first)
+pair = dict([maps[first, "training"], maps[second, "test"]])
 difference = np.subtract(*pair.values())
-comparison = plot_topographies(
-    {**pair, "Difference,\nfirst - second": difference}, **look
+comparison = topographies.plot_topographies(
+    {**pair, "Difference,\nfirst - second": difference}, **layout
 )
 plt.show()
 
 # %%
 amplitude = np.abs(np.stack(list(pair.values()))).mean()
 print(
-    f"The maps differ by {np.abs(difference).mean():.2f} {signals.unit} on average; "
-    f"their own mean size is {amplitude:.2f}."
+    f"Mean absolute difference {np.abs(difference).mean():.2f} {signals.unit}; mean "
+    f"absolute value of the two maps {amplitude:.2f} {signals.unit}."
 )
 
 # %% [markdown]
@@ -112,22 +114,58 @@ print(
 # do not.
 
 # %%
-everyone = plot_topographies({rows[k]: maps[k] for k in maps}, **look)
+everyone = topographies.plot_topographies(dict(maps.values()), **layout)
 plt.show()
-
-# %% [markdown]
-# ## Save
 
 # %%
 figures = {"": comparison, "_all_subjects": everyone}
-written = []
 for ending, fig in figures.items():
-    stem = where("figure", name=f"{TOPOGRAPHIES[dataset]}{ending}")
-    written += save_figure(fig, stem, simulated=settings["simulated"])
+    stem = nb.output("figure", name=f"{paths.TOPOGRAPHIES[dataset]}{ending}")
+    save_figure(fig, stem, simulated=cfg.simulated)
+
+# %% [markdown]
+# ## An image, its recorded and its generated response
+#
+# For the first data set: the test image for which the generated response (the posterior
+# mean of the reference model) has the median correlation with the recorded one, so
+# neither the best nor the worst. Dotted lines, and maps, are at the largest peaks of
+# the recording's global field power,
+# $$\mathrm{GFP}(t) = \sqrt{\tfrac{1}{C} \sum_c \big(y_c(t) - \bar y(t)\big)^2}.$$
+# *Look for* the components that both rows share, and for the recording's noise, which a
+# mean does not have.
 
 # %%
-record.finish(
-    where("record"),
-    inputs=[where("signals", subject=subject) for subject in settings["subjects"]],
-    outputs=written,
-)
+if dataset == next(iter(cfg.datasets)):
+    model = cfg.of(run=cfg.evaluation.reference)
+    keys = {"subject": first, "run": model.run, "seed": model.seeds[0]}
+    generated = np.load(nb.input("posterior_mean", **keys))  # N C T
+    signals = load_signals(nb.input("signals", subject=first))
+    recorded = average_repetitions(signals.test)  # N C T
+    scores = pearson(generated, recorded)  # N
+    chosen = scores.argsort()[len(scores) // 2]
+    power = recorded[chosen].std(axis=0)  # T
+    peaks, _ = find_peaks(power, distance=int(0.08 * signals.sfreq))
+    peaks = sorted(peaks, key=lambda peak: power[peak])[-3:]
+    print(
+        f"{model.label}, image {chosen + 1} of {len(scores)}: Pearson "
+        f"{scores[chosen]:.2f} (from {scores.min():.2f} to {scores.max():.2f})."
+    )
+
+# %%
+if dataset == next(iter(cfg.datasets)):
+    images = read_images(nb.input("images"))
+    shown = images[images["partition"] == "test"].iloc[chosen]
+    hero = topographies.plot_response(
+        open_image(shown["path"]),
+        {"Recorded": recorded[chosen], f"Generated, {model.label}": generated[chosen]},
+        times=signals.times,
+        moments=signals.times[sorted(peaks)],
+        regions=channel_regions(signals.ch_names),
+        info=layout["info"],
+        unit=signals.unit,
+    )
+    save_figure(hero, nb.output("figure", name="hero"), simulated=cfg.simulated)
+    plt.show()
+
+# %%
+nb.finish()

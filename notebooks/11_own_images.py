@@ -14,151 +14,153 @@
 # %% [markdown]
 # # 11 Own images
 #
-# *What would an EEG or MEG recording of someone looking at my image look like?* One
-# trained model answers for any image: it is captioned and encoded as the images of the
-# training were, and signals are generated for it.
+# *What would the EEG or MEG of someone who looks at my image look like?*
 #
-# - Reads: a checkpoint; images; captioner and CLIP of the checkpoint's training
+# - Reads: a trained model; images; the captioner and the encoders of its training
 # - Writes: predicted responses as `mne.Epochs`, one for each image
 # - Time: seconds (mini, one core), a minute (paper, one GPU, not measured)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/
-overrides: str = ""  # YAML that replaces values, as in "sampling: {samples: 4}"
+overrides: str = ""  # YAML that replaces single values, as in "sampling: {steps: 20}"
 dataset: str = "things-eeg2"
 subject: int = 1
 run: str = "ours_plus"  # an entry of the configuration's runs
-seed: int = 0  # of the trained model
-images: str = ""  # files or folders, with commas; empty for test images of the data set
+images: list = []  # files or folders; empty for test images of the data set
 
 # %%
+from pathlib import Path
 from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from paperlib.atomic import atomic_path
-from paperlib.checkpoints import Checkpoint, load_checkpoint
-from paperlib.config import load_settings
-from paperlib.generation import find_images, generate
-from paperlib.paths import locate
-from paperlib.provenance import start_record
+from paperlib.checkpoints import Checkpoint
+from paperlib.generation import find_pictures, generate
+from paperlib.notebook import open_notebook
 from paperlib.recordings.regions import channel_regions
-from paperlib.reporting.figures import PAGE, REGION_COLORS, set_theme
-from paperlib.reporting.topographies import plot_topographies, window_means
+from paperlib.reporting.figures import set_theme
+from paperlib.reporting.topographies import (
+    plot_response,
+    plot_topographies,
+    window_means,
+)
 from paperlib.stimuli.images import open_image, read_images
 
 # %%
-keys = {"dataset": dataset, "subject": subject, "run": run, "seed": seed}
-keys["images"] = images
-settings = load_settings("11_own_images", config, overrides, dataset=dataset, run=run)
-where = locate(settings, **keys)
-record = start_record(settings, config=config, overrides=overrides, **keys)
+nb = open_notebook("11_own_images", globals())
+cfg = nb.cfg
 set_theme()
 
 # %% [markdown]
 # ## Images
 #
-# Type a path into `images` above: a folder, or one or several files. Without one, the
-# first test images of the data set are taken, which the model has never seen either.
+# Put paths into `images` above: files, folders or both. Without any, the first test
+# images of the data set are taken, which the model has never seen either. With
+# papermill: `-y "images: [cat.jpg, holidays/]"`.
 
 # %%
 if images:
-    pictures = find_images(images)
+    pictures = find_pictures(images)
 else:
-    known = read_images(where("images"))
-    pictures = known["path"][known["partition"] == "test"].head(3).tolist()
-print(f"{len(pictures)} images, such as {pictures[0].name}.")
+    known = read_images(nb.input("images"))
+    pictures = known.loc[known["partition"] == "test", "path"].head(3).tolist()
+print(f"{len(pictures)} images, such as {pictures[0].name!r}.")
 
 # %% [markdown]
 # ## Responses
 #
-# The mean over the samples of an image, as MNE epochs: `epochs["name of the image"]`.
-# The values are normalized as the recordings were, and have no volts: give MNE's own
-# plots `scalings=1` and the unit.
+# An image $x$ is captioned and encoded as the images of the training were. Then there
+# are two answers. A sample $y \sim p(y \mid x)$ is one possible recording, with the
+# noise that a recording has. The posterior mean is the response that all of them share,
+# $$\bar y(x) = \mathbb{E}[y \mid x] \approx \frac{1}{K} \sum_{k=1}^{K} y_k,$$
+# which the network states at once when it is shown nothing but noise.
 
 # %%
-device = settings["device"]
-checkpoint = Checkpoint(*load_checkpoint(where("checkpoint"), device=device))
-epochs = generate(
-    pictures,
-    checkpoint,
-    average=True,
-    seed=settings["seed"],
-    device=device,
-    **settings["sampling"],
-)
-unit = checkpoint.recipe["unit"]
-responses = dict(zip(epochs.event_id, epochs.get_data(), strict=True))  # C T each
+folder = nb.input("checkpoint", seed=cfg.seeds[0])
+checkpoint = Checkpoint.from_pretrained(folder, device=cfg.machine.device)
+options = {"sampling": cfg.sampling, "seed": cfg.seed, "machine": cfg.machine}
+epochs = generate(pictures, checkpoint, **options)
+captions = epochs.metadata["caption"].tolist()
+print(epochs.info["description"])
+
+# %%
+samples = generate(pictures, checkpoint, captions=captions, samples=1, **options)
+
+# %% [markdown]
+# Epochs are called `image-001` and so on, because MNE's files separate names by `:` and
+# `;`. Which image each one shows is in the metadata.
 
 # %%
 epochs.metadata
 
 # %% [markdown]
-# ## Images, captions and butterfly plots
+# ## Image, caption and response
 #
-# One line a sensor, colored by its region. *Look for* captions that say what the image
-# shows, and for what differs between the responses: most of a response is common to
-# all images.
+# One line a sensor, colored by its region, and scalp maps at the dotted times. *Look
+# for* captions that say what the image shows, and for a sample that follows the mean
+# where its noise lets it.
 
 # %%
-regions = np.array(channel_regions(epochs.ch_names))
-size = (PAGE, 0.4 + 1.5 * len(responses))
-shape = {"nrows": len(responses), "ncols": 2, "squeeze": False}
-fig, axes = plt.subplots(**shape, figsize=size, width_ratios=[1, 3], sharey="col")
-for row, path, (name, response), caption in zip(
-    axes, pictures, responses.items(), epochs.metadata["caption"], strict=True
-):
-    row[0].imshow(open_image(path))
-    row[0].set_title(fill(name.replace("_", " "), 24), size=7)
-    row[0].set_axis_off()
-    for region, color in REGION_COLORS.items():
-        lines = row[1].plot(1000 * epochs.times, response[regions == region].T)
-        plt.setp(lines, color=color, lw=0.4)
-        plt.setp(lines[:1], label=region)
-    row[1].set_title(fill(caption, 100), loc="left", size=7)
-    row[1].set(ylabel=unit, xlim=(None, 1000 * epochs.times[-1]))
-axes[-1, 1].set_xlabel("Time (ms)")
-fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-fig.suptitle(epochs.info["description"], x=0.01, ha="left", size=7)
-plt.show()
+names = [Path(name).stem for name in epochs.metadata["image"]]
+regions = channel_regions(epochs.ch_names)
+windows = cfg.topographies.windows
+layout = {"info": epochs.info, "unit": checkpoint.recipe.unit}
+moments = [np.mean(window) for window in windows if np.mean(window) < 0.4]
+responses, drawn = epochs.get_data(), samples.get_data()  # N C T
+title = {"x": 0.01, "ha": "left", "size": 7, "parse_math": False}
+for i in range(min(6, len(names))):
+    fig = plot_response(
+        open_image(pictures[i]),
+        {"Posterior mean": responses[i], "One sample": drawn[i]},
+        times=epochs.times,
+        moments=moments,
+        regions=regions,
+        **layout,
+    )
+    text = fill(f"{names[i]}. {captions[i]}", 120)
+    fig.suptitle(f"{epochs.info['description']}\n{text}", **title)
+    plt.show()
+
+# %% [markdown]
+# ## What differs between images
+#
+# Most of a response is common to all images: the brain's answer to seeing anything at
+# all.
 
 # %%
-common = np.mean(list(responses.values()), axis=0)
-apart = np.mean([(response - common).std() for response in responses.values()])
+common = responses.mean(axis=0)
 print(
-    f"The common response has a standard deviation of {common.std():.2f} {unit}; "
-    f"single images differ from it by {apart:.2f}."
+    f"The common response has a standard deviation of {common.std():.2f} "
+    f"{layout['unit']}; single images differ from it by "
+    f"{(responses - common).std():.2f}."
 )
 
 # %% [markdown]
-# ## Topographies
-#
-# Means over time windows, all on one color scale.
+# Means over time windows, all on one color scale, of the common response and of what
+# each image adds to it.
 
 # %%
-windows = settings["topographies"]["windows"]
-maps = {
-    fill(name.replace("_", " "), 14): window_means(response, epochs.times, windows)
-    for name, response in responses.items()
-}
-fig = plot_topographies(maps, windows=windows, info=epochs.info, unit=unit)
-fig.suptitle(epochs.info["description"], x=0.01, ha="left", size=7)
+maps = {"Common": window_means(common, epochs.times, windows)}
+for i, name in enumerate(names[:6]):
+    label = f"{i + 1} {fill(name.replace('_', ' '), 14)}"
+    maps[label] = window_means(responses[i] - common, epochs.times, windows)
+fig = plot_topographies(maps, windows=windows, **layout)
+fig.suptitle(epochs.info["description"], **title)
 plt.show()
 
 # %% [markdown]
 # ## Save
 #
-# `mne.read_epochs` opens the file. What the values are is in `epochs.info`.
+# `mne.read_epochs` opens the file; `epochs.info["description"]` says what the values
+# are. They are normalized as the recordings were and have no volts: give MNE's own
+# plots `scalings=1`.
 
 # %%
-with atomic_path(where("own_images")) as partial:
+with atomic_path(nb.output("own_images")) as partial:
     epochs.save(partial, verbose="error")
-print(f"Written: {where('own_images')}")
+print(f"Written: {nb.output('own_images')}")
 
 # %%
-record.finish(
-    where("record"),
-    inputs=[where("checkpoint"), *pictures],
-    outputs=[where("own_images")],
-)
+nb.finish()

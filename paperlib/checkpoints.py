@@ -1,58 +1,108 @@
 """A trained model as a folder, here or on the Hugging Face hub.
 
-``model.safetensors`` holds the moving average of the weights. ``config.json`` is the
-recipe: method and architecture, diffusion, scale and unit of the signals, channels and
-times, and how the tokens that condition the model are made. ``README.md`` is the model
-card, from the template ``model_card.md``.
+``model.safetensors`` holds the moving average of the weights and all else that was
+fitted: the coordinates of the responses, and the components of a CNN's maps.
+``config.json`` is the recipe, ``README.md`` the model card, from ``model_card.md``.
 """
 
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from paperlib.atomic import atomic_path, write_text
-from paperlib.models.dit import DiT
-from paperlib.models.linear import (
-    FITS,
-    LayerwiseEncoder,
-    LinearEncoder,
-    encoder_from_tensors,
+from paperlib.config import (
+    Conditioning,
+    Diffusion,
+    Method,
+    Methods,
+    Section,
+    Training,
 )
-from paperlib.models.synbrain import SynBrain
-from paperlib.models.unet import UNet
-from paperlib.validation import check_option
+from paperlib.coordinates import Coordinates
+from paperlib.methods import Model, build_model
+from paperlib.stimuli.conditions import Condition
+from paperlib.stimuli.map_tokens import MapTokens
+from paperlib.stimuli.tokens import Tokens
 
-ARCHITECTURES = {"dit": DiT, "unet": UNet, "synbrain": SynBrain}
 _FILES = ("config.json", "model.safetensors", "README.md")
 _CARD = Path(__file__).with_name("model_card.md")
 
-Model = nn.Module | LinearEncoder | LayerwiseEncoder
+
+class Recipe(Section):
+    """What is needed to build a method again, and to use it.
+
+    Attributes
+    ----------
+    options : dict
+        Of the method.
+    tokens : dict
+        How the condition tokens are made: ``Config.tokens``.
+    times : list of float
+        In seconds from image onset.
+    unit : str
+        Of the responses.
+    """
+
+    simulated: bool
+    dataset: str
+    subject: int
+    run: str
+    seed: int
+    method: Method
+    options: dict
+    conditioning: Conditioning
+    tokens: dict
+    n_tokens: int
+    context_width: int
+    diffusion: Diffusion
+    training: Training
+    ch_names: list[str]
+    sfreq: float
+    times: list[float]
+    unit: str
 
 
 class Checkpoint(ModelHubMixin):
     """A trained model with its recipe.
 
-    ``save_pretrained(folder)`` writes the files of :func:`save_checkpoint`;
-    ``push_to_hub("owner/name")`` uploads them.
+    ``save_pretrained(folder)`` writes a folder; ``push_to_hub("owner/name")`` uploads
+    it.
 
     Parameters
     ----------
-    model : Module or encoder
-        In evaluation mode.
-    recipe : dict
-        All that is needed to build the model and to use it.
+    model : Model
+        Fitted.
+    recipe : Recipe
+    maps : MapTokens or None
+        Where the model attends to a CNN's maps.
     """
 
-    def __init__(self, model: Model, recipe: dict):
-        self.model = model
-        self.recipe = recipe
+    def __init__(self, model: Model, recipe: Recipe, maps: MapTokens | None = None):
+        self.model, self.recipe, self.maps = model, recipe, maps
+
+    def condition(
+        self, sources: Sequence[Tokens], image_ids: Sequence[str]
+    ) -> Condition:
+        """Return the condition tokens of images as the model was trained on them.
+
+        Parameters
+        ----------
+        sources
+            Opened token files, in the order of ``Config.token_sources``.
+        image_ids
+            The image of each row.
+        """
+        if self.maps is not None:
+            sources = [*sources[:-1], replace(self.maps, tokens=sources[-1])]
+        return Condition(sources, image_ids)
 
     @classmethod
     def from_pretrained(
@@ -67,7 +117,7 @@ class Checkpoint(ModelHubMixin):
         revision
             Branch, tag or commit on the hub; None for the newest.
         device
-            See :func:`load_checkpoint`.
+            ``"auto"`` takes a GPU if there is one; linear encoders stay on the CPU.
 
         Raises
         ------
@@ -78,89 +128,56 @@ class Checkpoint(ModelHubMixin):
             If a file is damaged or does not fit the others.
         """
         folder = Path(name) if Path(name).is_dir() else _download(str(name), revision)
-        return cls(*load_checkpoint(folder, device=device))
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save_checkpoint(save_directory, self.model, self.recipe)
+        recipe, tensors = _read(folder)
+        parts: dict[str, dict] = {"model": {}, "coordinates": {}, "maps": {}}
+        for key, tensor in tensors.items():
+            part, _, rest = key.partition(".")
+            parts[part][rest] = tensor
+        options = Methods.model_fields[recipe.method].annotation
+        try:
+            model = build_model(
+                recipe.method,
+                options.model_validate(recipe.options),
+                ch_names=recipe.ch_names,
+                n_tokens=recipe.n_tokens,
+                context_width=recipe.context_width,
+                coordinates=Coordinates(**parts["coordinates"]),
+                diffusion=recipe.diffusion,
+            )
+            model.load(parts["model"], pick_device(device))
+        except (TypeError, RuntimeError, ValidationError) as error:
+            raise ValueError(
+                f"The weights in {folder} are not those of the {recipe.method} that "
+                f"config.json describes ({error}). Both must come from one training."
+            ) from error
+        maps = {name: tensor.numpy() for name, tensor in parts["maps"].items()}
+        layers = recipe.conditioning.layers
+        return cls(model, recipe, MapTokens(None, layers, **maps) if maps else None)
 
     def generate_model_card(self) -> ModelCard:
-        """Return the model card; see :func:`model_card`."""
-        return model_card(self.recipe)
+        """Describe the model, its training, its use and its limits."""
+        simulated = ["simulated"] if self.recipe.simulated else []
+        tags = ["image-to-brain", self.recipe.method, *simulated]
+        return ModelCard.from_template(
+            ModelCardData(license="mit", tags=tags),
+            template_str=_CARD.read_text(encoding="utf-8"),
+            recipe=self.recipe,
+        )
 
-
-def build_model(recipe: dict) -> nn.Module:
-    """Return the untrained network that a recipe describes.
-
-    Parameters
-    ----------
-    recipe
-        With ``method`` (a key of :data:`ARCHITECTURES`) and ``architecture`` (the
-        arguments of that class).
-    """
-    check_option("method", recipe["method"], tuple(ARCHITECTURES))
-    return ARCHITECTURES[recipe["method"]](**recipe["architecture"])
-
-
-def save_checkpoint(folder: Path, model: Model, recipe: dict) -> None:
-    """Write weights, card and recipe, the last so that a folder with one is whole."""
-    if isinstance(model, nn.Module):
-        weights = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
-    else:
-        weights = {k: torch.from_numpy(v) for k, v in model.to_tensors().items()}
-    (folder / "config.json").unlink(missing_ok=True)  # of an earlier training
-    with atomic_path(folder / "model.safetensors") as partial:
-        save_file(weights, partial)
-    write_text(folder / "README.md", str(model_card(recipe)))
-    write_text(folder / "config.json", json.dumps(recipe, indent=2) + "\n")
-
-
-def load_checkpoint(folder: Path, *, device: str = "auto") -> tuple[Model, dict]:
-    """Read a trained network or a fitted encoder, and its recipe.
-
-    Parameters
-    ----------
-    folder
-        Written by :func:`save_checkpoint`.
-    device
-        ``"auto"`` takes a GPU if there is one; encoders stay where they are.
-
-    Returns
-    -------
-    model : Module or encoder
-        In evaluation mode.
-    recipe : dict
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder holds no finished checkpoint.
-    ValueError
-        If the recipe or the weights are damaged, or do not fit each other.
-    """
-    recipe = _read_recipe(folder)
-    weights = _read_weights(folder)
-    if recipe["method"] in FITS:
-        return encoder_from_tensors({k: v.numpy() for k, v in weights.items()}), recipe
-    try:
-        model = build_model(recipe)
-        model.load_state_dict(weights)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"The weights in {folder} are not those of the {recipe['method']} that "
-            f"config.json describes ({error}). Both must come from one training."
-        ) from error
-    return model.to(pick_device(device)).eval(), recipe
-
-
-def model_card(recipe: dict) -> ModelCard:
-    """Say what a model is, what it was trained on, how it is used and its limits."""
-    simulated = ["simulated"] if recipe.get("simulated") else []
-    tags = ["image-to-brain", recipe["method"], *simulated]
-    return ModelCard.from_template(
-        ModelCardData(license="mit", tags=tags),
-        template_str=_CARD.read_text(encoding="utf-8"),
-        recipe=recipe,
-    )
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write weights, card and recipe; a folder with a recipe is complete."""
+        tensors = {f"model.{k}": v for k, v in self.model.tensors().items()}
+        fitted = self.model.coordinates.tensors()
+        tensors |= {f"coordinates.{k}": v for k, v in fitted.items()}
+        if self.maps is not None:
+            for name in ("mean", "components"):
+                tensors[f"maps.{name}"] = torch.from_numpy(getattr(self.maps, name))
+        (save_directory / "config.json").unlink(missing_ok=True)  # of another training
+        with atomic_path(save_directory / "model.safetensors") as partial:
+            save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, partial)
+        write_text(save_directory / "README.md", str(self.generate_model_card()))
+        recipe = self.recipe.model_dump_json(indent=2)
+        write_text(save_directory / "config.json", recipe + "\n")
 
 
 def pick_device(device: str) -> torch.device:
@@ -182,33 +199,26 @@ def _download(name: str, revision: str | None) -> Path:
     return Path(folder)
 
 
-def _read_recipe(folder: Path) -> dict:
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no config.json: expected a trained model. Run notebook 04 "
-            "for this run, subject and seed first."
-        )
+def _read(folder: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
+    """Read recipe and tensors of a folder."""
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    for file in (config, weights):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no {file.name}: expected a trained model. Run "
+                "notebook 04 for this run and subject first."
+            )
     try:
-        recipe = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        check_option("method", recipe["method"], (*ARCHITECTURES, *FITS))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        recipe = Recipe.model_validate_json(config.read_text(encoding="utf-8"))
+    except ValidationError as error:
         raise ValueError(
-            f"{folder / 'config.json'} is not the recipe of a model ({error!r}); "
-            "expected what notebook 04 wrote."
+            f"{config} is not the recipe of a model ({error}); expected what notebook "
+            "04 wrote."
         ) from error
-    return recipe
-
-
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no model.safetensors: expected the weights beside "
-            "config.json. Copy them there, or run notebook 04 again."
-        )
     try:
-        return load_file(folder / "model.safetensors")
+        return recipe, load_file(weights)
     except SafetensorError as error:
         raise ValueError(
-            f"{folder / 'model.safetensors'} is damaged or no safetensors file "
-            f"({error}). Copy or download it again."
+            f"{weights} is damaged or no safetensors file ({error}). Copy or download "
+            "it again."
         ) from error

@@ -1,283 +1,399 @@
-"""Fit any method of the comparison, and let it answer for new images.
+"""The methods of the comparison behind one interface: fit, sample, posterior mean.
 
-Three kinds of methods share recipe, checkpoint and arrays: diffusion models (DiT,
-U-Net), SynBrain in its two stages, and linear encoders. Notebooks 04 and 05 do not tell
-them apart.
+A diffusion model (DiT, U-Net), SynBrain and a linear encoder are fitted to the same
+pairs and asked about the same images, so notebooks 04 and 05 need not distinguish them.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from paperlib.checkpoints import ARCHITECTURES, Model, build_model
-from paperlib.config import without_speed
-from paperlib.diffusion import linear_alpha_bar
+from paperlib.config import Diffusion, Machine, Sampling, Section, Training
+from paperlib.coordinates import Coordinates
+from paperlib.diffusion import (
+    DenoisingLoss,
+    linear_alpha_bar,
+    posterior_mean,
+    sample,
+)
 from paperlib.models.dit import DiT
-from paperlib.models.linear import FITS, LayerwiseEncoder, LinearEncoder
-from paperlib.models.synbrain import BrainVAEObjective, MapperObjective
+from paperlib.models.linear import (
+    LayerwiseEncoder,
+    LinearEncoder,
+    encoder_from_arrays,
+    fit_kernel_regression,
+    fit_layerwise_ridge,
+    fit_pls,
+    fit_ridge,
+)
+from paperlib.models.synbrain import BrainVAELoss, MapperLoss, SynBrain
+from paperlib.models.unet import UNet
 from paperlib.recordings.regions import channel_regions
-from paperlib.sampling import predict, sample_signals
 from paperlib.stimuli.conditions import Condition
 from paperlib.stimuli.features import LayerFeatures, token_features
-from paperlib.training import Objective, Pairs, TrainingSettings, train
-from paperlib.validation import check_option
+from paperlib.training import Pairs, train
 
-Optimize = Callable[..., tuple[nn.Module, list[dict]]]  # train on given pairs
-
-METHODS = (*ARCHITECTURES, *FITS)
-_SEEN = ("layer", "pooling")  # options that say what a linear encoder sees
 _BLOCK = 512  # images whose features or predictions are in memory at a time
 
 
-def architecture(
+class DiffusionModel:
+    """A network that denoises responses.
+
+    Parameters
+    ----------
+    network
+        ``network(y, t, context)``.
+    coordinates
+        Of the responses.
+    options
+        Schedule and target.
+
+    Attributes
+    ----------
+    loss : DenoisingLoss
+    """
+
+    def __init__(
+        self, network: nn.Module, coordinates: Coordinates, options: Diffusion
+    ):
+        self.network, self.coordinates = network, coordinates
+        schedule = (options.timesteps, options.beta_start, options.beta_end)
+        self.loss = DenoisingLoss(
+            linear_alpha_bar(*schedule),
+            options.prediction,
+            options.scale_input,
+            coordinates,
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def fit(
+        self,
+        training: Pairs,
+        validation: Pairs,
+        *,
+        options: Training,
+        machine: Machine,
+        seed: int,
+        folder: Path,
+    ) -> pd.DataFrame:
+        """Fit the model.
+
+        Parameters
+        ----------
+        training, validation
+            Pairs of responses and tokens.
+        options, machine, seed
+            See :func:`paperlib.training.train`.
+        folder
+            Where states for a restart are kept: ``*.pt`` files, for the caller to
+            remove once the model is stored.
+
+        Returns
+        -------
+        DataFrame
+            step, training_loss, validation_loss, seconds.
+        """
+        self.network, curve = train(
+            self.network,
+            training,
+            validation,
+            loss=self.loss,
+            options=options,
+            machine=machine,
+            seed=seed,
+            state_file=folder / "state.pt",
+        )
+        return curve
+
+    def sample(
+        self, condition: Condition, *, sampling: Sampling, seed: int, machine: Machine
+    ) -> np.ndarray:
+        """Draw signals for every image of a condition.
+
+        Parameters
+        ----------
+        condition
+            Tokens of the images.
+        sampling
+            How to sample; deterministic methods have one signal an image.
+        seed
+            Of the noise.
+        machine
+            Batch size.
+
+        Returns
+        -------
+        ndarray of shape (N, K, C, T), float32
+            In the unit of the responses.
+        """
+        path = sampling.model_dump(exclude={"precision", "bound"})
+        options = self._options(sampling, seed, machine)
+        return sample(
+            self.network, condition, len(condition.image_ids), **path, **options
+        )
+
+    def posterior_mean(
+        self, condition: Condition, *, sampling: Sampling, seed: int, machine: Machine
+    ) -> np.ndarray:
+        """Return the expected signal of every image, ndarray of shape (N, C, T).
+
+        The parameters are those of :meth:`sample`.
+        """
+        options = self._options(sampling, seed, machine)
+        return posterior_mean(
+            self.network, condition, len(condition.image_ids), **options
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name the weights."""
+        return self.network.state_dict()
+
+    def load(self, tensors: dict[str, Tensor], device: torch.device) -> None:
+        """Take weights over from :meth:`tensors`."""
+        self.network.load_state_dict(tensors)
+        self.network.to(device).eval()
+
+    def _options(self, sampling: Sampling, seed: int, machine: Machine) -> dict:
+        return {
+            "coordinates": self.coordinates,
+            "alpha_bar": self.loss.alpha_bar,
+            "prediction": self.loss.prediction,
+            "scale_input": self.loss.scale_input,
+            "bound": sampling.bound,
+            "precision": sampling.precision,
+            "seed": seed,
+            "batch_size": machine.sampling_batch,
+        }
+
+
+class SynBrainModel:
+    """SynBrain, in its two stages; see :class:`DiffusionModel` for the interface."""
+
+    def __init__(self, network: SynBrain, coordinates: Coordinates, options: Section):
+        self.network, self.coordinates = network, coordinates
+        self.options = options.autoencoder
+
+    n_parameters = DiffusionModel.n_parameters
+    tensors = DiffusionModel.tensors
+    load = DiffusionModel.load
+
+    def fit(
+        self,
+        training: Pairs,
+        validation: Pairs,
+        *,
+        options: Training,
+        machine: Machine,
+        seed: int,
+        folder: Path,
+    ) -> pd.DataFrame:
+        """Fit the autoencoder of responses, then the mapper from tokens to latents."""
+        pairs = {"training": training, "validation": validation}
+        common = pairs | {"machine": machine, "seed": seed}
+        weights = self.options.model_dump(exclude={"steps"})
+        self.network.vae, first = train(
+            self.network.vae,
+            loss=BrainVAELoss(**weights),
+            options=options.model_copy(update={"steps": self.options.steps}),
+            state_file=folder / "autoencoder.pt",
+            **common,
+        )
+        self.network.mapper, curve = train(
+            self.network.mapper,
+            loss=MapperLoss(self.network.vae, trained_with=str(self.options)),
+            options=options,
+            state_file=folder / "mapper.pt",
+            **common,
+        )
+        self.network.eval()
+        for column in ("step", "seconds"):  # count the first stage in
+            curve[column] += first[column].iloc[-1]
+        return curve
+
+    def sample(self, condition: Condition, **options) -> np.ndarray:
+        """Return the predictions, ndarray of shape (N, 1, C, T)."""
+        return self.posterior_mean(condition, **options)[:, None]
+
+    @torch.inference_mode()
+    def posterior_mean(
+        self, condition: Condition, *, machine: Machine, **_
+    ) -> np.ndarray:
+        """Return the predictions, ndarray of shape (N, C, T)."""
+        device = next(self.network.parameters()).device
+        coordinates = self.coordinates.to(device)
+        rows = np.arange(len(condition.image_ids))
+        batches = np.split(
+            rows, range(machine.sampling_batch, len(rows), machine.sampling_batch)
+        )
+        return np.concatenate(
+            [
+                coordinates.back(
+                    self.network(torch.from_numpy(condition(batch)).to(device))
+                )
+                .cpu()
+                .numpy()
+                for batch in batches
+            ]
+        )
+
+
+class LinearModel:
+    """A linear encoder; see :class:`DiffusionModel` for the interface."""
+
+    def __init__(self, method: str, coordinates: Coordinates, options: Section):
+        self.method, self.coordinates, self.options = method, coordinates, options
+        self.encoder: LinearEncoder | LayerwiseEncoder | None = None
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of coefficients."""
+        return self.encoder.n_coefficients
+
+    def fit(
+        self,
+        training: Pairs,
+        validation: Pairs,
+        *,
+        machine: Machine,
+        seed: int,
+        **_,
+    ) -> pd.DataFrame:
+        """Fit the encoder to the mean response to each image; the curve has one row."""
+        began = time.monotonic()
+        features = self._features(training.context, training.rows)
+        responses = self._responses(training, training.rows)
+        options = self.options.model_dump(exclude={"layer", "pooling"})
+        if self.method == "pls":
+            self.encoder = fit_pls(features, responses, **options)
+        elif self.method == "kernel_regression":
+            self.encoder = fit_kernel_regression(
+                features, responses, seed=seed, **options
+            )
+        else:
+            fits = {"ridge": fit_ridge, "layerwise_ridge": fit_layerwise_ridge}
+            options |= {"seed": seed, "block": machine.ridge_block}
+            self.encoder = fits[self.method](features, responses, **options)
+        row = {
+            "step": 1,
+            "training_loss": self._error(training),
+            "validation_loss": self._error(validation),
+            "seconds": time.monotonic() - began,
+        }
+        return pd.DataFrame([row])
+
+    def sample(self, condition: Condition, **options) -> np.ndarray:
+        """Return the predictions, ndarray of shape (N, 1, C, T)."""
+        return self.posterior_mean(condition, **options)[:, None]
+
+    def posterior_mean(self, condition: Condition, **_) -> np.ndarray:
+        """Return the predictions, ndarray of shape (N, C, T)."""
+        rows = np.arange(len(condition.image_ids))
+        parts = np.split(rows, range(_BLOCK, len(rows), _BLOCK))
+        shape = self.coordinates.mean.shape
+        answers = [
+            self.encoder.predict(self._features(condition, part)).astype(np.float32)
+            for part in parts
+        ]
+        x = torch.from_numpy(np.concatenate(answers)).unflatten(1, shape)  # N C T
+        return self.coordinates.back(x).numpy()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name what was fitted."""
+        return {k: torch.from_numpy(v) for k, v in self.encoder.to_arrays().items()}
+
+    def load(self, tensors: dict[str, Tensor], device: torch.device) -> None:
+        """Take coefficients over from :meth:`tensors`; they stay on the CPU."""
+        self.encoder = encoder_from_arrays({k: v.numpy() for k, v in tensors.items()})
+
+    def _features(
+        self, condition: Condition, rows: np.ndarray
+    ) -> np.ndarray | Mapping[str, np.ndarray]:
+        image_ids = condition.image_ids[rows]
+        if self.method == "ridge":
+            return token_features(
+                condition.sources,
+                image_ids,
+                pooling=self.options.pooling,
+                batch_size=_BLOCK,
+            )
+        layers = LayerFeatures(condition.sources[0], image_ids)
+        if self.method == "layerwise_ridge":
+            return layers
+        if self.method == "pls":
+            return layers[self.options.layer]
+        return np.hstack(list(layers.values()))
+
+    def _responses(self, pairs: Pairs, rows: np.ndarray) -> np.ndarray:
+        """Return the mean responses to some images, (N, C*T)."""
+        averages = torch.from_numpy(pairs.responses[rows].mean(axis=1))
+        return self.coordinates.forward(averages).flatten(1).numpy()
+
+    def _error(self, pairs: Pairs) -> float:
+        """Return the mean squared error, a block of images at a time."""
+        total = 0.0
+        for part in np.split(pairs.rows, range(_BLOCK, len(pairs.rows), _BLOCK)):
+            answer = self.encoder.predict(self._features(pairs.context, part))
+            errors = np.square(answer - self._responses(pairs, part)).mean(axis=1)
+            total += errors.sum(dtype=float)
+        return float(total / len(pairs.rows))
+
+
+Model = DiffusionModel | SynBrainModel | LinearModel
+
+
+def build_model(
     method: str,
-    options: dict,
+    options: Section,
     *,
     ch_names: Sequence[str],
-    n_times: int,
-    condition: Condition,
-) -> dict:
-    """Return the arguments of a method's network; none for linear encoders.
+    n_tokens: int,
+    context_width: int,
+    coordinates: Coordinates,
+    diffusion: Diffusion,
+) -> Model:
+    """Return a method that is not fitted yet.
 
     Parameters
     ----------
     method
-        One of :data:`METHODS`.
+        ``"dit"``, ``"unet"``, ``"synbrain"``, ``"layerwise_ridge"``, ``"pls"``,
+        ``"kernel_regression"`` or ``"ridge"``.
     options
-        Of the method, from a configuration.
-    ch_names, n_times
-        Of the signals.
-    condition
-        Tokens that the network is conditioned on.
+        Of the method: an attribute of :class:`paperlib.config.Methods`.
+    ch_names
+        Channels of the responses.
+    n_tokens, context_width
+        Condition tokens of an image, and their width.
+    coordinates
+        Of the responses.
+    diffusion
+        Schedule and target, of the DiT and the U-Net.
     """
-    check_option("method", method, METHODS)
-    if method in FITS:
-        return {}
-    context = {"n_times": n_times, "context_width": condition.width}
-    if method == "synbrain":
-        sizes = {k: v for k, v in options.items() if k != "autoencoder"}
-        counts = {"n_channels": len(ch_names), "n_tokens": condition.n_tokens}
-        return {**counts, **context, **sizes}
-    return {"regions": channel_regions(ch_names), **context, **options}
-
-
-def count_parameters(model: Model) -> int:
-    """Count the weights of a network or the coefficients of a linear encoder."""
-    if isinstance(model, nn.Module):
-        return sum(parameter.numel() for parameter in model.parameters())
-    return model.n_coefficients
-
-
-def fit(
-    recipe: dict,
-    training: Pairs,
-    validation: Pairs,
-    *,
-    settings: dict,
-    folder: Path,
-    inputs: list,
-) -> tuple[Model, list[dict]]:
-    """Fit a method to pairs of responses and tokens.
-
-    Parameters
-    ----------
-    recipe
-        With ``method``, ``options`` of the method, ``seed``, and for networks what
-        :func:`paperlib.checkpoints.build_model` needs.
-    training, validation
-        Pairs whose context is a :class:`paperlib.stimuli.conditions.Condition`.
-    settings
-        Sections ``training`` and ``device`` of a configuration.
-    folder
-        Where networks keep states for a restart: ``.safetensors`` files, one for each
-        stage, for the caller to remove once the model is kept.
-    inputs
-        Fingerprints of the data: a state made from others is not continued.
-
-    Returns
-    -------
-    model
-        In evaluation mode.
-    curve : list of dict
-        step, training_loss, validation_loss, seconds; linear encoders have one row.
-    """
-    check_option("method", recipe["method"], METHODS)
-    if recipe["method"] in FITS:
-        return _fit_linear(recipe, training, validation)
-    torch.manual_seed(recipe["seed"])
-    optimize = partial(
-        train,
-        training=training,
-        validation=validation,
-        identity={"recipe": without_speed(recipe), "inputs": inputs},
-        device=settings["device"],
-    )
-    fit_network = _fit_stages if recipe["method"] == "synbrain" else _fit_denoiser
-    return fit_network(
-        build_model(recipe),
-        recipe,
-        optimize,
-        settings=TrainingSettings(**settings["training"]),
-        folder=folder,
-    )
-
-
-def respond(
-    model: Model,
-    recipe: dict,
-    condition: Condition,
-    *,
-    sampling: dict,
-    seed: int,
-) -> np.ndarray:
-    """Generate signals for every image of a condition.
-
-    Parameters
-    ----------
-    model, recipe
-        From :func:`paperlib.checkpoints.load_checkpoint`.
-    condition
-        Tokens of the images.
-    sampling
-        Section of a configuration; see
-        :func:`paperlib.sampling.sample_signals`.
-    seed
-        Of the noise.
-
-    Returns
-    -------
-    ndarray of shape (N, K, C, T), float32
-        In the unit of the training signals; K is 1 for methods that do not sample.
-    """
-    rows = np.arange(len(condition.image_ids))
-    if recipe["method"] in FITS:
-        shape = (len(rows), 1, len(recipe["ch_names"]), len(recipe["times"]))
-        responses = model.predict(_features(recipe, condition, rows))
-        return (responses * np.float32(recipe["scale"])).reshape(shape)
-    if recipe["method"] == "synbrain":
-        batch_size = sampling["batch_size"]
-        return predict(model, recipe, condition, rows, batch_size=batch_size)
-    return sample_signals(model, recipe, condition, rows, seed=seed, **sampling)
-
-
-def _fit_denoiser(
-    model: nn.Module,
-    recipe: dict,
-    optimize: Optimize,
-    *,
-    settings: TrainingSettings,
-    folder: Path,
-) -> tuple[nn.Module, list[dict]]:
-    """Train a diffusion model (paper, section 3.3)."""
-    if isinstance(model, DiT):
-        model.checkpointing = settings.checkpointing
-    schedule = dict(recipe["diffusion"])
-    prediction = schedule.pop("prediction")
-    alpha_bar = linear_alpha_bar(**schedule)
-    return optimize(
-        model,
-        objective=Objective(alpha_bar, prediction, recipe["seed"], settings.batch_size),
-        settings=settings,
-        state_file=folder / "state.safetensors",
-    )
-
-
-def _fit_stages(
-    model: nn.Module,
-    recipe: dict,
-    optimize: Optimize,
-    *,
-    settings: TrainingSettings,
-    folder: Path,
-) -> tuple[nn.Module, list[dict]]:
-    """Train SynBrain: first the autoencoder of signals, then the mapper."""
-    weights = dict(recipe["options"]["autoencoder"])
-    first = replace(settings, steps=weights.pop("steps"))
-    common = {"seed": recipe["seed"], "batch_size": settings.batch_size}
-    model.vae, first_curve = optimize(
-        model.vae,
-        objective=BrainVAEObjective(**weights, **common),
-        settings=first,
-        state_file=folder / "autoencoder.safetensors",
-    )
-    model.mapper, curve = optimize(
-        model.mapper,
-        objective=MapperObjective(model.vae, **common),
-        settings=settings,
-        state_file=folder / "mapper.safetensors",
-    )
-    before = first_curve[-1]  # what the first stage cost
-    return model.eval(), [
-        row | {name: row[name] + before[name] for name in ("step", "seconds")}
-        for row in curve
-    ]
-
-
-def _fit_linear(
-    recipe: dict, training: Pairs, validation: Pairs
-) -> tuple[LinearEncoder | LayerwiseEncoder, list[dict]]:
-    """Fit a linear encoder to the mean over repetitions of each image."""
-    began = time.monotonic()
-    encoder = FITS[recipe["method"]](
-        _features(recipe, training.context, training.rows),
-        _responses(training, training.rows),
-        **_fit_options(recipe),
-    )
-    row = {
-        "step": 1,
-        "training_loss": _mean_error(encoder, recipe, training),
-        "validation_loss": _mean_error(encoder, recipe, validation),
-    }
-    return encoder, [row | {"seconds": time.monotonic() - began}]
-
-
-def _fit_options(recipe: dict) -> dict:
-    """Return the options of a linear encoder that are not about what it sees."""
-    options = {k: v for k, v in recipe["options"].items() if k not in _SEEN}
-    if recipe["method"] == "pls":  # has nothing random
-        return options
-    return options | {"seed": recipe["seed"]}
-
-
-def _mean_error(
-    encoder: LinearEncoder | LayerwiseEncoder, recipe: dict, pairs: Pairs
-) -> float:
-    """Return the mean squared error, a block of images at a time."""
-    total, size = 0.0, 0
-    for start in range(0, len(pairs.rows), _BLOCK):
-        rows = pairs.rows[start : start + _BLOCK]
-        error = encoder.predict(_features(recipe, pairs.context, rows))
-        error -= _responses(pairs, rows)
-        total += np.square(error).sum(dtype=float)
-        size += error.size
-    return float(total / size)
-
-
-def _responses(pairs: Pairs, rows: np.ndarray) -> np.ndarray:
-    """Return the mean responses to some images, scaled, of shape (N, C*T)."""
-    responses = pairs.signals[rows].mean(axis=1) / pairs.scale  # N C T
-    return responses.reshape(len(rows), -1)
-
-
-def _features(
-    recipe: dict, condition: Condition, rows: np.ndarray
-) -> np.ndarray | Mapping[str, np.ndarray]:
-    """Return what a linear encoder sees of some images."""
-    image_ids = condition.image_ids[rows]
-    if "pooling" in recipe["options"]:
-        pooling = recipe["options"]["pooling"]
-        return token_features(
-            condition.sources, image_ids, pooling=pooling, batch_size=_BLOCK
+    n_channels, n_times = coordinates.mean.shape
+    if method in ("dit", "unet"):
+        network = {"dit": DiT, "unet": UNet}[method](
+            channel_regions(ch_names),
+            n_times,
+            context_width=context_width,
+            **options.model_dump(),
         )
-    layers = LayerFeatures(condition.sources[0], image_ids)
-    if recipe["method"] == "layerwise_ridge":
-        return layers
-    if "layer" in recipe["options"]:
-        return layers[recipe["options"]["layer"]]
-    return np.hstack(list(layers.values()))
+        return DiffusionModel(network, coordinates, diffusion)
+    if method == "synbrain":
+        network = SynBrain(
+            n_channels,
+            n_times,
+            n_tokens=n_tokens,
+            context_width=context_width,
+            **options.model_dump(exclude={"autoencoder"}),
+        )
+        return SynBrainModel(network, coordinates, options)
+    return LinearModel(method, coordinates, options)

@@ -1,39 +1,56 @@
-import json
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from paperlib.config import Row
+from paperlib.evaluation.ceilings import Halves
 from paperlib.evaluation.comparison import (
     CEILING,
     CONTROLS,
     CROSSED_MEAN,
-    METRICS,
+    FIELD_METRICS,
+    MAIN_METRICS,
+    SUPPLEMENT_METRICS,
     TRAINING_MEAN,
     ZERO,
+    Responses,
     compare_with,
-    control_responses,
-    score,
-    split_half_scores,
-    summarize,
-    tidy_scores,
-)
-from paperlib.evaluation.predictions import (
     comparison_rows,
-    read_budgets,
-    read_predictions,
+    control_responses,
+    point_prediction,
+    posterior_window,
+    predicted_responses,
     reference_row,
     row_kinds,
+    score,
+    score_across,
+    split_half_scores,
+    summarize,
 )
-from paperlib.evaluation.responses import Responses, delay_vectors
-from paperlib.evaluation.synchronization import synchronization_likelihood
+from paperlib.evaluation.synchronization import (
+    DelayEmbedding,
+    synchronization_likelihood,
+)
+from paperlib.recordings.things_eeg2 import NICE_CHANNELS
 
-VECTORS = {"dim": 3, "delay": 2, "neighbors": 5}
+EMBEDDING = DelayEmbedding(dim=3, delay=2, neighbors=5)
 SFREQ = 100.0
 COMMON = np.zeros((4, 60), np.float32)  # mean training response
 
 
 def prepare(values, common=COMMON):
-    return Responses.prepare(values, common, **VECTORS)
+    return Responses.prepare(values, common, EMBEDDING, theiler=True)
+
+
+def table(scored):
+    """Return scores from method, subject, seed and metric -> values of the images."""
+    frames = [
+        pd.DataFrame(values).assign(method=method, subject=subject, seed=seed)
+        for method, subject, seed, values in scored
+    ]
+    return pd.concat([frame.assign(image=frame.index) for frame in frames])
 
 
 @pytest.fixture
@@ -43,12 +60,15 @@ def responses():
 
 def test_the_recording_itself_scores_perfectly(responses):
     scores = score(prepare(responses), prepare(responses), sfreq=SFREQ)
-    assert set(scores) == set(METRICS)
+    wanted = MAIN_METRICS | SUPPLEMENT_METRICS | FIELD_METRICS
+    assert set(scores) == set(wanted) - {"across_posterior"}
     for metric, values in scores.items():
         if metric == "sl_chance":
             assert 0 < values.mean() < 0.5
-        elif metric == "specific_chance":
+        elif metric in ("specific_chance", "waveform_chance"):
             assert abs(values.mean()) < 4 / np.sqrt(responses.size)
+        elif metric in ("pooled", "channelwise"):  # pseudo-values
+            assert values.mean() == pytest.approx(1)
         else:
             best = 0 if metric in ("mse", "log_psd") else 1
             np.testing.assert_allclose(values, best, atol=1e-6)
@@ -62,26 +82,26 @@ def test_what_all_images_share_is_not_specific(responses):
         score(prepare(prediction, common), recorded, sfreq=SFREQ)
         for prediction in (0.1 * responses + common, noise + common, 0 * noise + common)
     )
-    np.testing.assert_allclose(right["pearson_specific"], 1, atol=1e-6)
-    assert abs(wrong["pearson_specific"].mean()) < 4 / np.sqrt(responses.size)
-    assert wrong["pearson_flattened"].min() > 0.9
-    assert np.isnan(shared["pearson_specific"]).all()
+    np.testing.assert_allclose(right["specific"], 1, atol=1e-6)
+    assert abs(wrong["specific"].mean()) < 4 / np.sqrt(responses.size)
+    assert wrong["waveform"].min() > 0.9
+    assert np.isnan(shared["specific"]).all()
 
 
 def test_what_a_prediction_always_says_is_its_chance(responses):
     common, bias = np.random.default_rng(1).standard_normal((2, 4, 60))
     recorded = prepare(responses + common + bias, common)
     found = score(prepare(0 * responses + common + bias, common), recorded, sfreq=SFREQ)
-    np.testing.assert_allclose(found["specific_chance"], found["pearson_specific"])
-    assert found["pearson_specific"].mean() > 0.3
+    np.testing.assert_allclose(found["specific_chance"], found["specific"])
+    assert found["specific"].mean() > 0.3
 
 
 def test_a_model_of_another_participant_departs_from_that_participants_mean(responses):
     own, other = 10 * np.random.default_rng(1).standard_normal((2, 4, 60))
     recorded = prepare(responses + own, own)
     found = score(prepare(responses + other, other), recorded, sfreq=SFREQ)
-    np.testing.assert_allclose(found["pearson_specific"], 1, atol=1e-6)
-    assert found["pearson_flattened"].max() < 0.5
+    np.testing.assert_allclose(found["specific"], 1, atol=1e-6)
+    assert found["waveform"].max() < 0.5
 
 
 def test_synchronization_equals_the_direct_computation(responses):
@@ -89,9 +109,60 @@ def test_synchronization_equals_the_direct_computation(responses):
     scores = score(prepare(generated), prepare(responses), sfreq=SFREQ)
     for metric, theiler in (("sl", 0), ("sl_theiler", 4)):
         direct = synchronization_likelihood(
-            generated, responses, **VECTORS, theiler=theiler
+            generated, responses, EMBEDDING, theiler=theiler
         )
         np.testing.assert_allclose(scores[metric], direct.mean(axis=1))
+
+
+def test_chance_is_the_score_with_another_image(responses):
+    generated = np.random.default_rng(3).standard_normal(responses.shape)
+    scores = score(prepare(generated), prepare(responses), sfreq=SFREQ)
+    every = np.stack(
+        [
+            synchronization_likelihood(
+                generated[i : i + 1].repeat(12, 0), responses, EMBEDDING
+            )
+            for i in range(12)
+        ]
+    ).mean(axis=-1)  # predicted, recorded
+    for image, chance in enumerate(scores["sl_chance"]):
+        match = np.flatnonzero(np.isclose(every[:, image], chance))
+        assert len(match) and image not in match
+
+
+def test_a_window_is_left_out_unless_asked_for(responses):
+    plain = Responses.prepare(responses, COMMON, EMBEDDING)
+    scores = score(plain, plain, sfreq=SFREQ)
+    assert scores["sl_theiler"].isna().all() and scores["sl"].eq(1).all()
+
+
+@pytest.mark.parametrize("part", ["channels", "images"])
+def test_a_part_is_what_it_would_be_if_prepared_alone(responses, part):
+    """The recurrences are not computed again, and are those of the part."""
+    recorded, order, kept = prepare(responses), np.roll(np.arange(12), 3), [0, 2, 3]
+    if part == "channels":
+        found = recorded.select(kept)
+        alone = prepare(responses[:, kept], COMMON[kept])
+    else:
+        found, alone = recorded.reorder(order), prepare(responses[order])
+    np.testing.assert_array_equal(found.values, alone.values)
+    np.testing.assert_array_equal(found.common, alone.common)
+    assert set(found.recurrences) == {"sl", "sl_theiler"}
+    for metric, bits in found.recurrences.items():
+        np.testing.assert_array_equal(bits, alone.recurrences[metric])
+
+
+def test_a_silent_channel_has_no_correlation_and_no_recurrences(responses):
+    recorded = prepare(responses)
+    silent = responses.copy()
+    silent[:, 1] = 0
+    for pair in ((prepare(silent), recorded), (recorded, prepare(silent))):
+        found = score(*pair, sfreq=SFREQ)
+        undefined = ["pearson", "sl", "sl_chance", "sl_theiler", "channelwise"]
+        assert found[undefined].isna().all(axis=None)
+        assert found[["mse", "cosine", "waveform"]].notna().all(axis=None)
+    expected = np.square(responses[:, 1]).mean(axis=-1) / 4
+    np.testing.assert_allclose(found["mse"], expected, rtol=1e-5)
 
 
 def test_controls_know_no_image(responses):
@@ -100,7 +171,7 @@ def test_controls_know_no_image(responses):
     controls = {
         (name, subject): found
         for name, subject, _, found in control_responses(
-            recorded, training_subject=1, **VECTORS
+            recorded, EMBEDDING, training_subject=1
         )
     }
     assert (CROSSED_MEAN, 1) not in controls
@@ -115,7 +186,7 @@ def test_controls_know_no_image(responses):
         np.testing.assert_allclose(found["mse"], squared.mean(axis=(1, 2)), rtol=1e-5)
         assert found["top1"].mean() == pytest.approx(1 / 12)
         assert found["two_versus_two"].mean() == pytest.approx(0.5)
-        assert np.isnan(found["pearson_specific"]).all()
+        assert np.isnan(found["specific"]).all()
 
 
 def test_halves_agree_as_their_noise_allows():
@@ -123,13 +194,36 @@ def test_halves_agree_as_their_noise_allows():
     rng = np.random.default_rng(1)
     signal = rng.standard_normal((10, 1, 4, 400))
     trials = signal + rng.standard_normal((10, 16, 4, 400))
-    options = {"halvings": 3, "rng": rng, "sfreq": SFREQ, **VECTORS}
-    scores = split_half_scores(trials, signal[0, 0], **options)
+    options = {"halvings": 3, "rng": rng, "sfreq": SFREQ}
+    scores = split_half_scores(trials, signal[0, 0], EMBEDDING, **options)
     assert scores["pearson"].mean() == pytest.approx(8 / 9, abs=0.01)
     assert scores["mse"].mean() == pytest.approx(2 / 8, abs=0.01)
 
 
-def test_seeds_are_averaged_and_their_spread_is_told():
+def test_the_posterior_window_holds_17_channels_and_111_samples():
+    times = np.arange(250) / 250
+    window = posterior_window(NICE_CHANNELS, times)
+    assert window.any(axis=1).sum() == 17
+    kept = times[window.any(axis=0)]
+    assert (kept.min(), kept.max(), len(kept)) == (0.06, 0.5, 111)
+    correlations = np.random.default_rng(0).standard_normal((5, 63, 250))
+    found = score_across(correlations, window)
+    np.testing.assert_allclose(found["across"], correlations.mean(axis=(1, 2)))
+    inside = correlations[:, window.any(axis=1)][..., window.any(axis=0)]
+    np.testing.assert_allclose(found["across_posterior"], inside.mean(axis=(1, 2)))
+
+
+def test_correlations_over_images_do_not_see_what_images_share(responses):
+    rng = np.random.default_rng(2)
+    trials = responses[:, None] + rng.standard_normal((12, 8, 4, 60))
+    halves = Halves.draw(trials, n_splits=2, rng=rng)
+    shared = 10 * rng.standard_normal((4, 60))
+    right = halves.correlate(responses)
+    np.testing.assert_allclose(halves.correlate(responses + shared), right, atol=1e-5)
+    assert right.mean() > 0.7
+
+
+def test_seeds_are_averaged_and_resampled():
     rng = np.random.default_rng(2)
     values = rng.standard_normal((3, 2, 30))  # seeds, subjects, images
     scored = [
@@ -137,35 +231,28 @@ def test_seeds_are_averaged_and_their_spread_is_told():
         for seed in range(3)
         for subject in range(2)
     ]
-    scored += [
-        ("b", subject, None, {"mse": values[0, subject]}) for subject in range(2)
-    ]
-    scores = tidy_scores(scored, ["b", "a"])
-    assert scores["method"].unique().tolist() == ["b", "a"]
-    summary = summarize(scores, seed=0, resamples=500).set_index("method")
-    row = summary.loc["a"]
+    scored += [("b", subject, 0, {"mse": values[0, subject]}) for subject in range(2)]
+    summary = summarize(table(scored), seed=0, resamples=500)
+    assert summary["method"].tolist() == ["a", "b"]
+    row = summary.iloc[0]
     assert row["mean"] == pytest.approx(values.mean())
     assert row["low"] < row["mean"] < row["high"]
-    assert (row["n_subjects"], row["n_images"], row["n_undefined"]) == (2, 30, 0)
-    spread = values.mean(axis=(1, 2)).std(ddof=1)
-    assert row["seed_sd"] == pytest.approx(spread)
-    assert np.isnan(summary.loc["b", "seed_sd"])  # nothing is trained
-    difference = compare_with(scores, "b", seed=0, resamples=50)
-    assert np.isnan(difference["seed_sd"]).all()
-    difference = compare_with(scores, "a", seed=0, resamples=50)
-    assert difference["seed_sd"].item() == pytest.approx(spread)
+    sizes = row[["n_seeds", "n_subjects", "n_images", "n_undefined"]]
+    assert sizes.tolist() == [3, 2, 30, 0]
+    assert summary["n_seeds"].tolist() == [3, 1]
 
 
-def test_intervals_are_about_the_mean_of_the_seeds():
-    values = np.random.default_rng(6).standard_normal((2, 1, 40))
-    both = [("a", 1, seed, {"mse": values[seed, 0]}) for seed in range(2)]
-    mean = [("a", 1, 0, {"mse": values.mean(axis=0)[0]})]
-    columns = ["mean", "low", "high", "n_subjects"]
-    two, one = (
-        summarize(tidy_scores(scored, ["a"]), seed=0, resamples=100)[columns]
-        for scored in (both, mean)
-    )
-    np.testing.assert_allclose(two, one)
+def test_the_order_of_the_rows_does_not_matter():
+    rng = np.random.default_rng(7)
+    scored = [
+        ("a", s, seed, {"mse": rng.standard_normal(9)})
+        for s in (2, 1)
+        for seed in (1, 0)
+    ]
+    scores = table(scored)
+    options = {"seed": 0, "resamples": 50}
+    mixed = summarize(scores.sample(frac=1, random_state=0), **options)
+    pd.testing.assert_frame_equal(mixed, summarize(scores, **options))
 
 
 def test_paired_differences_are_those_of_the_same_images():
@@ -176,7 +263,7 @@ def test_paired_differences_are_those_of_the_same_images():
         for name, shift in (("a", 0.0), ("b", 0.5))
         for subject in range(2)
     ]
-    scores = tidy_scores(scored, ["a", "b"])
+    scores = table(scored)
     row = compare_with(scores, "a", seed=0, resamples=200).iloc[0]
     assert row["method"] == "b"
     np.testing.assert_allclose(row[["mean", "low", "high"]].astype(float), 0.5)
@@ -186,7 +273,7 @@ def test_a_pair_needs_both_scores():
     a, b = np.random.default_rng(12).standard_normal((2, 10))
     a[0] = b[5] = np.nan
     scored = [("a", 1, 0, {"mse": a}), ("b", 1, 0, {"mse": b})]
-    row = compare_with(tidy_scores(scored, "ab"), "b", seed=0, resamples=50).iloc[0]
+    row = compare_with(table(scored), "b", seed=0, resamples=50).iloc[0]
     assert row["n_undefined"] == 2
     assert row["mean"] == pytest.approx(np.nanmean(a - b))
 
@@ -197,7 +284,7 @@ def test_a_method_that_a_subject_lacks_is_compared_on_the_others():
     base = rng.standard_normal((3, 20))
     scored = [("a", s, 0, {"mse": base[s]}) for s in range(3)]
     scored += [("crossed", s, 0, {"mse": base[s] + 1}) for s in (0, 2)]
-    scores = tidy_scores(scored, ["crossed", "a"])
+    scores = table(scored)
     summary = summarize(scores, seed=0, resamples=50).set_index("method")
     assert summary["n_subjects"].to_dict() == {"crossed": 2, "a": 3}
     assert summary.loc["crossed", "mean"] == pytest.approx(base[[0, 2]].mean() + 1)
@@ -206,149 +293,116 @@ def test_a_method_that_a_subject_lacks_is_compared_on_the_others():
     assert row["n_subjects"] == 2
 
 
-@pytest.mark.parametrize(("sfreq", "delay"), [(250.0, 5), (200.0, 4), (100.0, 2)])
-def test_the_delay_is_the_same_time_at_every_sampling_rate(sfreq, delay):
-    settings = {"dim": 10, "delay": 0.02, "neighbors": 10, "resamples": 3}
-    expected = {"dim": 10, "delay": delay, "neighbors": 10}
-    assert delay_vectors(settings, sfreq=sfreq) == expected
-
-
-@pytest.mark.parametrize("delay", [0.001, 0.025])
-def test_the_delay_is_a_whole_number_of_samples(delay):
-    settings = {"dim": 10, "delay": delay, "neighbors": 10}
-    with pytest.raises(ValueError, match="whole number of samples; .* at 100 Hz"):
-        delay_vectors(settings, sfreq=100.0)
-
-
 @pytest.fixture
-def comparison(tmp_path):
+def comparison():
     """Two participants, one diffusion model of four samples and one linear encoder."""
     rng = np.random.default_rng(3)
-    samples = {"unet": rng.standard_normal((2, 5, 4, 4, 60))}  # subjects, N K C T
-    samples["linear"] = rng.standard_normal((2, 5, 1, 4, 60))
-
-    def where(alias, *, run, subject, seed):
-        return tmp_path / f"{alias}_{run}_{subject}_{seed}.npy"
-
-    for run, signals in samples.items():
-        for subject in (1, 2):
-            path = where("samples", run=run, subject=subject, seed=0)
-            np.save(path, signals[subject - 1])
-    settings = {
-        "seed": 0,
-        "seeds": [0],
-        "subjects": [1, 2],
-        "training_subject": 1,
-        "runs": {
-            "unet": {"label": "A", "method": "unet"},
-            "linear": {"label": "B", "method": "ridge"},
-        },
-        "comparison": [
-            {"run": "unet", "samples": "one"},
-            {"run": "linear", "samples": "mean"},
-            {"run": "unet", "samples": "mean"},
-            {"run": "unet", "samples": "mean", "cross_subject": True},
-            {"run": "unet", "samples": "mean", "other_image": True},
-        ],
+    samples = {
+        "unet": rng.standard_normal((2, 2, 5, 4, 4, 60))
+    }  # seeds subjects N K C T
+    samples["linear"] = rng.standard_normal((1, 2, 5, 1, 4, 60))
+    runs = {
+        "unet": SimpleNamespace(label="A", method="unet"),
+        "linear": SimpleNamespace(label="B", method="ridge"),
     }
-    return settings, where, samples
+    rows = [
+        Row(run="unet", samples="one"),
+        Row(run="linear"),
+        Row(run="unet", samples="mean"),
+        Row(run="unet", samples="mean", seeds="ensemble"),
+        Row(run="unet", samples="mean", cross_subject=True),
+        Row(run="unet", samples="mean", other_image=True),
+        Row(run="unet", samples="mean", average_with="linear"),
+    ]
+    return samples, rows, runs
+
+
+NUMBERS = {"n_samples": {"unet": 4, "linear": 1}, "n_seeds": {"unet": 2, "linear": 1}}
+NAMES = [
+    "A, one sample",
+    "B",
+    "A, mean of 4",
+    "A, mean of 4, mean of 2 trainings",
+    "A, mean of 4, cross-subject",
+    "A, mean of 4, other image",
+    "A, mean of 4, averaged with B",
+]
 
 
 def test_rows_are_those_of_the_comparison_in_its_order(comparison):
-    rows = comparison_rows(*comparison[:2])
-    assert rows.index.tolist() == [
-        *("A, one sample", "B", "A, mean of 4"),
-        *("A, mean of 4, cross-subject", "A, mean of 4, other image"),
-    ]
-    assert rows["kind"].tolist() == ["unet", "ridge", "unet", "unet", "unet"]
-    assert rows["cross_subject"].tolist() == [False, False, False, True, False]
+    _, rows, runs = comparison
+    found = comparison_rows(rows, runs, **NUMBERS)
+    assert found.index.tolist() == NAMES
+    assert found["kind"].tolist() == ["unet", "ridge"] + 5 * ["unet"]
+    posterior = comparison_rows([Row(run="unet")], runs, **NUMBERS)
+    assert posterior.index.tolist() == ["A, posterior mean"]
+    with pytest.raises(ValueError, match="names of their own; two are called 'B'"):
+        comparison_rows([*rows, Row(run="linear", samples="one")], runs, **NUMBERS)
 
 
 def test_kinds_of_rows_follow_from_what_they_are_and_not_from_names(comparison):
-    settings, where, _ = comparison
-    settings["runs"]["linear"]["label"] = "Ours, other image"
-    settings["runs"]["unet"]["method"] = "dit"
-    kinds = row_kinds(comparison_rows(settings, where))
-    assert list(kinds) == [
-        *CONTROLS,
-        *("A, one sample", "Ours, other image", "A, mean of 4"),
-        *("A, mean of 4, cross-subject", "A, mean of 4, other image", CEILING),
-    ]
-    shown = ["generated", "baseline", "generated", "cross", "control"]
+    _, rows, runs = comparison
+    runs["linear"].label, runs["unet"].method = "Ours, other image", "dit"
+    kinds = row_kinds(comparison_rows(rows[:6], runs, **NUMBERS))
+    assert list(kinds)[:3] == list(CONTROLS) and list(kinds)[-1] == CEILING
+    shown = ["generated", "baseline", "generated", "generated", "cross", "control"]
     assert list(kinds.values()) == ["control"] * 3 + shown + ["ceiling"]
 
 
-def test_the_reference_answers_for_its_own_participant_and_image(comparison):
-    settings, where, _ = comparison
-    settings["comparison"].reverse()
-    rows = comparison_rows(settings, where)
-    assert reference_row(rows, "unet") == "A, mean of 4"
-    assert reference_row(rows, "linear") == "B"
-
-
-def test_two_rows_of_one_name_are_refused(comparison):
-    settings, where, _ = comparison
-    settings["comparison"].append({"run": "linear", "samples": "one"})
-    with pytest.raises(ValueError, match="names of their own; two are called 'B'"):
-        comparison_rows(settings, where)
+def test_the_reference_is_a_point_prediction_for_its_own_participant(comparison):
+    _, rows, runs = comparison
+    for order in (rows, rows[::-1][3:]):
+        found = comparison_rows(order, runs, **NUMBERS)
+        assert reference_row(found, "linear") == "B"
+        assert reference_row(found, "unet").startswith("A, mean of 4")
 
 
 def test_predictions_are_what_the_comparison_asks_for(comparison):
-    settings, where, samples = comparison
+    samples, rows, runs = comparison
+    rows = comparison_rows(rows[:6], runs, **NUMBERS)
     means = {1: COMMON, 2: COMMON + 1}
-    recorded = {s: prepare(samples["linear"][s - 1, :, 0], means[s]) for s in (1, 2)}
+    recorded = {s: prepare(samples["linear"][0, s - 1, :, 0], means[s]) for s in (1, 2)}
+
+    def predictions(row, subject):
+        drawn = samples[row["run"]][:, subject - 1]
+        kind = "mean" if row["run"] == "linear" else row["samples"]
+        return {seed: point_prediction(d, None, kind) for seed, d in enumerate(drawn)}
+
     found = {
-        (method, subject): responses
-        for method, subject, seed, responses in read_predictions(
-            settings,
-            where,
-            comparison_rows(settings, where),
-            recorded=recorded,
-            **VECTORS,
+        (method, subject, seed): responses
+        for method, subject, seed, responses in predicted_responses(
+            rows, predictions, recorded, EMBEDDING, training_subject=1, seed=0
         )
     }
-    crossed = "A, mean of 4, cross-subject"
-    assert (crossed, 1) not in found and len(found) == 9
-    own = samples["unet"].mean(axis=2)
-    values = {key: responses.values for key, responses in found.items()}
-    np.testing.assert_array_equal(values["A, one sample", 2], samples["unet"][1, :, 0])
-    np.testing.assert_array_equal(values["B", 1], samples["linear"][0, :, 0])
-    np.testing.assert_array_equal(values[crossed, 2], own[0])
-    assert found[crossed, 2].common is recorded[1].common
-    moved = found["A, mean of 4, other image", 2]
-    assert not any(
-        np.array_equal(a, b) for a, b in zip(moved.values, own[1], strict=True)
+    assert set(found["A, one sample", 1, 0].recurrences) == {"sl"}
+    assert set(found["A, mean of 4", 1, 0].recurrences) == {"sl", "sl_theiler"}
+    crossed, own = "A, mean of 4, cross-subject", samples["unet"].mean(axis=3)
+    assert (crossed, 1, 0) not in found
+    assert found[crossed, 2, 1].common is recorded[1].common
+    for key, expected in (
+        (("A, one sample", 2, 1), samples["unet"][1, 1, :, 0]),
+        (("B", 1, 0), samples["linear"][0, 0, :, 0]),
+        ((crossed, 2, 1), own[1, 0]),
+    ):
+        np.testing.assert_allclose(found[key].values, expected, atol=1e-6)
+    moved = found["A, mean of 4, other image", 2, 0].values
+    assert not np.isclose(moved, own[0, 1]).all(axis=(1, 2)).any()
+    np.testing.assert_allclose(
+        np.sort(moved, axis=0), np.sort(own[0, 1], axis=0), atol=1e-6
     )
-    np.testing.assert_array_equal(
-        np.sort(moved.values, axis=0), np.sort(own[1], axis=0)
-    )
-    alone = prepare(moved.values)
-    np.testing.assert_array_equal(moved.recurrences["sl"], alone.recurrences["sl"])
 
 
-def test_budgets_are_what_runs_cost_and_samples_vary_against_what_was_learned(
-    comparison,
-):
-    settings, where, samples = comparison
-    for run, subject in (("unet", 1), ("unet", 2), ("linear", 1), ("linear", 2)):
-        keys = {"run": run, "subject": subject, "seed": 0}
-        learned = {"unet": "mean", "linear": "single"}[run]
-        for alias, name, content in (
-            ("training", "budget.json", {"steps": 10 * subject, "seconds": 2.0}),
-            ("checkpoint", "config.json", {"training": {"repetitions": learned}}),
-        ):
-            where(alias, **keys).mkdir()
-            (where(alias, **keys) / name).write_text(json.dumps(content))
-        where("sampling", **keys).write_text(json.dumps({"seconds": 40.0}))
-    rows = comparison_rows(settings, where)
-    variances = {("mean", 1): 0.5, ("mean", 2): 0.25}
-    variances |= {("single", 1): 4.0, ("single", 2): 4.0}
-    budgets = read_budgets(settings, where, rows, trial_variance=variances)
-    assert budgets.index.tolist() == ["A, one sample", "B", "A, mean of 4"]
-    assert budgets["steps"].tolist() == [15] * 3
-    # 5 images, 4 samples of the U-Net: 2 s a signal
-    assert budgets["seconds_a_signal"].tolist() == [2.0, 8.0, 2.0]
-    assert budgets["sampling_seconds"].tolist() == [10.0, 40.0, 40.0]
-    spread = samples["unet"].var(axis=2, ddof=1).mean(axis=(1, 2, 3))
-    expected = np.mean(spread / [0.5, 0.25])
-    np.testing.assert_allclose(budgets["sample_variance"], [expected, np.nan, expected])
+@pytest.mark.parametrize("kind", ["posterior_mean", "mean", "one"])
+def test_a_prediction_is_a_sample_or_a_mean(tmp_path, kind):
+    drawn = np.random.default_rng(3).standard_normal((2, 3, 4, 60)).astype(np.float16)
+    np.save(tmp_path / "samples.npy", drawn)
+    mapped = np.load(tmp_path / "samples.npy", mmap_mode="r")
+    posterior = np.ones((2, 4, 60))
+    found = point_prediction(mapped, posterior, kind)
+    means = {
+        "posterior_mean": posterior,
+        "one": drawn[:, 0],
+        "mean": drawn.mean(axis=1),
+    }
+    assert found.dtype == np.float32 and type(found) is np.ndarray
+    np.testing.assert_allclose(found, means[kind], atol=2e-3)

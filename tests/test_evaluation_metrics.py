@@ -3,6 +3,7 @@ import pytest
 from scipy.stats import pearsonr
 
 from paperlib.evaluation.metrics import (
+    correlation,
     cosine_similarity,
     log_psd_distance,
     mean_squared_error,
@@ -97,12 +98,51 @@ def test_small_units_in_single_precision(responses):
         )
 
 
+@pytest.mark.parametrize("axis", [0, (0, 2), (0, 1, 2)])
+def test_correlations_over_images_equal_numpy(responses, axis):
+    """Over images, per channel and pooled: what others call by these names."""
+    generated, recorded = responses
+    order = {0: (1, 2, 0), (0, 2): (1, 0, 2), (0, 1, 2): (0, 1, 2)}[axis]
+    rows = {0: 3 * 40, (0, 2): 3, (0, 1, 2): 1}[axis]
+    pairs = zip(
+        generated.transpose(order).reshape(rows, -1),
+        recorded.transpose(order).reshape(rows, -1),
+        strict=True,
+    )
+    expected = np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs])
+    found = correlation(generated, recorded, axis)
+    assert found.shape == (5,)
+    np.testing.assert_allclose(found.mean(), expected)
+
+
+def test_pseudo_values_are_correlation_plus_influence():
+    """Leaving an image out changes the correlation by its influence / (n - 1)."""
+    generated, recorded = np.random.default_rng(5).standard_normal((2, 400, 1, 1))
+    recorded += generated
+    found = correlation(generated, recorded, 0)
+    without = [
+        np.corrcoef(*(np.delete(part, i) for part in (generated, recorded)))[0, 1]
+        for i in range(20)
+    ]
+    influence = 399 * (found.mean() - np.array(without))
+    np.testing.assert_allclose(found[:20] - found.mean(), influence, atol=0.02)
+
+
+def test_what_is_the_same_for_all_images_has_no_correlation_over_them(responses):
+    _, recorded = responses
+    same = np.broadcast_to(recorded[0], SHAPE)
+    assert np.isnan(correlation(same, recorded, 0)).all()
+    assert np.isfinite(correlation(same, recorded, (0, 1, 2))).all()
+
+
 @pytest.mark.parametrize("metric", PER_IMAGE)
 def test_faults_are_named(metric, responses):
     generated, recorded = responses
-    with pytest.raises(ValueError, match=r"generated must have shape \(5, 3, 40\)"):
+    with pytest.raises(
+        ValueError, match=r"one shape .* got \(4, 3, 40\) and \(5, 3, 40"
+    ):
         metric(generated[:4], recorded)
-    with pytest.raises(ValueError, match=r"recorded must have shape .* got \(3, 40\)"):
+    with pytest.raises(ValueError, match=r"one shape .* got \(3, 40\)"):
         metric(generated[0], recorded[0])
     recorded[3, 2, 1] = np.nan
     with pytest.raises(ValueError, match="recorded holds 1 values that are NaN"):

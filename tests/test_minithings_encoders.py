@@ -1,7 +1,6 @@
 import pytest
 import torch
 from open_clip import SimpleTokenizer
-from paperlib.stimuli.clip import load_clip, text_tokens
 from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
@@ -10,6 +9,7 @@ from minithings.clip import train_clip
 from minithings.examples import ATTRIBUTES, draw_scenes, render_examples
 from minithings.scenes import describe
 from minithings.world import World
+from paperlib.stimuli.clip import load_clip, text_tokens
 
 PROMPT = "What is in the picture?"
 CAPTIONER = {

@@ -88,6 +88,22 @@ def test_blocks_are_the_identity_at_initialization(cross_modulation):
 
 
 @pytest.mark.parametrize("cross_modulation", [False, True])
+def test_open_gates_show_the_condition_to_the_last_layer_at_once(
+    batch, cross_modulation
+):
+    """The output is still zero, and its first gradient depends on the image."""
+    y, t, context = batch
+    gradients = []
+    for tokens in (context, context.flip(0)):
+        model = small_dit(cross_modulation=cross_modulation, open_gates=True)
+        output = model(y, t, tokens)
+        assert not output.any()
+        (output - y).square().mean().backward()
+        gradients.append(model.unembed_patch.weight.grad)
+    assert not torch.allclose(*gradients)
+
+
+@pytest.mark.parametrize("cross_modulation", [False, True])
 def test_every_parameter_learns_after_the_first_steps(batch, cross_modulation):
     model = small_dit(cross_modulation=cross_modulation, row_embedding=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -1,11 +1,15 @@
 """The chain from raw files to signals, against a second derivation in plain numpy."""
 
 import pickle
+import shutil
 
 import mne
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
+from paperlib.config import EEGPreprocessing
 from paperlib.recordings.preprocessing import (
     channel_names,
     import_published,
@@ -16,27 +20,17 @@ from paperlib.recordings.signals import load_signals
 from paperlib.recordings.things_eeg2 import NICE_CHANNELS, RAW_CHANNELS
 
 SEED = 20200220
-NICE = {
-    "channels": "all",
-    "tmin": -0.2,
-    "tmax": 1.0,
-    "keep_from": 0.0,
-    "sfreq": 250,
-    "mvnn": "epochs",
-    "covariance": "training",
-    "seed": SEED,
-}
-OFFICIAL = {
-    "channels": "posterior",
-    "tmin": -0.2,
-    "tmax": 0.8,
-    "keep_from": -0.2,
-    "sfreq": 100,
-    "mvnn": "time",
-    "covariance": "both",
-    "seed": SEED,
-}
-QUICK = {**OFFICIAL, "mvnn": "epochs"}
+NICE = EEGPreprocessing()
+OFFICIAL = EEGPreprocessing(
+    channels="posterior",
+    tmax=0.8,
+    keep_from=-0.2,
+    sfreq=100,
+    mvnn="time",
+    covariance="both",
+)
+QUICK = OFFICIAL.model_copy(update={"mvnn": "epochs"})
+PLAIN = OFFICIAL.model_copy(update={"mvnn": "none"})
 N_TRAINING, N_TEST, TARGET = 8, 3, 99999
 SHOWN = {  # training conditions of each session; each is in two of them
     "ses-01": [1, 2, 3, 4],
@@ -158,12 +152,12 @@ def reference_session(folder, options, rows, n_after):
     found = {}
     for partition, n_kept in (("training", 2), ("test", 20)):
         data = read(folder / f"raw_eeg_{partition}.npy")
-        codes, epochs = reference_epochs(data, rows, n_after, n_kept, options["sfreq"])
-        n_cut = round((options["keep_from"] - options["tmin"]) * options["sfreq"])
+        codes, epochs = reference_epochs(data, rows, n_after, n_kept, options.sfreq)
+        n_cut = round((options.keep_from - options.tmin) * options.sfreq)
         found[partition] = codes, epochs[..., n_cut:]
-    noise = reference_noise(found["training"][1], options["mvnn"])
-    if options["covariance"] == "both":
-        noise = (reference_noise(found["test"][1], options["mvnn"]) + noise) / 2
+    noise = reference_noise(found["training"][1], options.mvnn)
+    if options.covariance == "both":
+        noise = (reference_noise(found["test"][1], options.mvnn) + noise) / 2
     values, vectors = np.linalg.eigh(noise)
     whitener = vectors @ np.diag(values**-0.5) @ vectors.T
     return {
@@ -194,31 +188,28 @@ def reference_signals(folder, options, names, n_after):
     ids=["nice", "official"],
 )
 def test_equals_the_second_derivation(raw_folder, tmp_path, options, n_after, n_times):
-    preprocess_recordings(raw_folder, tmp_path, **options, dtype=np.float64)
+    preprocess_recordings(raw_folder, tmp_path, options)
     signals = load_signals(tmp_path)
-    names = channel_names(options["channels"])
+    names = channel_names(options.channels)
     expected = reference_signals(raw_folder, options, names, n_after)
     assert expected["training"].shape == (N_TRAINING, 4, len(names), n_times)
     assert expected["test"].shape == (N_TEST, 80, len(names), n_times)
     assert np.abs(expected["test"]).max() > 2
     for partition in ("training", "test"):
         found = getattr(signals, partition)
-        np.testing.assert_allclose(found, expected[partition], rtol=0, atol=1e-10)
+        np.testing.assert_allclose(found, expected[partition], rtol=1e-6, atol=1e-7)
 
 
 def test_written_signals_say_what_they_are(raw_folder, tmp_path):
-    counts, covariances = preprocess_recordings(raw_folder, tmp_path, **OFFICIAL)
+    counts, covariances = preprocess_recordings(raw_folder, tmp_path, OFFICIAL)
     signals = load_signals(tmp_path)
     assert signals.ch_names == tuple(channel_names("posterior"))
     assert (signals.sfreq, signals.unit) == (100, "noise SD")
     np.testing.assert_allclose(signals.times[[0, 20, -1]], [-0.2, 0, 0.79], atol=1e-12)
     assert signals.training.dtype == signals.test.dtype == np.float32
     assert covariances.shape == (4, 17, 17)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "info.json",
-        "test.npy",
-        "training.npy",
-    ]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["info.json", "test.npy", "training.npy"]
     columns = ["partition", "session", "recorded", "catch", "incomplete", "kept"]
     assert counts[columns].iloc[[0, 7]].to_numpy().tolist() == [
         ["training", "ses-01", 17, 2, 2, 8],
@@ -228,27 +219,20 @@ def test_written_signals_say_what_they_are(raw_folder, tmp_path):
     assert (parts == counts["recorded"]).all()
 
 
-def test_without_normalization_signals_are_volts(raw_folder, tmp_path):
-    options = {**OFFICIAL, "mvnn": "none"}
-    _, covariances = preprocess_recordings(raw_folder, tmp_path, **options)
-    signals = load_signals(tmp_path)
-    assert signals.unit == "V" and covariances.shape == (0, 17, 17)
-    assert 1e-6 < signals.training.std() < 1e-4
-
-
-def test_any_channels_in_any_order(raw_folder, tmp_path):
-    options = {**OFFICIAL, "mvnn": "none"}
-    preprocess_recordings(raw_folder, tmp_path / "all", **options)
-    chosen = {**options, "channels": ["Oz", "P3"]}
-    preprocess_recordings(raw_folder, tmp_path / "two", **chosen)
+def test_volts_of_any_channels_in_any_order(raw_folder, tmp_path):
+    _, covariances = preprocess_recordings(raw_folder, tmp_path / "all", PLAIN)
+    chosen = PLAIN.model_copy(update={"channels": ["Oz", "P3"]})
+    preprocess_recordings(raw_folder, tmp_path / "two", chosen)
     everything, two = load_signals(tmp_path / "all"), load_signals(tmp_path / "two")
+    assert everything.unit == "V" and covariances.shape == (0, 17, 17)
+    assert 1e-6 < everything.training.std() < 1e-4
     rows = [everything.ch_names.index(name) for name in ("Oz", "P3")]
     np.testing.assert_array_equal(two.test, everything.test[:, :, rows])
 
 
 def test_same_files_at_every_run(raw_folder, tmp_path):
     for name in ("first", "second"):
-        preprocess_recordings(raw_folder, tmp_path / name, **QUICK)
+        preprocess_recordings(raw_folder, tmp_path / name, QUICK)
     for name in ("training.npy", "test.npy", "info.json"):
         first, second = (tmp_path / run / name for run in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
@@ -257,52 +241,170 @@ def test_same_files_at_every_run(raw_folder, tmp_path):
 def test_failure_keeps_older_signals_and_leaves_no_half_files(
     raw_folder, tmp_path, monkeypatch
 ):
-    preprocess_recordings(raw_folder, tmp_path, **QUICK)
+    preprocess_recordings(raw_folder, tmp_path, QUICK)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def fail(*arguments, **options):
+    def fail(*arguments):
         raise MemoryError
 
     monkeypatch.setattr("paperlib.recordings.preprocessing.whiten", fail)
     with pytest.raises(MemoryError):
-        preprocess_recordings(raw_folder, tmp_path, **{**QUICK, "sfreq": 50})
+        slower = QUICK.model_copy(update={"sfreq": 50})
+        preprocess_recordings(raw_folder, tmp_path, slower)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_all_recordings_are_checked_before_anything_is_written(raw_folder, tmp_path):
-    for session in SHOWN:
-        (tmp_path / session).symlink_to(raw_folder / session)
-    (tmp_path / "ses-04").unlink()
-    (tmp_path / "ses-04").mkdir()
-    for partition in ("training", "test"):
-        name = f"ses-04/raw_eeg_{partition}.npy"
-        data = read(raw_folder / name)
-        data[3, 7] = np.nan
-        save_recording(tmp_path / name, data)
-    with pytest.raises(ValueError, match=r"ses-04.*1 values.*\(3, 7\)"):
-        preprocess_recordings(tmp_path, tmp_path / "signals", **OFFICIAL)
-    assert not (tmp_path / "signals").exists()
+def with_value(row, column, value):
+    def change(data):
+        data[row, column] = value
+        return data
 
-
-def test_a_missing_session_is_reported(raw_folder, tmp_path):
-    for session in ("ses-01", "ses-02", "ses-03"):
-        (tmp_path / session).symlink_to(raw_folder / session)
-    with pytest.raises(ValueError, match="4 of 8 training conditions.*exactly 2"):
-        preprocess_recordings(tmp_path, tmp_path / "signals", **OFFICIAL)
+    return change
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"channels": "posteriour"}, "channels must be.*Did you mean 'posterior'"),
-        ({"channels": ["Oz", "Fz"]}, "has no channel 'Fz'"),
-        ({"mvnn": "epoch"}, "mvnn must be.*Did you mean 'epochs'"),
-        ({"covariance": "train"}, "covariance must be one of 'training', 'both'"),
+        (with_value(3, 7, np.nan), r"ses-04.*1 values.*\(3, 7\)"),
+        (with_value(-1, 7, 3e8), r"test .*ses-04: the row 'stim' must hold.*300000000"),
+        (
+            with_value(-1, slice(None), 0),
+            "ses-04 has no complete trial: 0 image onsets",
+        ),
+        (lambda x: x[:, :1150], "ses-04 has no complete trial: .+ image onsets in 1.1"),
+        (lambda x: np.delete(x, range(400, 1600), axis=1), "equally often"),
+    ],
+    ids=["not finite", "large code", "no trigger", "incomplete", "cut"],
+)
+def test_all_recordings_are_checked_before_anything_is_written(
+    raw_folder, tmp_path, change, message
+):
+    shutil.copytree(raw_folder, tmp_path / "raw")
+    path = tmp_path / "raw/ses-04/raw_eeg_test.npy"
+    save_recording(path, change(read(path)))
+    with pytest.raises(ValueError, match=message):
+        preprocess_recordings(tmp_path / "raw", tmp_path / "signals", OFFICIAL)
+    assert not (tmp_path / "signals").exists()
+
+
+def test_a_session_that_is_missing_or_there_twice(raw_folder, tmp_path):
+    for session in ("ses-01", "ses-02", "ses-03"):
+        (tmp_path / session).symlink_to(raw_folder / session)
+    with pytest.raises(ValueError, match="4 of 8 training conditions.*exactly 2"):
+        preprocess_recordings(tmp_path, tmp_path / "signals", OFFICIAL)
+    shutil.copytree(raw_folder / "ses-04", tmp_path / "ses-04")
+    shutil.copy(raw_folder / "ses-02/raw_eeg_test.npy", tmp_path / "ses-04")
+    message = "test recordings of ses-02 and ses-04 are the"
+    with pytest.raises(ValueError, match=message):
+        preprocess_recordings(tmp_path, tmp_path / "signals", OFFICIAL)
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        ("posteriour", "channels must be.*Did you mean 'posterior'"),
+        (["Oz", "Fz"], "has no channel 'Fz'"),
     ],
 )
-def test_options_that_do_not_exist(raw_folder, tmp_path, change, message):
+def test_channels_that_the_recordings_lack(raw_folder, tmp_path, channels, message):
+    options = OFFICIAL.model_copy(update={"channels": channels})
     with pytest.raises(ValueError, match=message):
-        preprocess_recordings(raw_folder, tmp_path, **{**OFFICIAL, **change})
+        preprocess_recordings(raw_folder, tmp_path, options)
+
+
+def write_bdf(path, data, names, sfreq):
+    """Write volts as 24-bit BDF in one record; a step is 0.01 microvolts."""
+    ranges = [-83886.08, 83886.07, -8388608, 8388607]
+    n_rows, n_samples = data.shape
+    fields = [(16, names), (80, [""] * n_rows), (8, ["uV"] * n_rows)]
+    fields += [(8, [value] * n_rows) for value in ranges]
+    fields += [(80, [""] * n_rows), (8, [n_samples] * n_rows), (32, [""] * n_rows)]
+    start = [(80, ""), (80, ""), (8, "01.01.20"), (8, "00.00.00")]
+    start += [(8, 256 * (n_rows + 1)), (44, "24BIT"), (8, 1), (8, n_samples / sfreq)]
+    start += [(4, n_rows)]
+    texts = [f"{value!s:<{size}}"[:size] for size, value in start]
+    texts += [f"{v!s:<{size}}"[:size] for size, values in fields for v in values]
+    steps = np.rint(data * 1e8).astype("<i4")
+    content = steps.view(np.uint8).reshape(n_rows, n_samples, 4)[..., :3].tobytes()
+    path.write_bytes(b"\xffBIOSEMI" + "".join(texts).encode("latin1") + content)
+
+
+def write_bids_run(folder, task, data):
+    """Write a run as NEMAR's edition of the data set (nm000232) has it."""
+    stem = f"{folder.parents[1].name}_{folder.parent.name}_task-{task}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bdf(folder / f"{stem}_eeg.bdf", data[:63], RAW_CHANNELS, 1000)
+    (folder / f"._{stem}_eeg.bdf").write_bytes(b"\0\5")  # companion of macOS
+    samples = np.flatnonzero(data[-1])
+    codes = data[-1, samples].astype(int)
+    columns = {"onset": samples / 1000, "duration": 0.1, "sample": samples, "value": 1}
+    columns["trial_type"] = np.where(codes == TARGET, "target", "image")
+    columns["tot_img_number"] = [str(c) if c != TARGET else "n/a" for c in codes]
+    path = folder / f"{stem}_events.tsv"
+    pd.DataFrame(columns).to_csv(path, sep="\t", index=False, encoding="utf-8-sig")
+
+
+@pytest.fixture(scope="module")
+def bids_folder(raw_folder, tmp_path_factory):
+    """The participant in BIDS; training recordings are cut into runs."""
+    folder = tmp_path_factory.mktemp("bids") / "sub-01"
+    for session in SHOWN:
+        data = read(raw_folder / session / "raw_eeg_training.npy")
+        for i, part in enumerate(np.array_split(data, 2, axis=1), start=1):
+            write_bids_run(folder / session / "eeg", f"train_run-{i:02d}", part)
+        data = read(raw_folder / session / "raw_eeg_test.npy")
+        write_bids_run(folder / session / "eeg", "test", data)
+    return folder
+
+
+def test_the_bids_edition_gives_the_same_signals(raw_folder, bids_folder, tmp_path):
+    for name, source in (("npy", raw_folder), ("bids", bids_folder)):
+        preprocess_recordings(source, tmp_path / name, NICE)
+    expected, found = (load_signals(tmp_path / name) for name in ("npy", "bids"))
+    for partition in ("training", "test"):
+        difference = getattr(found, partition) - getattr(expected, partition)
+        assert np.abs(difference).max() < 0.05  # a step of BDF is 0.01 microvolts
+    assert (found.ch_names, found.unit) == (expected.ch_names, expected.unit)
+
+
+def replace(old, new):
+    return lambda content: content.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("ending", "change", "message"),
+    [
+        (
+            "events.tsv",
+            replace(b"\t1\n", b"\t11.5\n"),
+            "tot_img_number must be a whole number; line . has 11.5",
+        ),
+        (
+            "events.tsv",
+            replace(b"image", b"picture"),
+            "must hold trials of the types image, .*got 'picture'",
+        ),
+        ("events.tsv", replace(b"sample", b"samples"), "lacks the columns sample"),
+        ("eeg.bdf", lambda x: x[: len(x) // 2], r"task-test.*[Dd]ownload"),
+        ("eeg.bdf", lambda x: x[:1000], r"task-test.*[Dd]ownload"),
+        ("eeg.bdf", lambda x: b"", r"task-test.*[Dd]ownload"),
+    ],
+)
+def test_damaged_files_of_the_bids_edition(
+    bids_folder, tmp_path, ending, change, message
+):
+    folder = tmp_path / "sub-01"
+    shutil.copytree(bids_folder, folder)
+    path = folder / f"ses-03/eeg/sub-01_ses-03_task-test_{ending}"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=message):
+        preprocess_recordings(folder, tmp_path / "signals", NICE)
+
+
+def test_runs_of_another_participant_are_not_taken(bids_folder, tmp_path):
+    shutil.copytree(bids_folder, tmp_path / "sub-02")
+    with pytest.raises(FileNotFoundError, match="missing.*sub-02_ses-01_task-train"):
+        preprocess_recordings(tmp_path / "sub-02", tmp_path / "signals", NICE)
 
 
 @pytest.mark.parametrize(("n_times", "sfreq"), [(1201, 250), (1001, 100), (1001, 200)])
@@ -312,11 +414,11 @@ def test_resample_equals_mne(n_times, sfreq):
     info = mne.create_info(3, 1000.0, "eeg")
     epochs = mne.EpochsArray(data, info, tmin=-0.2, verbose="error")
     expected = epochs.resample(sfreq, verbose="error").get_data()
-    found = resample(data, raw_sfreq=1000, sfreq=sfreq)
+    found = resample(data, 1000, sfreq)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
 
 
-def save_published(folder, names, *, n_listed, bare):
+def save_published(folder, names, *, n_listed, container):
     rng = np.random.default_rng(5)
     data = {}
     for partition, shape in (("training", (6, 4)), ("test", (2, 80))):
@@ -327,64 +429,76 @@ def save_published(folder, names, *, n_listed, bare):
             "times": np.linspace(-0.2, -0.2 + (n_listed - 1) / 250, n_listed),
         }
         path = folder / f"preprocessed_eeg_{partition}.npy"
-        if bare:
+        if container == "bare":
             path.write_bytes(pickle.dumps(content, protocol=4))
-        else:
+        elif container == "npy":
             np.save(path, content)
+        else:
+            save_whitened(folder, partition, content)
     return data
 
 
+def save_whitened(folder, partition, content):
+    """Save as UBP does: half precision, and lists that are as long as the trials."""
+    data = content.pop("preprocessed_eeg_data").astype(np.float16)
+    shown = np.tile(np.arange(len(data))[:, None], (1, data.shape[1]))
+    texts = np.char.add("hot_tub_", shown.astype(str))
+    content = {"eeg": data, "label": shown, "img": texts, "text": texts, **content}
+    content["session"] = np.zeros(shown.shape)
+    path = folder / f"{partition.removesuffix('ing')}.pt"
+    torch.save(content, path, pickle_protocol=5)
+
+
 @pytest.mark.parametrize(
-    ("names", "n_listed", "bare", "tmin"),
+    ("names", "n_listed", "container", "tmin"),
     [
-        (NICE_CHANNELS, 300, True, 0.0),
-        ([*RAW_CHANNELS, "stim"], 250, False, -0.2),
+        (NICE_CHANNELS, 300, "bare", 0.0),
+        ([*RAW_CHANNELS, "stim"], 250, "npy", -0.2),
+        (NICE_CHANNELS, 300, "pt", 0.0),
     ],
-    ids=["nice", "official"],
+    ids=["nice", "official", "ubp"],
 )
 def test_published_signals_are_copied_in_the_order_asked_for(
-    tmp_path, names, n_listed, bare, tmin
+    tmp_path, names, n_listed, container, tmin
 ):
-    data = save_published(tmp_path, names, n_listed=n_listed, bare=bare)
-    import_published(tmp_path, tmp_path / "signals", channels="all")
+    data = save_published(tmp_path, names, n_listed=n_listed, container=container)
+    import_published(tmp_path, tmp_path / "signals", "all")
     signals = load_signals(tmp_path / "signals")
     rows = [list(names).index(name) for name in NICE_CHANNELS]
     for partition in ("training", "test"):
-        expected = data[partition][:, :, rows].astype(np.float32)
+        stored = np.float16 if container == "pt" else np.float64
+        expected = data[partition][:, :, rows].astype(stored).astype(np.float32)
         np.testing.assert_array_equal(getattr(signals, partition), expected)
     assert (signals.ch_names, signals.sfreq) == (NICE_CHANNELS, 250)
     np.testing.assert_allclose(signals.times, tmin + np.arange(250) / 250)
 
 
 def test_published_signals_without_the_channels_asked_for(tmp_path):
-    save_published(tmp_path, channel_names("posterior"), n_listed=250, bare=False)
+    save_published(tmp_path, channel_names("posterior"), n_listed=250, container="npy")
     with pytest.raises(ValueError, match="no channel 'Fp1' among its 17. Set"):
-        import_published(tmp_path, tmp_path / "signals", channels="all")
+        import_published(tmp_path, tmp_path / "signals", "all")
 
 
-def change_published_test(folder, change):
-    path = folder / "preprocessed_eeg_test.npy"
+@pytest.mark.parametrize(
+    ("key", "place", "value", "message"),
+    [
+        (
+            "preprocessed_eeg_data",
+            (1, 2, 3, 4),
+            np.inf,
+            r"preprocessed_eeg_test.*\(1, 2, 3, 4\)",
+        ),
+        ("times", slice(None), np.arange(250) / 250, "differ in their times"),
+    ],
+)
+def test_published_values_that_are_not_finite_or_at_other_times(
+    tmp_path, key, place, value, message
+):
+    save_published(tmp_path, NICE_CHANNELS, n_listed=250, container="npy")
+    path = tmp_path / "preprocessed_eeg_test.npy"
     content = np.load(path, allow_pickle=True).item()
-    change(content)
+    content[key][place] = value
     np.save(path, content)
-
-
-def test_published_values_that_are_not_finite(tmp_path):
-    def spoil(content):
-        content["preprocessed_eeg_data"][1, 2, 3, 4] = np.inf
-
-    save_published(tmp_path, NICE_CHANNELS, n_listed=250, bare=False)
-    change_published_test(tmp_path, spoil)
-    with pytest.raises(ValueError, match=r"preprocessed_eeg_test.*\(1, 2, 3, 4\)"):
-        import_published(tmp_path, tmp_path / "signals", channels="all")
-    assert not list((tmp_path / "signals").iterdir())
-
-
-def test_published_files_that_differ_in_their_times(tmp_path):
-    def shift(content):
-        content["times"] += 0.004
-
-    save_published(tmp_path, NICE_CHANNELS, n_listed=250, bare=False)
-    change_published_test(tmp_path, shift)
-    with pytest.raises(ValueError, match="differ in their times"):
-        import_published(tmp_path, tmp_path / "signals", channels="all")
+    with pytest.raises(ValueError, match=message):
+        import_published(tmp_path, tmp_path / "signals", "all")
+    assert not list(tmp_path.glob("signals/*"))

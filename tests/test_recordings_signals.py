@@ -4,51 +4,46 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from paperlib.recordings import signals as module
+from paperlib.recordings.preprocessing import import_published
+from paperlib.recordings.regions import channel_regions
+from paperlib.recordings.sensors import sensor_info
 from paperlib.recordings.signals import (
     average_repetitions,
     check_counts,
+    create_signals,
     load_signals,
     mean_response,
-    new_arrays,
     release_memory,
-    save_info,
+    save_signals,
     select_concepts,
     split_half_reliability,
-    standard_deviation,
     training_targets,
 )
+from paperlib.stimuli.images import read_images
 
 SHAPES = {"training": (6, 4, 3, 5), "test": (2, 8, 3, 5)}
+INFO = {"ch_names": ["O1", "Oz", "O2"], "sfreq": 250, "tmin": 0.1, "unit": "V"}
 
 
 @pytest.fixture
 def folder(tmp_path):
     rng = np.random.default_rng(0)
-    with new_arrays(tmp_path, SHAPES) as arrays:
-        for array in arrays.values():
-            array[:] = rng.normal(size=array.shape)
-    save_info(tmp_path, ch_names=["O1", "Oz", "O2"], sfreq=250, tmin=0.1, unit="V")
+    arrays = {p: rng.normal(size=shape) for p, shape in SHAPES.items()}
+    save_signals(tmp_path, **arrays, **INFO)
     return tmp_path
-
-
-def rewrite(path, change):
-    """Replace an array by what ``change`` makes of a copy of it."""
-    array = np.load(path).copy()
-    np.save(path, change(array))
 
 
 def test_round_trip(folder):
     signals = load_signals(folder)
+    info = json.loads((folder / "info.json").read_text())
+    assert info == {**INFO, "concepts": "all_concepts"}
     assert {p: getattr(signals, p).shape for p in SHAPES} == SHAPES
     assert (signals.ch_names, signals.unit) == (("O1", "Oz", "O2"), "V")
     assert signals.sfreq == 250
     np.testing.assert_allclose(signals.times, [0.1, 0.104, 0.108, 0.112, 0.116])
-
-
-def test_arrays_are_mapped_and_read_only(folder):
-    signals = load_signals(folder)
     assert isinstance(signals.training, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         signals.training[0] = 0
@@ -56,7 +51,7 @@ def test_arrays_are_mapped_and_read_only(folder):
 
 def test_an_error_while_writing_leaves_the_older_arrays(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(KeyError), new_arrays(folder, SHAPES) as arrays:
+    with pytest.raises(KeyError), create_signals(folder, SHAPES, **INFO) as arrays:
         arrays["validation"]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -68,49 +63,60 @@ def test_missing_file(folder, name):
         load_signals(folder)
 
 
-@pytest.mark.parametrize("n_kept", [0, 60, 200])
-def test_truncated_array(folder, n_kept):
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda content, n=n: content[:n] for n in (0, 60, 200)),
+        lambda header: header.replace(b"<f4", b"|O8"),
+        lambda header: header.replace(b"'<f4'", b"'<f4"),
+        lambda header: header.replace(b"(6,", b"(9,"),
+        lambda header: header.replace(b"(6,", b"(-6,"),
+        lambda header: header.replace(b"descr", b"desc\xff"),
+    ],
+)
+def test_truncated_array_and_damaged_header(folder, change):
     path = folder / "training.npy"
-    path.write_bytes(path.read_bytes()[:n_kept])
-    with pytest.raises(
-        ValueError, match=rf"training\.npy \({n_kept} bytes\) is damaged"
-    ):
+    path.write_bytes(change(path.read_bytes()))
+    size = f"{path.stat().st_size:,}"
+    with pytest.raises(ValueError, match=rf"npy( \({size} bytes\) is damaged| must)"):
         load_signals(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"sfreq": 250}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", '{"sfreq": 250}', "\xff", "[" * 100_000]
+    + [json.dumps({**INFO, "concepts": "all_concepts", "sfreq": f}) for f in (0, "x")],
+)
 def test_damaged_info(folder, text):
-    (folder / "info.json").write_text(text)
-    with pytest.raises(ValueError, match=r"info\.json (is not JSON|lacks ch_names)"):
+    (folder / "info.json").write_text(text, encoding="latin1")
+    with pytest.raises(ValueError, match=r"info\.json is damaged.*01_preprocess"):
         load_signals(folder)
 
 
-def test_channels_and_times_must_agree(folder):
-    rewrite(folder / "test.npy", lambda x: x[:, :, :2])
-    with pytest.raises(
-        ValueError, match=r"test\.npy.*\(any, any, 3, 5\); got \(2, 8, 2"
-    ):
-        load_signals(folder)
-    rewrite(folder / "training.npy", lambda x: x[0])
-    with pytest.raises(
-        ValueError, match=r"training\.npy must have shape \(any, any, any"
-    ):
-        load_signals(folder)
+def with_nan(x):
+    x[1, 0, 0, 2] = np.nan
+    return x
 
 
-def test_type_must_be_floating_point(folder):
-    rewrite(folder / "test.npy", lambda x: x.astype(int))
-    with pytest.raises(ValueError, match=r"test\.npy must hold floating-point.*int64"):
-        load_signals(folder)
-
-
-def test_values_of_sampled_images_must_be_finite(folder):
-    def spoil(x):
-        x[1, 0, 0, 2] = np.nan
-        return x
-
-    rewrite(folder / "test.npy", spoil)
-    with pytest.raises(ValueError, match=r"test\.npy.*1 values that are NaN"):
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "test",
+            lambda x: x[:, :, :2],
+            r"must have .*3 channels, 5 times\); got \(2, 8",
+        ),
+        ("training", lambda x: x[0], r"must have shape \(images"),
+        ("training", lambda x: x[:0], r"must have shape \(images"),
+        ("test", lambda x: x.astype(int), "must hold floating-point.*int64"),
+        ("test", with_nan, ".*1 values that are NaN"),
+    ],
+    ids=["channels", "dimensions", "empty", "type", "not finite"],
+)
+def test_arrays_that_do_not_fit(folder, name, change, message):
+    path = folder / f"{name}.npy"
+    np.save(path, change(np.load(path).copy()))
+    with pytest.raises(ValueError, match=rf"{name}\.npy.*{message}"):
         load_signals(folder)
 
 
@@ -134,8 +140,10 @@ def test_concepts_of_test_images_can_be_left_out():
 
 
 def test_released_memory_keeps_what_was_written(tmp_path):
-    expected = np.random.default_rng(2).normal(size=(6, 4, 300, 50)).astype(np.float32)
-    with new_arrays(tmp_path, {"training": expected.shape}) as arrays:
+    rng = np.random.default_rng(2)
+    shapes = {"training": (6, 4, 3, 500), "test": (1, 1, 3, 500)}
+    expected = rng.normal(size=shapes["training"]).astype(np.float32)
+    with create_signals(tmp_path, shapes, **INFO) as arrays:
         for row in (3, 0, 5, 1, 2, 4):
             arrays["training"][row] = expected[row]
             release_memory(arrays["training"])
@@ -144,32 +152,13 @@ def test_released_memory_keeps_what_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("block_bytes", [1, 4000, 2**20])
-def test_mean_response_equals_the_mean_of_all_trials(folder, monkeypatch, block_bytes):
+def test_means_over_blocks_are_those_of_all_trials(folder, monkeypatch, block_bytes):
     monkeypatch.setattr(module, "_BLOCK_BYTES", block_bytes)
     trials = load_signals(folder).training
-    expected = np.asarray(trials, float).mean(axis=(0, 1))
-    np.testing.assert_allclose(mean_response(trials), expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("block_bytes", [1, 4000, 2**20])
-def test_average_over_repetitions(folder, monkeypatch, block_bytes):
-    monkeypatch.setattr(module, "_BLOCK_BYTES", block_bytes)
-    trials = load_signals(folder).training
-    averages = average_repetitions(trials)
+    expected, averages = np.asarray(trials, float), average_repetitions(trials)
     assert averages.dtype == np.float32
-    expected = np.asarray(trials, float).mean(axis=1)
-    np.testing.assert_allclose(averages, expected, rtol=1e-6)
-
-
-def test_info_is_plain_json(folder):
-    info = json.loads((folder / "info.json").read_text())
-    assert info == {
-        "ch_names": ["O1", "Oz", "O2"],
-        "sfreq": 250,
-        "tmin": 0.1,
-        "unit": "V",
-        "concepts": "all_concepts",
-    }
+    np.testing.assert_allclose(averages, expected.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(mean_response(trials), expected.mean(axis=(0, 1)))
 
 
 def test_training_targets_are_averages_or_trials(folder):
@@ -184,12 +173,6 @@ def test_training_targets_are_averages_or_trials(folder):
         training_targets(signals, "all")
 
 
-def test_standard_deviation_is_that_of_the_training_rows():
-    targets = np.random.default_rng(0).normal(3, 2, (9, 2, 4, 5)).astype(np.float32)
-    expected = targets[[1, 4, 8]].astype(np.float64).std()
-    assert standard_deviation(targets, [1, 4, 8]) == pytest.approx(expected, rel=1e-9)
-
-
 def test_reliability_of_signal_noise_and_a_common_response():
     rng = np.random.default_rng(1)
     image, noise = rng.normal(size=(200, 1, 50)), rng.normal(size=(200, 8, 50))
@@ -200,3 +183,57 @@ def test_reliability_of_signal_noise_and_a_common_response():
     np.testing.assert_allclose(split_half_reliability(trials), expected, atol=0.03)
     with pytest.raises(ValueError, match="2 repetitions; got 200 and 1"):
         split_half_reliability(trials[:, :1])
+
+
+def test_a_third_data_set_comes_in_by_its_arrays_channels_and_images(tmp_path):
+    """Everything that later notebooks ask of a data set, for three electrodes."""
+    rng, names = np.random.default_rng(3), ("Fz", "PO9", "Iz")  # not in THINGS-EEG2
+    arrays = {
+        "training": rng.normal(size=(4, 2, 3, 20)),
+        "test": np.ones((2, 3, 3, 20)),
+    }
+    own = tmp_path / "preprocessed_data/sub-01"
+    save_signals(own, **arrays, ch_names=names, sfreq=100, tmin=0, unit="V")
+    import_published(own, tmp_path / "signals", "all")
+    import_published(own, tmp_path / "two", ["Iz", "Fz"])
+    signals, two = load_signals(tmp_path / "signals"), load_signals(tmp_path / "two")
+    assert (signals.ch_names, signals.sfreq, signals.unit) == (names, 100, "V")
+    np.testing.assert_array_equal(signals.training, arrays["training"].astype("f4"))
+    np.testing.assert_array_equal(two.test, signals.test[:, :, [2, 0]])
+    assert channel_regions(names) == ["Frontal", "Parietal", "Occipital"]
+    places = [channel["loc"][:3] for channel in sensor_info(names, 100)["chs"]]
+    assert np.isfinite(places).all()
+    files = {
+        "training": "cat/cat_01b cat/cat_02s hot_tub/hot_tub_01b hot_tub/hot_tub_05s",
+        "test": "dog/dog_01b t-shirt/t-shirt_01b",
+    }
+    metadata = {}
+    for partition, listed in files.items():
+        paths = [f"00001_{name}.jpg" for name in listed.split()]
+        for path in paths:
+            image = tmp_path / "images" / f"{partition}_images" / path
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(image)
+        prefix = partition.removesuffix("ing")
+        metadata[f"{prefix}_img_concepts"] = [path.split("/")[0] for path in paths]
+        metadata[f"{prefix}_img_files"] = [path.split("/")[1] for path in paths]
+    np.save(tmp_path / "images/image_metadata.npy", metadata)
+    images = read_images(tmp_path / "images")
+    check_counts(signals, images)
+    assert images["concept"][2:].tolist() == ["hot_tub", "hot_tub", "dog", "t-shirt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test": np.ones((2, 8, 2, 5))}, r"test signals must .* got \(2, 8, 2, 5\)"),
+        ({"test": np.full((2, 8, 3, 5), np.nan)}, "test signals holds 240 values"),
+        ({"sfreq": -1}, "sfreq"),
+        ({"ch_names": []}, "must have shape"),
+    ],
+)
+def test_signals_that_are_not_saved(tmp_path, change, message):
+    arrays = {p: np.ones(shape) for p, shape in SHAPES.items()}
+    with pytest.raises(ValueError, match=message):
+        save_signals(tmp_path, **{**arrays, **INFO, **change})
+    assert not list(tmp_path.iterdir())

@@ -1,3 +1,5 @@
+import shutil
+
 import mne
 import numpy as np
 import pandas as pd
@@ -10,25 +12,23 @@ from meg_participant import (
     write_trial_table,
 )
 
-from paperlib.recordings import things_meg_raw as module
+from paperlib.config import MEGPreprocessing
 from paperlib.recordings.signals import load_signals
-from paperlib.recordings.things_meg import list_images
 from paperlib.recordings.things_meg_raw import (
     Run,
-    TrialProcessing,
     clean_run,
     cut_trials,
+    find_runs,
     preprocess_runs,
     read_events,
-    run_folders,
     standardize,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*holds 3 sensors:UserWarning")
 
 SFREQ, SPACING, N_RUNS = 600, 900, 4  # Hz; samples from one image to the next
-PROCESSING = TrialProcessing(0.1, 100.0, -0.1, 1.3, (-0.1, 0.0), 200)
-RUN = "sub-BIGMEG1/ses-{:02d}/meg/sub-BIGMEG1_ses-{:02d}_task-main_run-{:02d}_meg.ds"
+OPTIONS = MEGPreprocessing(source="raw_ctf")
+RUN = "sub-BIGMEG1/ses-{:02d}/meg/sub-BIGMEG1_ses-{:02d}_task-main_run-{:02d}_meg.fif"
 
 
 def run_path(folder, i):
@@ -70,53 +70,62 @@ def write_events(path, trials, onsets):
 
 
 def events_path(run):
-    return run.with_name(run.name.replace("meg.ds", "events.tsv"))
+    return run.with_name(run.name.replace("meg.fif", "events.tsv"))
 
 
 @pytest.fixture(scope="module")
 def participant(tmp_path_factory):
-    """Folder, trial table and recording of each run."""
+    """Folder, trial table and recording of each run; MNE cannot write CTF's format."""
     folder, rng = tmp_path_factory.mktemp("meg"), np.random.default_rng(3)
     trials = trial_table(pd.read_csv(EXCERPT), rng)
     write_trial_table(folder, trials)
-    recordings = {}
+    recordings = []
     for i, rows in enumerate(np.array_split(np.arange(len(trials)), N_RUNS)):
         onsets = 700 + SPACING * np.arange(len(rows)) + rng.integers(0, 99, len(rows))
         run = run_path(folder, i)
-        run.mkdir(parents=True)
         write_events(events_path(run), trials.iloc[rows], onsets)
-        events_path(run).with_name("._" + events_path(run).name).write_bytes(
-            b"\0\5\x16"
-        )
-        run.with_name("._" + run.name).write_bytes(b"\0\5\x16")
-        recordings[run.name] = recording(onsets, rng), onsets
+        for path in (run, events_path(run)):  # companions of macOS
+            path.with_name("._" + path.name).write_bytes(b"\0\5\x16")
+        recordings.append((recording(onsets, rng), onsets))
+        recordings[i][0].save(run, verbose="error")
+        types = {"name": recordings[i][0].ch_names, "type": "OTHER"}  # as published
+        channels = run.with_name(run.name.replace("meg.fif", "channels.tsv"))
+        pd.DataFrame(types).to_csv(channels, sep="\t", index=False)
     return folder, trials, recordings
 
 
 @pytest.fixture
-def recordings(participant, monkeypatch):
-    """Recordings by the name of their run; a test may change them."""
-    changed = {name: raw.copy() for name, (raw, _) in participant[2].items()}
-    monkeypatch.setattr(module, "read_run", lambda path: changed[path.name].copy())
-    return changed
+def changed(participant, tmp_path):
+    """Copy the participant with some of its runs changed."""
+
+    def change_runs(change, runs=range(N_RUNS)):
+        folder = tmp_path / "changed"
+        shutil.copytree(participant[0], folder)
+        for i in runs:
+            raw = participant[2][i][0].copy()
+            change(raw)
+            raw.save(run_path(folder, i), overwrite=True, verbose="error")
+        return folder
+
+    return change_runs
 
 
-def preprocess(folder, signals_folder, concepts="all_concepts"):
-    counts = preprocess_runs(
-        folder,
-        signals_folder,
-        subject=1,
-        images=list_images(folder),
-        concepts=concepts,
-        processing=PROCESSING,
-    )
+def preprocess(folder, signals_folder, **changes):
+    options = OPTIONS.model_copy(update=changes)
+    counts = preprocess_runs(folder, signals_folder, options, subject=1)
     return counts, load_signals(signals_folder)
+
+
+def assert_refused(folder, message, **changes):
+    with pytest.raises(ValueError, match=message):
+        preprocess(folder, folder / "signals", **changes)
+    assert not list(folder.glob("signals/*"))
 
 
 def reference_trials(participant):
     """All trials in order of time, step by step; all activity is below 40 Hz."""
     epochs = []
-    for raw, onsets in participant[2].values():
+    for raw, onsets in participant[2]:
         data = raw.get_data(picks=list(SENSORS))
         data = mne.filter.filter_data(data, SFREQ, 0.1, 100, verbose="error")
         for onset in onsets:
@@ -126,7 +135,7 @@ def reference_trials(participant):
     return np.array(epochs)
 
 
-def test_equals_the_second_derivation(participant, recordings, tmp_path):
+def test_equals_the_second_derivation(participant, tmp_path):
     folder, trials, _ = participant
     counts, signals = preprocess(folder, tmp_path)
     expected, numbers = reference_trials(participant), image_numbers(trials)
@@ -143,8 +152,8 @@ def test_equals_the_second_derivation(participant, recordings, tmp_path):
     np.testing.assert_allclose(signals.times[[0, -1]], [0, 0.995])
 
 
-def test_zero_shot(participant, recordings, tmp_path):
-    _, signals = preprocess(participant[0], tmp_path, "zero_shot")
+def test_zero_shot(participant, tmp_path):
+    _, signals = preprocess(participant[0], tmp_path, concepts="zero_shot")
     assert signals.training.shape[0] == 24 and signals.concepts == "zero_shot"
 
 
@@ -157,7 +166,7 @@ def test_what_lies_above_the_new_nyquist_frequency_is_not_folded_back():
     raw = mne.io.RawArray(slow + noise, info, verbose="error")
     clean = mne.io.RawArray(slow[None], info, verbose="error")
     onsets = np.array([600, 900])
-    with_noise, without = (cut_trials(x, onsets, PROCESSING) for x in (raw, clean))
+    with_noise, without = (cut_trials(x, onsets, OPTIONS) for x in (raw, clean))
     spectra = np.abs(np.fft.rfft([with_noise[0, 0, 20:220], without[0, 0, 20:220]]))
     spectra /= spectra[:, 10:11]  # 10 Hz is in both
     assert np.abs(noise).std() > 0.1
@@ -172,126 +181,135 @@ def test_trials_have_no_mean_and_unit_deviation_at_baseline():
     np.testing.assert_allclose(before.std(axis=-1), 1)
 
 
-def test_known_dropouts_are_replaced():
+def test_known_dropouts_are_replaced(tmp_path):
     rng = np.random.default_rng(0)
     data = rng.normal(size=(1, 20 * SFREQ))
     data[:, round(13.4 * SFREQ) : round(13.6 * SFREQ)] = -1e4
     raw = mne.io.RawArray(data, mne.create_info(["MLO11"], SFREQ, "mag"), verbose=False)
     largest = {}
     for name in ("ses-11_task-main_run-05", "ses-11_task-main_run-06"):
-        path = module.Path(f"sub-BIGMEG1_{name}_meg.ds")
+        path = tmp_path / f"sub-BIGMEG1_{name}_meg.fif"
+        raw.save(path, verbose="error")
         run = Run(path, ("MLO11",), SFREQ, np.array([]), np.array([]))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "read_run", lambda path: raw.copy())
-            largest[name[-2:]] = np.abs(clean_run(run, PROCESSING).get_data()).max()
+        largest[name[-2:]] = np.abs(clean_run(run, OPTIONS).get_data()).max()
     assert largest["05"] < 10 and largest["06"] > 1e3
 
 
-def test_companions_of_macos_are_skipped(participant):
-    folder = participant[0]
-    assert run_folders(folder, 1) == [run_path(folder, i) for i in range(N_RUNS)]
+def test_runs_are_listed_in_order_of_time_without_companions(participant, tmp_path):
+    paths = [run.fpath for run in find_runs(participant[0], 1)]
+    assert paths == [run_path(participant[0], i) for i in range(N_RUNS)]
+    runs = [run_path(tmp_path, i).with_suffix(".ds") for i in range(N_RUNS)]
+    for run in reversed(runs):
+        run.mkdir(parents=True)
+        (run / f"{run.stem}.meg4").touch()
+    assert [run.fpath for run in find_runs(tmp_path, 1)] == runs
+    with pytest.raises(FileNotFoundError, match="BIGMEG2 holds no run; expected ses-"):
+        find_runs(tmp_path, 2)
 
 
 # --- bad input ---
 
 
-def test_missing_runs(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="BIGMEG2 holds no run; expected ses-01"
-    ):
-        run_folders(tmp_path, 2)
+@pytest.mark.parametrize(
+    ("samples", "code", "n_triggers"),
+    [(slice(1000), 0, 80), (slice(200, 210), 64, 82)],
+)
+def test_triggers_and_events_must_agree(changed, samples, code, n_triggers):
+    def change(raw):
+        raw._data[-1, samples] = code
 
-
-@pytest.mark.parametrize("change", ["lost", "more"])
-def test_triggers_and_events_must_agree(participant, recordings, tmp_path, change):
-    name = run_path(participant[0], 2).name
-    triggers = recordings[name]._data[-1]
-    if change == "lost":
-        triggers[:1000] = 0
-    else:
-        triggers[200:210] = 64
-    n_triggers = 80 if change == "lost" else 82
     message = rf"run-09_events.tsv lists 81 trials but UPPT001 .* {n_triggers} triggers"
-    with pytest.raises(ValueError, match=message):
-        preprocess(participant[0], tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert_refused(changed(change, [2]), message)
 
 
-def test_without_triggers_events_are_trusted(participant, recordings, tmp_path):
-    for raw in recordings.values():
-        raw.drop_channels(["UPPT001"])
-    preprocess(participant[0], tmp_path)
+def test_without_triggers_events_are_trusted(changed, tmp_path):
+    preprocess(
+        changed(lambda raw: raw.drop_channels(["UPPT001"])), tmp_path / "signals"
+    )
 
 
-def test_runs_must_have_the_same_sensors(participant, recordings, tmp_path):
-    recordings[run_path(participant[0], 3).name].drop_channels([SENSORS[0]])
-    with pytest.raises(ValueError, match="run-10_meg.ds has 2 sensors.*run-09.* 3 at"):
-        preprocess(participant[0], tmp_path)
-
-
-def test_channels_must_be_sensors(participant, recordings, tmp_path):
-    for raw in recordings.values():
-        raw.rename_channels({SENSORS[0]: "MLX11-1609"})
-    with pytest.raises(ValueError, match="channel 'MLX11-1609' has no brain region"):
-        preprocess(participant[0], tmp_path)
-
-
-def test_trials_must_lie_within_the_run(participant, recordings, tmp_path):
-    recordings[run_path(participant[0], 0).name].crop(0, 60)
-    with pytest.raises(ValueError, match="run to sample|but the recording has 36001"):
-        preprocess(participant[0], tmp_path)
-
-
-def test_flat_sensor(participant, recordings, tmp_path):
-    raw = recordings[run_path(participant[0], 1).name]
+def flatten(raw):
     raw._data[1] = 0
-    with pytest.raises(ValueError, match="run-10_meg.ds: trials .* NaN or infinite"):
-        preprocess(participant[0], tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_missing_run(participant, recordings, tmp_path, monkeypatch):
-    paths = run_folders(participant[0], 1)
-    monkeypatch.setattr(module, "run_folders", lambda folder, subject: paths[:-1])
-    with pytest.raises(ValueError, match="BIGMEG1 does not show all .* equally often"):
-        preprocess(participant[0], tmp_path)
-
-
-def test_a_folder_that_is_no_recording(participant, tmp_path):
-    """The real reader meets an empty folder."""
-    with pytest.raises(ValueError, match="run-09_meg.ds is not a complete CTF run"):
-        preprocess(participant[0], tmp_path)
-
-
-def test_a_window_without_the_first_second(participant, tmp_path):
-    short = TrialProcessing(0.1, 100.0, -0.1, 0.8, (-0.1, 0.0), 200)
-    with pytest.raises(ValueError, match="trials run from -0.1 to 0.8 s"):
-        preprocess_runs(
-            participant[0],
-            tmp_path,
-            subject=1,
-            images=list_images(participant[0]),
-            concepts="zero_shot",
-            processing=short,
-        )
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("change", "runs", "message"),
     [
-        ("onset\tsample\n1\t2\n", "lacks the columns trial_type, value"),
-        ("trial_type\tvalue\tsample\n", "must hold trials"),
-        ("trial_type\tvalue\tsample\nexp\tN/A\t5\n", "must hold trials"),
-        ("trial_type\tvalue\tsample\nexp\t1\t5\nexp\t2\t4\n", "not in order of time"),
-        ("trial_type\tvalue\tsample\nrest\t1\t5\n", "must be one of.*got 'rest'"),
+        (
+            lambda raw: raw.drop_channels([SENSORS[0]]),
+            [3],
+            "run-10_meg.fif has 2 sensors.*run-09.* 3 at",
+        ),
+        (
+            lambda raw: raw.rename_channels({SENSORS[0]: "MLX11-1609"}),
+            range(N_RUNS),
+            "channel 'MLX11-1609' has no brain region",
+        ),
+        (lambda raw: raw.crop(0, 60), [0], "but the recording has 36001 samples"),
+        (flatten, [1], "BIGMEG1: trials .* NaN or infinite"),
+    ],
+    ids=["sensors", "names", "length", "flat"],
+)
+def test_runs_that_do_not_fit(changed, change, runs, message):
+    assert_refused(changed(change, runs), message)
+
+
+def test_a_missing_run_and_a_run_twice(changed):
+    folder = changed(lambda raw: None, [])
+    for path in (run_path(folder, 1), events_path(run_path(folder, 1))):
+        shutil.copy(path, path.with_name(path.name.replace("run-10", "run-11")))
+    assert_refused(folder, "BIGMEG1 does not show all .* equally often")
+    for path in folder.glob("*/ses-01/meg/*_run-1[01]_*"):
+        path.unlink()
+    assert_refused(folder, "BIGMEG1 does not show all .* equally often")
+
+
+def test_runs_of_another_participant(changed):
+    folder = changed(lambda raw: None, [])
+    path = folder / "sourcedata/sample_attributes_P1.csv"
+    pd.read_csv(path).iloc[::-1].to_csv(path, index=False)
+    assert_refused(folder, "BIGMEG1 shows the images in another order")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nothing of MNE"])
+def test_what_is_no_recording(changed, content):
+    path = run_path(changed(lambda raw: None, []), 0)
+    path.write_bytes(path.read_bytes()[:400] if content is None else content)
+    assert_refused(path.parents[3], "run-09_meg.fif is not a complete CTF run")
+    path.unlink()
+    path.with_suffix(".ds").mkdir()
+    assert_refused(path.parents[3], "run-09_meg.ds is not a complete CTF run")
+
+
+def test_a_window_without_the_first_second(participant, tmp_path):
+    with pytest.raises(ValueError, match="trials run from -0.1 to 0.8 s"):
+        preprocess(participant[0], tmp_path, tmax=0.8)
+
+
+def test_a_band_the_other_way_round():
+    with pytest.raises(ValueError, match="l_freq .* must lie below h_freq"):
+        MEGPreprocessing(l_freq=100, h_freq=0.1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (None, "lacks the columns trial_type, value"),
+        ([], "must hold trials"),
+        (["exp\tN/A\t5"], "value must be a whole number"),
+        (["exp\t11.5\t5"], "line 2 has 11.5"),
+        (["catch\tN/A\tN/A"], "sample must be a whole"),
+        (["exp\tx\t5"], "line 2 has x"),
+        (["exp\tinf\t5"], "line 2 has inf"),
+        (["exp\t1\t5", "exp\t2\t4"], "not in order of time"),
+        (["rest\t1\t5"], "must hold trials.*got 'rest'"),
     ],
 )
-def test_bad_event_table(tmp_path, text, message):
-    (tmp_path / "events.tsv").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_events(tmp_path / "events.tsv")
-
-
-def test_missing_event_table(tmp_path):
+def test_bad_or_missing_event_table(tmp_path, rows, message):
+    path = tmp_path / "events.tsv"
     with pytest.raises(FileNotFoundError, match="events.tsv is missing; it comes with"):
-        read_events(tmp_path / "events.tsv")
+        read_events(path)
+    header = "trial_type\tvalue\tsample" if rows is not None else "onset\tsample\n1\t2"
+    path.write_text("\n".join([header, *(rows or [])]) + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_events(path)

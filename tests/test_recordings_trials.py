@@ -3,16 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paperlib.recordings.trials import TrialWindow, select_trials
+from paperlib.recordings.trials import select_trials
 
 SEED = 20200220
 # Lists computed once from numpy's RandomState(20200220).shuffle.
-DRAWN = {
-    2: [1, 0],
-    3: [1, 2],
-    4: [2, 1],
-    5: [3, 2],
-}
+DRAWN = {2: [1, 0], 3: [1, 2], 4: [2, 1], 5: [3, 2]}
 DRAWN_TEST = {
     20: [11, 1, 17, 0, 12, 10, 18, 14, 5, 19, 9, 16, 6, 15, 2, 3, 7, 13, 4, 8],
     21: [11, 1, 18, 0, 12, 10, 19, 14, 5, 20, 9, 17, 6, 16, 2, 15, 3, 7, 13, 4],
@@ -24,8 +19,6 @@ MERGED_TEST = [
     *[18, 64, 29, 4, 75, 49, 41, 45, 62, 46, 27, 71, 66, 16, 1, 43, 30, 51, 33, 5],
     *[25, 15, 32, 52, 0, 44, 13, 74, 12, 60, 79, 57, 77, 22, 34, 63, 35, 7, 36, 40],
 ]
-NICE = TrialWindow(-0.2, 1.0, keep_from=0.0, sfreq=250)
-OFFICIAL = TrialWindow(-0.2, 0.8, keep_from=-0.2, sfreq=100)
 
 
 def events(codes):
@@ -106,9 +99,9 @@ def test_every_place_of_the_product_is_filled_once(seed, n_trials, n_images):
 @pytest.mark.parametrize(
     ("sessions", "message"),
     [
-        ({"a": [1, 1, 2, 2], "b": [1, 1]}, "condition 2, found in a"),
-        ({"a": [1, 1], "b": [1, 1], "c": [1, 1]}, "condition 1, found in a, b, c"),
-        ({"a": [1, 1, 3, 3], "b": [1, 1, 3, 3]}, "condition 2, found in none"),
+        ({"a": [1, 1, 2, 2], "b": [1, 1]}, "condition 2, which is in a"),
+        ({"a": [1, 1], "b": [1, 1], "c": [1, 1]}, "condition 1, which is in a, b, c"),
+        ({"a": [1, 1, 3, 3], "b": [1, 1, 3, 3]}, "condition 2, which is in none"),
     ],
     ids=["one session", "three sessions", "gap in the numbering"],
 )
@@ -122,13 +115,3 @@ def test_a_lost_trigger_is_located():
         ValueError, match="2 times in a, 1 times in b. Condition 2 is short.* in b"
     ):
         training({"a": [1, 1, 2, 2], "b": [1, 2, 1]})
-
-
-@pytest.mark.parametrize(
-    ("window", "n_samples", "offsets"),
-    [(NICE, 250, (-200, 1000)), (OFFICIAL, 100, (-200, 800))],
-    ids=["nice", "official"],
-)
-def test_window_has_the_published_number_of_samples(window, n_samples, offsets):
-    assert window.n_samples(1000) == n_samples
-    assert window.offsets(1000) == offsets

@@ -1,22 +1,24 @@
 import json
+import shutil
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLImageProcessor
 
+from minithings.captioner import build_captioner, build_processor
 from paperlib.config import load_config
-from paperlib.minithings.encoders import build_captioner, build_processor
 from paperlib.stimuli.captioners import load_captioner, pick_dtype
 from paperlib.stimuli.captions import (
     CLIP_CONTEXT,
     count_clip_tokens,
     import_captions,
     read_captions,
-    save_imported_captions,
     write_captions,
 )
 
@@ -26,7 +28,7 @@ IDS = [f"image_{i:02d}" for i in range(7)]
 
 
 @pytest.fixture(scope="module")
-def captioner(tmp_path_factory):
+def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("captioner")
     processor = build_processor(["A red cat.", "A blue box."], PROMPT)
     with torch.random.fork_rng():
@@ -36,9 +38,12 @@ def captioner(tmp_path_factory):
             parameter.data *= 3  # so that captions differ from image to image
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return load_captioner(
-        ENTRY | {"model": str(folder)}, device="cpu", dtype=torch.float32
-    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def captioner(saved):
+    return load_captioner(**ENTRY, model=str(saved), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,13 @@ def images(tmp_path_factory, pictures):
     return pd.DataFrame({"image_id": IDS, "path": paths})
 
 
+def posing_as(captioner, describe):
+    """Give a function the name, revision and decoding of a captioner."""
+    for key in ("name", "revision", "decoding"):
+        setattr(describe, key, getattr(captioner, key))
+    return describe
+
+
 def killed_after(n_batches, captioner):
     left = iter(range(n_batches))
 
@@ -68,9 +80,7 @@ def killed_after(n_batches, captioner):
             raise KeyboardInterrupt
         return captioner(images, **options)
 
-    for key in ("name", "revision", "decoding"):
-        setattr(describe, key, getattr(captioner, key))
-    return describe
+    return posing_as(captioner, describe)
 
 
 def write(path, images, captioner, *, prompt=PROMPT):
@@ -102,11 +112,11 @@ def test_images_are_resized_to_the_given_area(captioner, pictures):
 
 @pytest.mark.parametrize("side", [500, 800])  # of the images of THINGS
 def test_the_published_captioner_sees_256_tokens_of_an_image(side):
-    captioning = load_config("paper")["captioning"]
-    entry = captioning["captioners"]["qwen2-vl"]
-    assert entry["model"] == "Qwen/Qwen2-VL-2B-Instruct"
-    assert captioning["max_new_tokens"] == CLIP_CONTEXT
-    area = {"shortest_edge": entry["pixels"], "longest_edge": entry["pixels"]}
+    captioning = load_config("paper").captioning
+    entry = captioning.captioners["qwen2-vl"]
+    assert entry.model == "Qwen/Qwen2-VL-2B-Instruct"
+    assert captioning.max_new_tokens == CLIP_CONTEXT
+    area = {"shortest_edge": entry.pixels, "longest_edge": entry.pixels}
     processor = Qwen2VLImageProcessor(size=area)
     picture = Image.new("RGB", (side, side))
     grid = processor(picture, return_tensors="pt")["image_grid_thw"]
@@ -198,32 +208,26 @@ def test_a_captioner_without_words_is_stopped_at_its_first_batch(
         asked.append(len(images))
         return [useless] * len(images)
 
-    for key in ("name", "revision", "decoding"):
-        setattr(describe, key, getattr(captioner, key))
     with pytest.raises(ValueError, match="captioner .* only captions without a letter"):
-        write(path, images, describe)
+        write(path, images, posing_as(captioner, describe))
     assert asked == [3] and not path.exists()
     write(path, images, captioner)  # nothing of it was kept
 
 
-def test_a_file_of_captions_without_words(tmp_path):
-    path = tmp_path / "own.jsonl"
-    useless = {"a": "!!!!", "b": "!!!!"}
-    save_imported_captions(path, useless, source="own.json")
-    with pytest.raises(ValueError, match=r"own.jsonl gives only .* as '!!!!'"):
-        read_captions(path, list(useless))
-    save_imported_captions(path, useless | {"b": "一只猫。"}, source="own.json")
-    assert len(read_captions(path, list(useless))) == 2
+def test_unfinished_captions_of_something_else_start_over(tmp_path, images, captioner):
+    path, asked = tmp_path / "mini.jsonl", []
 
+    def counting(images, **options):
+        asked.append(len(images))
+        return captioner(images, **options)
 
-def test_unfinished_captions_of_another_prompt(tmp_path, images, captioner):
-    path = tmp_path / "mini.jsonl"
-    write(path, images, captioner)
-    path.rename(tmp_path / "mini.partial.jsonl")
-    with pytest.raises(ValueError, match="6 captions made with other prompt"):
-        write(path, images, captioner, prompt="Why?")
-    with pytest.raises(ValueError, match="6 captions made with other images"):
-        write(path, images[::-1], captioner)
+    again = posing_as(captioner, counting)
+    for options in ({"images": images[::-1]}, {"images": images, "prompt": "Why?"}):
+        with pytest.raises(KeyboardInterrupt):
+            write(path, images, killed_after(1, captioner))
+        write(path, **options, captioner=again)
+        assert len(read_captions(path, IDS)) == sum(asked) == 7
+        path.unlink(), asked.clear()
 
 
 @pytest.mark.parametrize(
@@ -234,105 +238,144 @@ def test_clip_tokens_are_counted_without_truncation(caption, n_tokens):
     assert count_clip_tokens(caption) == n_tokens
 
 
-def test_captions_beyond_clips_context_are_marked(tmp_path):
-    captions = {"fits": "a " * 75, "longer": "a " * 76}
-    save_imported_captions(tmp_path / "own.jsonl", captions, source="own.json")
-    table = read_captions(tmp_path / "own.jsonl", ["fits", "longer"])
-    assert table["truncated"].tolist() == [False, True]
-    assert table["model"].tolist() == ["own.json"] * 2
-
-
 CAPTIONS = {"cat_01": "A cat, asleep.", "dog_01": 'A "dog"\u2028barks.'}
 
 
 def save(path, captions):
     pairs = [{"image_id": k, "caption": v} for k, v in captions.items()]
-    if path.suffix == ".json":
-        path.write_text(json.dumps(captions), "utf-8")
-    elif path.suffix == ".jsonl":
-        lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
-        path.write_text("".join(lines), "utf-8")
-    else:
-        pd.DataFrame(pairs).to_csv(path, index=False)
+    lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
+    path.write_text("".join(lines), "utf-8")
 
 
-@pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
-def test_every_format_gives_the_captions_wanted(tmp_path, ending):
-    path = tmp_path / f"own.{ending}"
-    save(path, {**CAPTIONS, "extra_01": "Not asked for."})
-    wanted = ["dog_01", "cat_01"]
-    assert list(import_captions(path, wanted).items()) == [
-        (name, CAPTIONS[name]) for name in wanted
-    ]
+def imported(tmp_path, image_ids, captions=None):
+    """Import own.jsonl, which is written if there are captions."""
+    if captions is not None:
+        save(tmp_path / "own.jsonl", captions)
+    import_captions(tmp_path / "file.jsonl", tmp_path / "own.jsonl", image_ids)
+    return read_captions(tmp_path / "file.jsonl", image_ids)
 
 
-@pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
-def test_images_without_caption(tmp_path, ending):
-    path = tmp_path / f"own.{ending}"
-    save(path, CAPTIONS)
+def test_captions_beyond_clips_context_are_marked(tmp_path):
+    captions = {"fits": "a " * 75, "longer": "a " * 76}
+    table = imported(tmp_path, list(captions), captions)
+    assert table["truncated"].tolist() == [False, True]
+    assert table["model"].tolist() == [str(tmp_path / "own.jsonl")] * 2
+
+
+def test_captions_of_another_program(tmp_path):
+    table = imported(tmp_path, ["dog_01", "cat_01"], CAPTIONS | {"emu_01": "Unasked."})
+    assert table["image_id"].tolist() == ["dog_01", "cat_01"]
+    assert table["caption"].tolist() == [CAPTIONS["dog_01"], CAPTIONS["cat_01"]]
+
+
+def test_blank_lines_byte_order_mark_and_line_ends_of_windows(tmp_path):
+    save(tmp_path / "own.jsonl", CAPTIONS)
+    text = (tmp_path / "own.jsonl").read_text("utf-8").replace("\n", "\r\n")
+    (tmp_path / "own.jsonl").write_bytes((text + "\r\n \n").encode("utf-8-sig"))
+    table = imported(tmp_path, list(CAPTIONS))
+    assert table["caption"].tolist() == list(CAPTIONS.values())
+
+
+def test_another_encoding(tmp_path):
+    save(tmp_path / "own.jsonl", {"cat_01": "Un café"})
+    text = (tmp_path / "own.jsonl").read_text("utf-8")
+    (tmp_path / "own.jsonl").write_bytes(text.encode("cp1252"))
+    with pytest.raises(ValueError, match=r"own.jsonl is not encoded in UTF-8.*Save it"):
+        imported(tmp_path, ["cat_01"])
+
+
+def test_images_without_caption(tmp_path):
     message = "no caption for 2 of 3 images: cat_02, emu_01. Did you mean 'cat_01'"
     with pytest.raises(ValueError, match=message):
-        import_captions(path, ["cat_01", "cat_02", "emu_01"])
+        imported(tmp_path, ["cat_01", "cat_02", "emu_01"], CAPTIONS)
 
 
-@pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
 @pytest.mark.parametrize("text", ["  ", "!!!!"])
-def test_empty_captions(tmp_path, ending, text):
-    path = tmp_path / f"own.{ending}"
-    save(path, {**CAPTIONS, "dog_01": text})
-    with pytest.raises(ValueError, match="an empty caption.* 1 of 2 images: dog_01"):
-        import_captions(path, list(CAPTIONS))
+def test_captions_without_words(tmp_path, text):
+    captions = CAPTIONS | {"dog_01": text}
+    with pytest.raises(ValueError, match="without a letter for 1 of 2 images: dog_01"):
+        imported(tmp_path, list(captions), captions)
+    save(tmp_path / "file.jsonl", dict.fromkeys(CAPTIONS, text))
+    with pytest.raises(ValueError, match="file.jsonl gives only captions without"):
+        read_captions(tmp_path / "file.jsonl", list(CAPTIONS))
+    save(tmp_path / "file.jsonl", {"cat_01": "一只猫。", "dog_01": text})
+    assert len(read_captions(tmp_path / "file.jsonl", list(CAPTIONS))) == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("own.json", '{"cat_01": "a", "cat_01": "b"}'),
-        ("own.jsonl", '{"image_id": "cat_01", "caption": "a"}\n' * 2),
-        ("own.csv", "image_id,caption\ncat_01,a\ncat_01,b\n"),
-    ],
-)
-def test_image_with_two_captions(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
+def test_image_with_two_captions(tmp_path):
+    line = '{"image_id": "cat_01", "caption": "a"}\n'
+    (tmp_path / "own.jsonl").write_text(line * 2)
     with pytest.raises(ValueError, match="more than one caption for 1 images: cat_01"):
-        import_captions(tmp_path / name, ["cat_01"])
+        imported(tmp_path, ["cat_01"])
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("own.json", '{"cat_01": ', "is not valid JSON"),
-        ("own.json", '["a cat"]', "must be one JSON object"),
-        ("own.json", '{"cat_01": 3}', "not a text"),
-        ("own.jsonl", '{"image_id": "cat_01"}\n', "Line 1 of .* must be a JSON object"),
-        ("own.jsonl", "a cat\n", "got 'a cat"),
-        ("own.csv", "image_id,captions\n", "Did you mean 'captions'"),
-        ("own.txt", "a cat", "must be one of '.json', '.jsonl', '.csv'"),
-    ],
+    "line",
+    ['{"image_id": "cat_01"}', "a cat", "null", "3", "[1]", "[" * 100_000]
+    + ['{"image_id": "cat_01", "caption": null}', '{"image_id": 3, "caption": "a"}']
+    + ['{"image_id": "cat_01", "caption": ["a"]}', '{"image_id": "cat_01", "cap']
+    + ['{"image_id": "cat_01", "caption": "\\ud800"}'],
 )
-def test_files_that_are_not_of_their_format(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=message):
-        import_captions(tmp_path / name, ["cat_01"])
-
-
-def test_captions_that_are_not_english(tmp_path):
-    save(tmp_path / "own.json", {"cat_01": "一只猫。", "dog_01": "A dog."})
-    with pytest.warns(UserWarning, match=r"1 of 2 captions \(50%\)"):
-        import_captions(tmp_path / "own.json", ["cat_01", "dog_01"])
+def test_damaged_lines(tmp_path, line):
+    good = '{"image_id": "cat_01", "caption": "a"}\n'
+    (tmp_path / "own.jsonl").write_text(good + line + "\n")
+    with pytest.raises(ValueError, match="Line 2 of .*own.jsonl must be a JSON object"):
+        imported(tmp_path, ["cat_01"])
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no caption file"):
-        import_captions(tmp_path / "own.csv", [])
+    with pytest.raises(FileNotFoundError, match="There are no captions .*own.jsonl"):
+        imported(tmp_path, [])
     with pytest.raises(FileNotFoundError, match="run notebook 02"):
         read_captions(tmp_path / "own.jsonl", [])
+
+
+@pytest.fixture
+def copied(tmp_path, saved):
+    """Return a copy of the captioner's folder to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "captioner"))
+
+
+def missing(tensors, name):
+    del tensors[name]
+
+
+def not_a_number(tensors, name):
+    tensors[name].fill_(torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(missing, "lack 1 tensors, such as .*norm.weight"), (not_a_number, "are NaN")],
+)
+def test_weights_that_are_not_whole(copied, damage, message):
+    """Transformers itself would fill in random weights with a warning."""
+    tensors = load_file(copied / "model.safetensors")
+    damage(tensors, next(name for name in tensors if name.endswith("norm.weight")))
+    save_file(tensors, copied / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        load_captioner(**ENTRY, model=str(copied), device="cpu")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("content", [b"", b"half", b"[" * 100_000])
+def test_damaged_files_of_a_captioner(copied, file, content):
+    (copied / file).write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=str(copied)):
+        load_captioner(**ENTRY, model=str(copied), device="cpu")
+
+
+def test_truncated_weights_of_a_captioner(copied):
+    file = copied / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{copied} cannot be loaded.*Download it ag"):
+        load_captioner(**ENTRY, model=str(copied), device="cpu")
 
 
 @pytest.mark.parametrize("model", ["data/mini/weights/none", "qwen2-vl", "./none"])
 def test_captioner_that_is_nowhere(model):
     with pytest.raises(FileNotFoundError, match="There is no folder .*none|qwen2-vl"):
-        load_captioner(ENTRY | {"model": model}, device="cpu", dtype=torch.float32)
+        load_captioner(**ENTRY, model=model, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -341,4 +384,4 @@ def test_captioner_that_is_nowhere(model):
 )
 def test_only_models_are_loaded(kind, message):
     with pytest.raises(ValueError, match=message):
-        load_captioner({"kind": kind}, device="cpu", dtype=torch.float32)
+        load_captioner(kind, device="cpu")

@@ -7,17 +7,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from torchvision.models import AlexNet_Weights, alexnet
+from torchvision.models import alexnet
 
 from paperlib.stimuli import cnn
-from paperlib.stimuli.cnn import (
-    LAYERS,
-    Cnn,
-    layer_outputs,
-    load_cnn,
-    write_layer_outputs,
-)
-from paperlib.stimuli.features import LayerFeatures
+from paperlib.stimuli.cnn import LAYERS, layer_outputs, load_cnn, write_layer_outputs
+from paperlib.stimuli.features import LayerFeatures, layer_maps
 from paperlib.stimuli.tokens import Tokens
 
 # ImageNet classes that name what scikit-learn's two photographs show
@@ -32,8 +26,24 @@ def lite0():
 @pytest.fixture(scope="module")
 def random_alexnet():
     torch.manual_seed(0)
-    transform = AlexNet_Weights.IMAGENET1K_V1.transforms()
-    return Cnn("alexnet", alexnet(weights=None).eval(), transform)
+    return alexnet(weights=None).eval()
+
+
+@pytest.fixture(scope="module")
+def small_alexnet(random_alexnet, tmp_path_factory):
+    """Load AlexNet from where torchvision keeps what it has downloaded."""
+    folder = tmp_path_factory.mktemp("hub")
+    save_alexnet(folder, random_alexnet.state_dict())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.hub, "get_dir", lambda: str(folder))
+        return load_cnn("alexnet", device="cpu")
+
+
+def save_alexnet(folder, weights):
+    path = folder / "checkpoints/alexnet-owt-7be5be79.pth"
+    path.parent.mkdir(parents=True)
+    torch.save(weights, path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +61,15 @@ def images(tmp_path, photographs):
     return pd.DataFrame(rows)
 
 
-def test_lite0_names_what_photographs_show(lite0, photographs):
+@pytest.fixture(scope="module")
+def classifier():
+    return cnn._load_lite0()[0].eval()
+
+
+def test_lite0_names_what_photographs_show(lite0, classifier, photographs):
     pixels = torch.stack([lite0.preprocess(image) for image in photographs])
     with torch.inference_mode():
-        probabilities = lite0.model(pixels).softmax(dim=1)
+        probabilities = classifier(pixels).softmax(dim=1)
     china, flower = probabilities.topk(5).indices.tolist()
     assert china[0] == PALACE
     assert MONASTERY in china
@@ -69,18 +84,11 @@ def test_lite0_prepares_pictures_as_for_its_training(lite0):
     np.testing.assert_allclose(pixels.mean(dim=(1, 2)), expected, atol=1e-5)
 
 
-def test_weights_in_another_order_do_not_fit(lite0):
-    state = lite0.model.state_dict()
-    backwards = dict(reversed(state.items()))
-    with pytest.raises(ValueError, match="296 tensors .* have other shapes"):
-        cnn._rename(backwards, like=state)
-    with pytest.raises(ValueError, match="must be 296 tensors .* got 295 tensors"):
-        cnn._rename(dict(list(state.items())[:-1]), like=state)
-
-
-def test_lite0_without_its_package(monkeypatch):
-    monkeypatch.setattr(cnn, "_LITE0_PACKAGE", "no_such_package")
-    with pytest.raises(FileNotFoundError, match="Install requirements.txt"):
+@pytest.mark.parametrize("change", [reversed, lambda tensors: list(tensors)[:-1]])
+def test_weights_in_another_order_do_not_fit(classifier, monkeypatch, change):
+    tensors = dict(change(classifier.state_dict().items()))
+    monkeypatch.setattr(torch, "load", lambda path, weights_only: tensors)
+    with pytest.raises(ValueError, match="efficientnet-lite0.* cannot be loaded"):
         load_cnn("efficientnet-lite0", device="cpu")
 
 
@@ -90,21 +98,28 @@ def test_alexnet_without_weights_or_network(monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    match = r"not in .*checkpoints and cannot be downloaded \(no network\).*alexnet-owt"
+    match = r"not at .*checkpoints/alex.*downloaded \(no network\).*alexnet-owt"
     with pytest.raises(FileNotFoundError, match=match):
         load_cnn("alexnet", device="cpu")
 
 
-def test_alexnet_weights_are_loaded(monkeypatch, tmp_path, random_alexnet):
-    """From where torchvision keeps what it has downloaded."""
-    path = tmp_path / "checkpoints/alexnet-owt-7be5be79.pth"
-    path.parent.mkdir()
-    torch.save(random_alexnet.model.state_dict(), path)
+def test_alexnet_weights_are_loaded(random_alexnet, small_alexnet):
+    assert not small_alexnet.model.training
+    for name, tensor in random_alexnet.state_dict().items():
+        if name in small_alexnet.model.state_dict():
+            assert torch.equal(small_alexnet.model.state_dict()[name], tensor)
+
+
+def test_damaged_alexnet(monkeypatch, tmp_path, random_alexnet):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    loaded = load_cnn("alexnet", device="cpu")
-    assert not loaded.model.training
-    for name, tensor in random_alexnet.model.state_dict().items():
-        assert torch.equal(loaded.model.state_dict()[name], tensor)
+    path = save_alexnet(tmp_path, random_alexnet.state_dict())
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=f"{path} cannot be loaded.*Download it again"):
+        load_cnn("alexnet", device="cpu")
+    weights = random_alexnet.state_dict()
+    torch.save(weights | {"features.0.weight": weights["features.0.weight"] / 0}, path)
+    with pytest.raises(ValueError, match="alexnet: the weights features.0.weight are"):
+        load_cnn("alexnet", device="cpu")
 
 
 def test_unknown_network():
@@ -112,44 +127,60 @@ def test_unknown_network():
         load_cnn("alex-net", device="cpu")
 
 
-def test_layers_of_lite0(lite0, photographs):
+def test_layers_of_lite0(lite0, classifier, photographs):
     outputs = layer_outputs(lite0, photographs, grid=4)
     channels = [32, 16, 24, 40, 80, 112, 192, 320]
-    assert [output.shape[1] for output in outputs.values()] == [
-        *(16 * n for n in channels),
-        1280,
+    assert [maps.shape for maps in outputs.values()] == [
+        *((2, 16, n) for n in channels),
+        (2, 1, 1280),
     ]
     with torch.inference_mode():
         pixels = torch.stack([lite0.preprocess(image) for image in photographs])
-        logits = lite0.model.classifier(outputs["global_pool"])
-        torch.testing.assert_close(logits, lite0.model(pixels))
+        pooled = torch.from_numpy(outputs["global_pool"][:, 0])
+        torch.testing.assert_close(classifier.classifier(pooled), classifier(pixels))
 
 
-def test_layers_of_alexnet(random_alexnet, photographs):
+def hooked(model, layers, pixels):
+    """Return outputs of layers as PyTorch's own hooks see them."""
+    outputs = {}
+    for layer in layers:
+        model.get_submodule(layer).register_forward_hook(
+            lambda module, args, output, layer=layer: outputs.update({layer: output})
+        )
+    with torch.inference_mode():
+        model(pixels)
+    return outputs
+
+
+def test_layers_are_the_outputs_of_modules(lite0, photographs):
+    model, layers = cnn._load_lite0()[0].eval(), LAYERS["efficientnet-lite0"]
+    pixels = torch.stack([lite0.preprocess(image) for image in photographs])
+    expected = hooked(model, layers, pixels)
+    for layer, maps in layer_outputs(lite0, photographs, grid=112).items():
+        want = expected[layer].reshape(2, maps.shape[2], -1).mT
+        np.testing.assert_allclose(maps, want, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_of_alexnet(random_alexnet, small_alexnet, photographs):
     """All 205 672 features that the publication of THINGS-EEG2 extracts."""
-    outputs = layer_outputs(random_alexnet, photographs, grid=27)
+    outputs = layer_outputs(small_alexnet, photographs, grid=27)
     assert list(outputs) == list(LAYERS["alexnet"])
-    widths = [output.shape[1] for output in outputs.values()]
+    widths = [maps[0].size for maps in outputs.values()]
     assert widths == [46656, 32448, 64896, 43264, 9216, 4096, 4096, 1000]
     assert sum(widths) == 205_672
-    pooled = layer_outputs(random_alexnet, photographs, grid=6)
-    assert sum(output.shape[1] for output in pooled.values()) == 50_664
-    model, maps = random_alexnet.model, pooled["features.12"].unflatten(1, (256, 6, 6))
+    pooled = layer_outputs(small_alexnet, photographs, grid=6)
+    assert sum(maps[0].size for maps in pooled.values()) == 50_664
+    flat = torch.from_numpy(pooled["features.12"]).mT.flatten(1)
     with torch.inference_mode():
-        expected = F.relu(model.classifier[1](maps.flatten(1)))
-    torch.testing.assert_close(pooled["classifier.2"], expected)
+        expected = F.relu(random_alexnet.classifier[1](flat))
+    np.testing.assert_allclose(pooled["classifier.2"][:, 0], expected, 1e-4, 1e-5)
 
 
-def test_maps_are_averaged_to_the_grid(random_alexnet, photographs):
-    fine = layer_outputs(random_alexnet, photographs, grid=6)["features.12"]
-    coarse = layer_outputs(random_alexnet, photographs, grid=2)["features.12"]
-    blocks = fine.reshape(2, 256, 2, 3, 2, 3).mean(dim=(3, 5))
-    torch.testing.assert_close(coarse, blocks.flatten(1))
-
-
-def test_network_is_left_without_hooks(random_alexnet, photographs):
-    layer_outputs(random_alexnet, photographs, grid=1)
-    assert not any(m._forward_hooks for m in random_alexnet.model.modules())
+def test_maps_are_averaged_to_the_grid(small_alexnet, photographs):
+    fine = layer_outputs(small_alexnet, photographs, grid=6)["features.12"]
+    coarse = layer_outputs(small_alexnet, photographs, grid=2)["features.12"]
+    blocks = fine.reshape(2, 2, 3, 2, 3, 256).mean(axis=(2, 4))
+    np.testing.assert_allclose(coarse, blocks.reshape(2, 4, 256), 1e-5, 1e-6)
 
 
 def test_layers_come_back_from_disk(tmp_path, lite0, images):
@@ -161,9 +192,14 @@ def test_layers_come_back_from_disk(tmp_path, lite0, images):
     expected = layer_outputs(lite0, pictures, grid=2)
     assert list(read) == list(LAYERS["efficientnet-lite0"])
     assert len(read) == 9
-    for layer in read:
+    for layer, maps in expected.items():
+        flat = maps.swapaxes(1, 2).reshape(2, -1)
         assert read[layer].dtype == np.float32
-        np.testing.assert_allclose(read[layer], expected[layer], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(read[layer], flat, rtol=1e-3, atol=1e-3)
+    maps = layer_maps(Tokens(path), ids, ["blocks.1", "blocks.3"])
+    want = np.concatenate([expected["blocks.1"], expected["blocks.3"]], axis=-1)
+    assert maps.shape == (2, 4, 24 + 80)
+    np.testing.assert_allclose(maps, want, rtol=1e-3, atol=1e-3)
     settings = json.loads(path.with_suffix(".json").read_text())["settings"]
     assert settings["network"] == "efficientnet-lite0"
     assert settings["grid"] == 2
@@ -173,6 +209,14 @@ def test_layer_that_was_not_written(tmp_path, lite0, images):
     path = tmp_path / "features.npy"
     write_layer_outputs(path, images, cnn=lite0, grid=1, batch_size=5)
     read = LayerFeatures(Tokens(path), ["image_0"])
-    assert "blocks.9" not in read
-    with pytest.raises(KeyError, match="no layer 'blocks.9'; it has bn1, blocks.0"):
+    with pytest.raises(ValueError, match="features.npy must be .*mean 'blocks.6'"):
         read["blocks.9"]
+    with pytest.raises(ValueError, match="A layer in features.npy must be one of"):
+        layer_maps(Tokens(path), ["image_0"], ["blocks.9"])
+
+
+def test_maps_with_other_numbers_of_places(tmp_path, lite0, images):
+    path = tmp_path / "features.npy"
+    write_layer_outputs(path, images, cnn=lite0, grid=2, batch_size=5)
+    with pytest.raises(ValueError, match="'blocks.6': 4, 'global_pool': 1"):
+        layer_maps(Tokens(path), ["image_0"], ["blocks.6", "global_pool"])

@@ -1,8 +1,17 @@
+import struct
+import subprocess
+import zlib
+from io import BytesIO
+
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
 
-from paperlib.stimuli.images import open_image, read_images
+from paperlib.stimuli.images import list_pictures, open_image, read_images, to_rgb
+
+GREEN, WHITE = (0, 255, 0), (255, 255, 255)
 
 CONCEPTS = {"training": ["00001_aardvark", "00002_t-shirt"], "test": ["00001_bat1"]}
 
@@ -43,6 +52,23 @@ def test_rows_follow_the_conditions(tmp_path):
     assert all(path.is_absolute() and path.is_file() for path in images["path"])
 
 
+@pytest.mark.parametrize(
+    ("folder", "concept"),
+    [
+        ("00001_bat", "bat"),
+        ("hot_tub", "hot_tub"),
+        ("00012_hot_tub", "hot_tub"),
+    ],
+)
+def test_concepts_are_folders_without_their_number(tmp_path, folder, concept):
+    metadata = write_image_set(tmp_path)
+    old, new = (tmp_path / "test_images" / name for name in ("00001_bat1", folder))
+    old.rename(new)
+    metadata["test_img_concepts"] = [folder] * 2
+    save_metadata(tmp_path, metadata)
+    assert read_images(tmp_path)["concept"].iloc[-1] == concept
+
+
 def test_every_missing_image_is_counted(tmp_path):
     write_image_set(tmp_path, n_images=4)
     for path in (tmp_path / "training_images").rglob("*.jpg"):
@@ -62,7 +88,16 @@ def test_metadata_without_a_list(tmp_path):
     metadata = write_image_set(tmp_path)
     del metadata["test_img_files"]
     save_metadata(tmp_path, metadata)
-    with pytest.raises(ValueError, match="must hold the list 'test_img_files'"):
+    with pytest.raises(ValueError, match="must hold a list of names 'test_img_files'"):
+        read_images(tmp_path)
+
+
+@pytest.mark.parametrize("names", [[], [None, None], [3, 4]])
+def test_metadata_with_something_else_than_names(tmp_path, names):
+    metadata = write_image_set(tmp_path)
+    metadata["test_img_concepts"] = names
+    save_metadata(tmp_path, metadata)
+    with pytest.raises(ValueError, match="a list of names 'test_img_concepts'"):
         read_images(tmp_path)
 
 
@@ -120,30 +155,238 @@ def test_missing_meg_image(tmp_path):
         read_images(tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
-def test_pictures_of_every_mode_become_rgb(tmp_path, mode):
-    path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
-    Image.new("RGB", (6, 4), (255, 0, 0)).convert(mode).save(path)
-    image = open_image(path)
+def opened(tmp_path, picture, name="a.png", **options):
+    picture.save(tmp_path / name, **options)
+    return open_image(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [("L", "a.png"), ("P", "a.png"), ("1", "a.png"), ("RGBA", "a.png"), ("LA", "a.png")]
+    + [("CMYK", "a.jpg"), ("CMYK", "a.tiff"), ("P", "a.gif"), ("RGB", "a.webp")]
+    + [("RGB", "a.bmp"), ("YCbCr", "a.jpg"), ("RGB", "a.avif")],
+)
+def test_pictures_of_every_mode_and_format_become_rgb(tmp_path, mode, name):
+    picture = Image.new("RGB", (6, 4), WHITE).convert(mode)
+    image = opened(tmp_path, picture, name)
     assert (image.mode, image.size) == ("RGB", (6, 4))
+    np.testing.assert_allclose(np.asarray(image), 255, atol=1)
 
 
-def test_truncated_picture(tmp_path):
+def test_ordinary_pictures_keep_their_values(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = opened(tmp_path, Image.fromarray(pixels))
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_photographs_are_turned_upright(tmp_path, orientation, name):
+    """As the camera recorded them, by the definition of the EXIF tag."""
+    upright = np.full((16, 32, 3), 255, dtype=np.uint8)
+    upright[:8, :16] = 0  # the upper left is dark
+    recorded = {  # what turns back into `upright`
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright),
+        7: np.rot90(upright.swapaxes(0, 1), 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.ascontiguousarray(recorded))
+    image = opened(tmp_path, picture, name, exif=exif)
+    np.testing.assert_allclose(np.asarray(image), upright, atol=8)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
+def test_16_bit_gray_spans_its_range(tmp_path, name):
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    gray = np.asarray(opened(tmp_path, Image.fromarray(ramp), name))
+    np.testing.assert_array_equal(gray, np.rint(ramp / 257)[..., None].repeat(3, 2))
+    dark = opened(tmp_path, Image.fromarray(ramp // 4), name)
+    assert np.asarray(dark).max() == 64  # not stretched
+
+
+def test_16_bit_gray_in_which_zero_is_white(tmp_path):
+    """TIFF's tag PhotometricInterpretation; Pillow heeds it up to 8 bits."""
+    picture = Image.fromarray(np.array([[0, 65535]], np.uint16))
+    image = opened(tmp_path, picture, "a.tiff", tiffinfo={262: 0})
+    assert [image.getpixel((column, 0)) for column in (0, 1)] == [WHITE, (0, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[0.25, 0.25, 0.5]], np.float32), [64, 64, 128]),
+        (np.array([[-3, 0, 3]], np.float32), [0, 128, 255]),
+        (np.array([[0, 1_000_000, 2_000_000]], np.int32), [0, 128, 255]),
+        (np.array([[7, 7, 7]], np.int32), [0, 0, 0]),
+    ],
+)
+def test_32_bit_gray_spans_its_range(tmp_path, values, expected):
+    gray = opened(tmp_path, Image.fromarray(values), "a.tiff")
+    assert np.asarray(gray)[0, :, 0].tolist() == expected
+
+
+def test_gray_that_is_not_a_number(tmp_path):
+    values = np.array([[0, np.nan]], np.float32)
+    with pytest.raises(ValueError, match="a.tiff cannot be read .*NaN or infinite"):
+        opened(tmp_path, Image.fromarray(values), "a.tiff")
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "options"),
+    [
+        ("RGBA", (*GREEN, 0), {}),
+        ("LA", (0, 0), {}),
+        ("RGB", GREEN, {"transparency": GREEN}),
+        ("L", 7, {"transparency": 7}),
+        ("P", 3, {"transparency": 3}),
+    ],
+)
+def test_transparency_is_laid_on_white(tmp_path, mode, color, options):
+    picture = Image.new(mode, (4, 4), color)
+    if mode == "P":
+        picture.putpalette([*GREEN] * 256)
+    image = opened(tmp_path, picture, **options)
+    assert (image.mode, image.getpixel((0, 0))) == ("RGB", WHITE)
+
+
+def test_half_transparency(tmp_path):
+    image = opened(tmp_path, Image.new("RGBA", (2, 2), (0, 0, 0, 51)))
+    assert image.getpixel((0, 0)) == (204, 204, 204)
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (4, 4), color) for color in (GREEN, (255, 0, 0))]
+    image = opened(
+        tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:]
+    )
+    assert image.getpixel((0, 0)) == GREEN
+
+
+def with_swapped_primaries():
+    """Return sRGB's profile with red and green exchanged."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace(b"rXYZ", b"tmpX").replace(b"gXYZ", b"rXYZ")
+    return profile.replace(b"tmpX", b"gXYZ")
+
+
+def test_colors_are_converted_from_their_profile(tmp_path):
+    picture = Image.new("RGB", (4, 4), (255, 0, 0))
+    image = opened(tmp_path, picture, icc_profile=with_swapped_primaries())
+    np.testing.assert_allclose(image.getpixel((0, 0)), GREEN, atol=2)
+    translucent = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    image = opened(tmp_path, translucent, icc_profile=with_swapped_primaries())
+    np.testing.assert_allclose(image.getpixel((0, 0)), WHITE, atol=2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile"), [("RGB", b"damaged"), ("L", None), ("CMYK", None)]
+)
+def test_profiles_that_do_not_fit_are_ignored(tmp_path, mode, profile):
+    profile = profile or with_swapped_primaries()
+    picture = Image.new("RGB", (4, 4), WHITE).convert(mode)
+    image = opened(tmp_path, picture, "a.tiff", icc_profile=profile)
+    np.testing.assert_allclose(np.asarray(image), 255, atol=1)
+
+
+def test_pictures_in_memory_are_converted_too():
+    assert to_rgb(Image.new("RGBA", (2, 2), (*GREEN, 0))).getpixel((0, 0)) == WHITE
+
+
+def test_nothing_is_handed_to_another_program(tmp_path, monkeypatch):
+    """Pillow gives EPS to Ghostscript, whatever the name of the file."""
+    started = []
+    for name in ("check_call", "run", "Popen"):
+        monkeypatch.setattr(subprocess, name, lambda *a, **k: started.append(a))
     path = tmp_path / "a.jpg"
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        open_image(path)
+    assert not started
+
+
+def chunk(name, data):
+    content = name + data
+    return (
+        struct.pack(">I", len(data)) + content + struct.pack(">I", zlib.crc32(content))
+    )
+
+
+def test_decompression_bomb(tmp_path):
+    """A small file that claims 2.5 gigapixels."""
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    data = (
+        chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    with pytest.raises(ValueError, match="a.png cannot be read .*bomb"):
+        open_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "a.png", "a.gif", "a.tiff", "a.webp", "a.bmp"]
+)
+def test_truncated_pictures(tmp_path, name):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / name
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="cannot be read as an image"):
+    with pytest.raises(ValueError, match=f"{name} cannot be read .* Download it again"):
         open_image(path)
 
 
-def test_text_that_calls_itself_a_picture(tmp_path):
+@pytest.mark.parametrize("content", [b"", b"404 not found", b"\x00" * 5000])
+def test_files_that_are_no_pictures(tmp_path, content):
     path = tmp_path / "a.jpg"
-    path.write_text("404 not found")
+    path.write_bytes(content)
     with pytest.raises(ValueError, match="cannot be read as an image"):
         open_image(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]),
+    st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=9
+    ),
+)
+def test_damaged_pictures_are_read_or_refused(tmp_path_factory, kind, changes):
+    file = BytesIO()
+    Image.new("RGB", (9, 9), GREEN).save(file, kind)
+    content = bytearray(file.getvalue())
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    path = tmp_path_factory.mktemp("damaged") / "a"
+    path.write_bytes(content)
+    try:
+        assert open_image(path).mode == "RGB"
+    except ValueError as error:
+        assert str(path) in str(error)
 
 
 def test_missing_picture(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no image"):
         open_image(tmp_path / "a.jpg")
+
+
+def test_pictures_of_a_folder(tmp_path):
+    for name in ("b.JPG", "a.png", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_pictures(tmp_path)] == ["a.png", "b.JPG"]
+    (tmp_path / "IMG_1.HEIC").touch()
+    with pytest.raises(ValueError, match="cannot be read: IMG_1.HEIC. Convert"):
+        list_pictures(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="There is no picture in"):
+        list_pictures(tmp_path / "empty")

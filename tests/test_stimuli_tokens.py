@@ -3,14 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from paperlib.stimuli.tokens import Tokens, write_tokens
 
 
 def encode(numbers):
-    """Tokens of shape (B, 2, 3) that tell which item they belong to."""
-    return torch.tensor(numbers, dtype=torch.float32)[:, None, None].expand(-1, 2, 3)
+    """Return tokens of shape (B, 2, 3) that hold the number of their item."""
+    return np.array(numbers, dtype=np.float32)[:, None, None].repeat(2, 1).repeat(3, 2)
 
 
 ITEMS = {f"image_{i:02d}": i for i in range(10)}
@@ -84,26 +83,38 @@ def test_killed_run_ends_with_the_files_of_an_unbroken_one(tmp_path, n_batches):
     assert len(list(broken.parent.iterdir())) == 2
 
 
+@pytest.mark.parametrize("cut", [0, 5, 64, 130, 140])  # header: 128 bytes
+def test_a_batch_that_was_cut_short_is_encoded_again(tmp_path, cut):
+    path, partial = tmp_path / "image.npy", tmp_path / "image.partial.npy"
+    with pytest.raises(KeyboardInterrupt):
+        write(path, encode=interrupt_after(2))
+    partial.write_bytes(partial.read_bytes()[:cut])
+    write(path)
+    np.testing.assert_array_equal(Tokens(path)[list(ITEMS)][:, 0, 0], range(10))
+
+
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    "changes",
     [
-        ({"settings": {"model": "other"}}, "other settings"),
-        ({"items": {**ITEMS, "image_03": 5}}, "other items_sha256"),
-        ({"items": dict(list(ITEMS.items())[:9])}, "other image_ids, items_sha256"),
+        {"settings": {"model": "other"}},
+        {"items": {**ITEMS, "image_03": 5}},
+        {"items": dict(list(ITEMS.items())[:9])},
     ],
 )
-def test_unfinished_tokens_of_something_else(tmp_path, changes, named):
+def test_unfinished_tokens_of_something_else_start_over(tmp_path, changes):
     path = tmp_path / "image.npy"
     with pytest.raises(KeyboardInterrupt):
         write(path, encode=interrupt_after(1))
-    with pytest.raises(ValueError, match=f"4 rows made with {named}.*start over"):
-        write(path, **changes)
+    write(path, **changes)
+    items, tokens = changes.get("items", ITEMS), Tokens(path)
+    assert tokens.settings == changes.get("settings", SETTINGS)
+    np.testing.assert_array_equal(tokens[list(items)][:, 0, 0], list(items.values()))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e6])  # 1e6 overflows float16
 def test_tokens_that_are_not_finite(tmp_path, bad):
     def broken(numbers):
-        tokens = encode(numbers).clone()
+        tokens = encode(numbers)
         tokens[1, 0, 0] = bad
         return tokens
 
@@ -112,19 +123,41 @@ def test_tokens_that_are_not_finite(tmp_path, bad):
     assert not (tmp_path / "image.npy").exists()
 
 
-def test_truncated_tokens(tmp_path):
+@pytest.mark.parametrize("size", [0, 5, 64, 200])
+def test_truncated_tokens(tmp_path, size):
     path = tmp_path / "image.npy"
     write(path)
-    path.write_bytes(path.read_bytes()[:-6])
-    with pytest.raises(ValueError, match="image.npy is truncated"):
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match="image.npy or its index is truncated or dam"):
         Tokens(path)
+
+
+@pytest.mark.parametrize("index", ["", "{}", "null", "[" * 100_000, '{"image_ids": 3}'])
+def test_damaged_index(tmp_path, index):
+    path = tmp_path / "image.npy"
+    write(path)
+    path.with_suffix(".json").write_text(index)
+    with pytest.raises(ValueError, match="image.npy or its index is truncated or dam"):
+        Tokens(path)
+
+
+def test_tokens_that_are_not_numbers(tmp_path):
+    path = tmp_path / "image.npy"
+    write(path)
+    array = np.load(path)
+    array[2, 1, 1] = np.nan
+    np.save(path, array)
+    tokens = Tokens(path)
+    tokens[["image_01"]]
+    with pytest.raises(ValueError, match="image.npy holds 1 values that are NaN"):
+        tokens[["image_01", "image_02"]]
 
 
 def test_tokens_of_another_type(tmp_path):
     path = tmp_path / "image.npy"
     write(path)
     np.save(path, np.zeros((10, 2, 3)))
-    with pytest.raises(ValueError, match="must hold float16; it holds float64"):
+    with pytest.raises(ValueError, match="in float16.*got float64 of shape"):
         Tokens(path)
 
 
@@ -132,7 +165,7 @@ def test_tokens_and_index_that_disagree(tmp_path):
     path = tmp_path / "image.npy"
     write(path)
     np.save(path, np.zeros((9, 2, 3), dtype=np.float16))
-    with pytest.raises(ValueError, match=r"must have shape \(10, any, any\)"):
+    with pytest.raises(ValueError, match=r"tokens of 10 images.*of shape \(9, 2, 3\)"):
         Tokens(path)
 
 

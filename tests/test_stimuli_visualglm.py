@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from paperlib.paths import ROOT
-from paperlib.stimuli.captions import import_captions
-from paperlib.stimuli.visualglm import VisualGLM, list_images, main, write_captions
+from paperlib.stimuli.captions import import_captions, read_captions
+from workflow.visualglm import VisualGLM, list_images, main, write_captions
 
-SCRIPT = ROOT / "paperlib/stimuli/visualglm.py"
+SCRIPT = ROOT / "workflow/visualglm.py"
 NAMES = ["cat_01", "cat_02", "dog_01", "emu_01"]
 SETTINGS = {"model": "m", "prompt": "What?", "seed": None}
 
@@ -44,9 +44,9 @@ def test_command_line_writes_what_the_file_captioner_imports(tmp_path, images):
     main([str(images), str(output), *options], load=load)
     how = {"revision": None, "prompt": "What?", "max_new_tokens": 9, "seed": 4}
     assert asked == [("THUDM/visualglm-6b", how)]
-    assert import_captions(output, NAMES[::-1]) == {
-        name: f"A {name[:3]}, “{name}”." for name in NAMES
-    }
+    import_captions(tmp_path / "imported.jsonl", output, NAMES[::-1])
+    imported = read_captions(tmp_path / "imported.jsonl", NAMES)
+    assert imported["caption"].tolist() == [f"A {n[:3]}, “{n}”." for n in NAMES]
     first = json.loads(output.read_text("utf-8").splitlines()[0])
     assert first == {
         "image_id": "cat_01",
@@ -84,15 +84,16 @@ def test_killed_run_ends_with_the_file_of_an_unbroken_one(tmp_path, images, n_im
     assert not partial.exists()
 
 
-def test_unfinished_file_of_another_run(tmp_path, images):
+def test_an_unfinished_file_of_another_run_starts_over(tmp_path, images):
     path, found = tmp_path / "own.jsonl", list_images(images)
-    write_captions(path, found, describe, SETTINGS)
-    path.rename(tmp_path / "own.partial.jsonl")
-    with pytest.raises(ValueError, match="4 captions made with other seed"):
-        write_captions(path, found, describe, SETTINGS | {"seed": 1})
+    asked = []
+    for settings in (SETTINGS, SETTINGS | {"seed": 1}):
+        write_captions(path, found, lambda p: asked.append(p) or describe(p), settings)
+        path.rename(tmp_path / "own.partial.jsonl")
     del found["cat_01"]
-    with pytest.raises(ValueError, match="4 captions made with other images"):
-        write_captions(path, found, describe, SETTINGS)
+    write_captions(path, found, lambda p: asked.append(p) or describe(p), settings)
+    assert len(asked) == 4 + 4 + 3
+    assert [json.loads(line)["image_id"] for line in path.open()] == NAMES[1:]
 
 
 def test_images_need_stems_of_their_own(tmp_path, images):

@@ -1,48 +1,38 @@
 import json
-from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partialmethod
 
 import numpy as np
 import pytest
 import torch
-from accelerate import notebook_launcher
 from accelerate.state import AcceleratorState
-from accelerate.utils.other import get_free_port
 from torch import nn
 
-from paperlib.checkpoints import build_model, load_checkpoint, save_checkpoint
-from paperlib.diffusion import linear_alpha_bar
-from paperlib.sampling import sample_signals
-from paperlib.training import (
-    Batches,
-    Objective,
-    Pairs,
-    TrainingSettings,
-    loop,
-    train,
-)
-from paperlib.training.__main__ import main, read_parameters
-from paperlib.training.loop import State
+from paperlib import training
+from paperlib.config import Machine, Training
+from paperlib.coordinates import fit_coordinates
+from paperlib.diffusion import DenoisingLoss, linear_alpha_bar, posterior_mean, sample
+from paperlib.models.dit import DiT
+from paperlib.training import Batches, Pairs, train, validation_loss
 
-SETTINGS = TrainingSettings(
+OPTIONS = Training(
     steps=30,
     batch_size=8,
     learning_rate=2e-3,
-    weight_decay=1e-5,
     warmup=5,
-    clip_norm=1.0,
     ema_decay=0.9,
     precision="no",
-    workers=0,
     evaluate_every=10,
-    save_every=10,
 )
-RECIPE = {
-    "method": "dit",
-    "architecture": dict(
-        regions=["A"] * 4 + ["B"] * 2,
-        n_times=12,
+MACHINE = Machine(device="cpu", workers=0, save_every=10)
+DIFFUSION = {"alpha_bar": linear_alpha_bar(50, 1e-3, 0.3), "prediction": "v"}
+
+
+def make_network():
+    torch.manual_seed(0)
+    return DiT(
+        ["A"] * 4 + ["B"] * 2,
+        12,
         context_width=5,
         width=16,
         depth=1,
@@ -50,12 +40,8 @@ RECIPE = {
         mlp_ratio=2.0,
         patch=(2, 4),
         row_embedding=True,
-    ),
-    "diffusion": dict(timesteps=50, beta_start=1e-3, beta_end=0.3, prediction="v"),
-    "scale": 2.0,
-    "ch_names": list("abcdef"),
-    "times": [0.004 * i for i in range(12)],
-}
+        open_gates=True,
+    )
 
 
 @pytest.fixture
@@ -63,48 +49,57 @@ def data():
     """Make images of four kinds, each with a response of its own, and some noise."""
     rng = np.random.default_rng(0)
     kinds = np.arange(40) % 4
-    tokens = rng.standard_normal((4, 3, 5))[kinds] + 0.1 * rng.standard_normal(
-        (40, 3, 5)
-    )
+    tokens = rng.standard_normal((4, 3, 5))[kinds]
+    tokens = tokens + 0.1 * rng.standard_normal((40, 3, 5))
     signals = rng.standard_normal((4, 1, 6, 12))[kinds]
     signals = 2 * signals + 0.2 * rng.standard_normal((40, 1, 6, 12))
     return tokens.astype(np.float32), signals.astype(np.float32)
 
 
+def coordinates_of(data, **options):
+    return fit_coordinates(data[1], range(32), **options)
+
+
 def pairs(data, rows):
     tokens, signals = data
-    return Pairs(signals, rows, context=tokens.__getitem__, scale=2.0)
+    fitted = coordinates_of(data)
+    return Pairs(signals, rows, context=tokens.__getitem__, coordinates=fitted)
 
 
-def objective(batch_size=8, prediction="v"):
-    alpha_bar = linear_alpha_bar(50, 1e-3, 0.3)
-    return Objective(alpha_bar, prediction, seed=3, batch_size=batch_size)
+def changed(options, **changes):
+    return options.model_copy(update=changes)
 
 
-def run(data, folder, *, settings=SETTINGS, identity=None, model=None):
-    torch.manual_seed(0)
+def run(data, folder, *, options=OPTIONS, machine=MACHINE, model=None, loss=None):
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a new notebook
+    fitted = coordinates_of(data)
     return train(
-        model or build_model(RECIPE),
+        model or make_network(),
         pairs(data, range(32)),
         pairs(data, range(32, 40)),
-        objective=objective(),
-        settings=settings,
-        state_file=folder / "state.safetensors",
-        identity=identity or {"data": "same"},
-        device="cpu",
+        loss=loss or DenoisingLoss(**DIFFUSION, scale_input=True, coordinates=fitted),
+        options=options,
+        machine=machine,
+        seed=3,
+        state_file=folder / "state.pt",
     )
 
 
 def losses(curve):
-    return [[v for k, v in row.items() if k != "seconds"] for row in curve]
+    return curve.drop(columns="seconds").to_numpy()
+
+
+def assert_same_weights(one, other):
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name]), name
 
 
 class StopsAfter(nn.Module):
     """A network that fails after some steps, as a killed process does."""
 
-    def __init__(self, network, calls):
+    def __init__(self, calls=10**6):
         super().__init__()
-        self.network, self.calls = network, calls
+        self.network, self.calls = make_network(), calls
 
     def forward(self, *arguments):
         self.calls -= self.training
@@ -113,251 +108,260 @@ class StopsAfter(nn.Module):
         return self.network(*arguments)
 
 
-def test_loss_at_initialization_is_the_variance_of_the_noise(data):
-    y0, context = pairs(data, range(40)).__getitems__(range(40))
-    loss = objective(batch_size=40, prediction="epsilon").loss(
-        build_model(RECIPE), y0, context, step=1, share=slice(None)
-    )
-    # 40 x 72 values of variance 1: standard error 0.026
-    assert loss.item() == pytest.approx(1, abs=0.08)
+@dataclass(frozen=True)
+class Regression:
+    """A loss without random numbers: micro-batches and processes cannot change it."""
+
+    def __call__(self, model, y, context, generator):
+        t = torch.ones(len(y), dtype=torch.long)
+        return (model(torch.zeros_like(y), t, context) - y).square().mean()
+
+    def to(self, device):
+        return self
 
 
 @pytest.mark.parametrize(
-    ("changes", "calls"),
-    [({}, 17), ({"evaluate_every": 15, "accumulate": 2}, 45)],
+    ("options", "machine", "calls"),
+    [({}, {}, 17), ({"evaluate_every": 15}, {"accumulate": 2}, 45)],
 )
 def test_a_stopped_run_ends_with_the_weights_of_an_unbroken_one(
-    changes, calls, data, tmp_path
+    options, machine, calls, data, tmp_path
 ):
-    settings = replace(SETTINGS, **changes)
-    models = [
-        StopsAfter(build_model(RECIPE), before) for before in (10**6, calls, 10**6)
-    ]
-    models[1].network.load_state_dict(models[0].network.state_dict())
-    unbroken, curve = run(
-        data, tmp_path / "unbroken", settings=settings, model=models[0]
-    )
+    options, machine = changed(OPTIONS, **options), changed(MACHINE, **machine)
+    common = {"options": options, "machine": machine}
+    unbroken, curve = run(data, tmp_path / "unbroken", model=StopsAfter(), **common)
     with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path, settings=settings, model=models[1])
-    # the restart must not depend on its fresh weights
-    resumed, curve_again = run(data, tmp_path, settings=settings, model=models[2])
-    for name, weight in unbroken.state_dict().items():
-        assert torch.equal(weight, resumed.state_dict()[name]), name
-    assert losses(curve) == losses(curve_again)
+        run(data, tmp_path, model=StopsAfter(calls), **common)
+    fresh = StopsAfter()
+    for parameter in fresh.parameters():  # the restart must not depend on them
+        nn.init.normal_(parameter)
+    resumed, curve_again = run(data, tmp_path, model=fresh, **common)
+    assert fresh.calls > 10**6 - 30 * machine.accumulate
+    assert_same_weights(unbroken, resumed)
+    np.testing.assert_array_equal(losses(curve), losses(curve_again))
 
 
 def test_a_loss_that_is_not_finite_stops_and_the_last_state_stays(data, tmp_path):
-    short = replace(SETTINGS, steps=4, save_every=2, evaluate_every=2)
-    with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path, settings=short, model=StopsAfter(build_model(RECIPE), 3))
-    state = (tmp_path / "state.safetensors").read_bytes()
-    tokens, signals = data
-    signals[:8] = np.nan
-    model = StopsAfter(build_model(RECIPE), 10**6)
-    with pytest.raises(FloatingPointError, match="Step 4: the training loss is nan"):
-        run((tokens, signals), tmp_path, settings=short, model=model)
-    assert (tmp_path / "state.safetensors").read_bytes() == state
+    options, machine = (
+        changed(OPTIONS, steps=4, evaluate_every=4),
+        changed(MACHINE, save_every=2),
+    )
+
+    class Diverges(StopsAfter):
+        def forward(self, *arguments):
+            self.calls -= self.training
+            factor = float("nan") if self.calls < 0 else 1.0
+            return factor * self.network(*arguments)
+
+    with pytest.raises(FloatingPointError, match="Step 4: a loss is not finite"):
+        run(data, tmp_path, model=Diverges(2), options=options, machine=machine)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+
+
+def test_no_state_of_a_loss_that_is_not_finite_is_saved(data, tmp_path):
+    """The state is due before the next report."""
+    options = changed(OPTIONS, evaluate_every=30)
+    data[0][:] = np.nan
+    with pytest.raises(FloatingPointError, match="Step 10"):
+        run(data, tmp_path, options=options)
+    assert not (tmp_path / "state.pt").exists()
 
 
 def test_a_finished_run_is_not_run_again(data, tmp_path):
-    first, curve = run(data, tmp_path)
-    again, curve_again = run(data, tmp_path)
-    assert curve == curve_again
-    for one, other in zip(first.parameters(), again.parameters(), strict=True):
-        assert torch.equal(one, other)
+    first, curve = run(data, tmp_path, model=StopsAfter())
+    network = StopsAfter()
+    again, curve_again = run(data, tmp_path, model=network)
+    assert network.calls == 10**6
+    assert curve.equals(curve_again)
+    assert_same_weights(first, again)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_validation_runs_in_the_precision_of_training(data, tmp_path, precision):
     seen = {True: set(), False: set()}
-    model = build_model(RECIPE)
+    model = make_network()
     layer = next(m for m in model.modules() if isinstance(m, nn.Linear))
     layer.register_forward_hook(
         lambda layer, _, output: seen[layer.training].add(output.dtype)
     )
-    AcceleratorState._reset_state(reset_partial_state=True)
-    settings = replace(SETTINGS, steps=2, evaluate_every=1, precision=precision)
-    run(data, tmp_path, model=model, settings=settings)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    options = changed(OPTIONS, steps=2, evaluate_every=1, precision=precision)
+    run(data, tmp_path, model=model, options=options)
     expected = {"no": torch.float32, "bf16": torch.bfloat16}[precision]
     assert seen == {True: {expected}, False: {expected}}
 
 
-def test_a_state_of_other_settings_is_not_continued(data, tmp_path, capsys):
+@pytest.mark.parametrize("what", ["options", "loss", "data"])
+def test_a_state_of_other_options_or_data_is_not_continued(
+    what, data, tmp_path, capsys
+):
     with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path, model=StopsAfter(build_model(RECIPE), 17))
-    network = StopsAfter(build_model(RECIPE), 10**6)
-    run(data, tmp_path, identity={"data": "other"}, model=network)
+        run(data, tmp_path, model=StopsAfter(17))
+    network, changes = StopsAfter(), {}
+    if what == "options":
+        changes["options"] = changed(OPTIONS, learning_rate=1e-3)
+    elif what == "loss":
+        parts = DIFFUSION | {"prediction": "epsilon_skip"}
+        changes["loss"] = DenoisingLoss(
+            **parts, scale_input=True, coordinates=coordinates_of(data)
+        )
+    else:
+        data[1][5] += 1.0
+    run(data, tmp_path, model=network, **changes)
     assert "starting anew" in capsys.readouterr().out
-    assert 10**6 - network.calls == SETTINGS.steps
+    assert 10**6 - network.calls == OPTIONS.steps
+
+
+def test_another_seed_or_speed_does_not_restart_a_training(data, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path, model=StopsAfter(17))
+    network = StopsAfter()
+    options, machine = changed(OPTIONS, seeds=[3, 4]), changed(MACHINE, save_every=7)
+    run(data, tmp_path, model=network, options=options, machine=machine)
+    assert 10**6 - network.calls == 20
 
 
 def test_seed_decides_everything(data, tmp_path):
     models = [run(data, tmp_path / folder)[0] for folder in "ab"]
-    for first, second in zip(*(m.parameters() for m in models), strict=True):
-        assert torch.equal(first, second)
+    assert_same_weights(*models)
 
 
 def test_average_is_not_the_last_weights(data, tmp_path):
-    model = build_model(RECIPE)
+    model = make_network()
     average, _ = run(data, tmp_path, model=model)
-    weights = [p.detach() for p in model.parameters()]
-    assert not all(
-        torch.equal(w, a) for w, a in zip(weights, average.parameters(), strict=True)
-    )
+    both = zip(model.parameters(), average.parameters(), strict=True)
+    assert not all(torch.equal(weight, mean) for weight, mean in both)
+    assert not average.training
 
 
 def test_an_epoch_shows_every_pair_once():
-    batches = Batches(size=12, batch_size=5, steps=range(12), seed=1, share=slice(None))
+    batches = Batches(size=12, batch_size=5, steps=range(12), seed=1)
     seen = [index for batch in batches for index in batch]
     epochs = [seen[i : i + 12] for i in range(0, 60, 12)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
-    assert epochs[0] != epochs[1]
-
-
-def test_processes_share_the_batches_of_one():
-    whole = Batches(size=12, batch_size=6, steps=range(7), seed=1, share=slice(None))
-    shares = [
-        Batches(size=12, batch_size=6, steps=range(7), seed=1, share=part)
-        for part in (slice(0, 3), slice(3, 6))
-    ]
-    for batch, *parts in zip(whole, *shares, strict=True):
-        assert batch == sum(parts, [])
+    assert len({tuple(epoch) for epoch in epochs}) == 5
 
 
 def test_a_restart_reads_the_batches_that_are_left():
-    options = dict(size=12, batch_size=5, seed=1, share=slice(None))
-    whole = list(Batches(steps=range(9), **options))
-    assert list(Batches(steps=range(4, 9), **options)) == whole[4:]
+    whole = list(Batches(size=12, batch_size=5, steps=range(9), seed=1))
+    left = list(Batches(size=12, batch_size=5, steps=range(4, 9), seed=1))
+    assert left == whole[4:]
 
 
 def test_single_trials_are_pairs_of_their_own(data):
     tokens, _ = data
     signals = np.arange(40 * 3 * 6 * 12, dtype=np.float32).reshape(40, 3, 6, 12)
-    trials = Pairs(signals, [5, 7], context=tokens.__getitem__, scale=1.0)
+    fitted = fit_coordinates(signals, [5, 7])
+    trials = Pairs(signals, [5, 7], context=tokens.__getitem__, coordinates=fitted)
     assert len(trials) == 6
     y, context = trials.__getitems__([0, 4])
-    np.testing.assert_array_equal(y, signals[[5, 7], [0, 1]])
+    expected = signals[[5, 7], [0, 1]]
+    np.testing.assert_allclose(fitted.back(y), expected, rtol=1e-5)
     np.testing.assert_array_equal(context, tokens[[5, 7]])
 
 
-def test_checkpoint_round_trip(data, tmp_path):
-    model, _ = run(data, tmp_path)
-    save_checkpoint(tmp_path / "checkpoint", model, RECIPE)
-    loaded, recipe = load_checkpoint(tmp_path / "checkpoint", device="cpu")
-    tokens, _ = data
-    options = dict(steps=5, eta=1.0, bound=None, samples=3, seed=1)
-    context = lambda rows: tokens[rows]  # noqa: E731
-    together = sample_signals(
-        model, RECIPE, context, np.arange(4), batch_size=12, **options
+def test_batches_hold_every_pair_once_in_order(data):
+    whole = pairs(data, range(10)).__getitems__(range(10))
+    batches = list(pairs(data, range(10)).batches(4))
+    assert [len(signals) for signals, _ in batches] == [4, 4, 2]
+    for part, parts in zip(whole, zip(*batches, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(parts), part)
+
+
+def test_validation_loss_weighs_images_alike_and_repeats_its_draws(data):
+    model, loss = make_network(), Regression()
+    parts, whole = (
+        validation_loss(model, pairs(data, range(10)), loss, size) for size in (4, 10)
     )
-    alone = sample_signals(
-        loaded, recipe, context, np.arange(4), batch_size=1, **options
+    assert parts == pytest.approx(whole, rel=1e-5)
+    fitted = coordinates_of(data)
+    loss = DenoisingLoss(**DIFFUSION, scale_input=True, coordinates=fitted)
+    first, second = (
+        validation_loss(model, pairs(data, range(10)), loss, 4) for _ in range(2)
     )
-    assert together.shape == (4, 3, 6, 12)
-    np.testing.assert_allclose(together, alone, atol=1e-4)
-    assert not np.allclose(together[0], together[1])
-    assert not np.allclose(together[:, 0], together[:, 1])
+    assert first == second
+
+
+def test_conditions_are_learned(data, tmp_path):
+    """Both losses fall, and generated signals belong to the kind of their image."""
+    tokens, signals = data
+    options = changed(OPTIONS, steps=250, evaluate_every=50, learning_rate=5e-3)
+    model, curve = run(data, tmp_path, options=options)
+    assert list(curve["step"]) == [50, 100, 150, 200, 250]
+    for name in ("training_loss", "validation_loss"):
+        assert curve[name].iloc[-1] < 0.8 * curve[name].iloc[0]
+    kinds = np.stack([signals[kind:32:4].mean(axis=(0, 1)) for kind in range(4)])
+    common = {**DIFFUSION, "scale_input": True, "coordinates": coordinates_of(data)}
+    context = lambda rows: tokens[32 + rows]  # noqa: E731
+    samples = sample(model, context, 8, steps=10, samples=4, **common).mean(axis=1)
+    for generated in (samples, posterior_mean(model, context, 8, **common)):
+        alike = np.corrcoef(generated.reshape(8, -1), kinds.reshape(4, -1))[:8, 8:]
+        np.testing.assert_array_equal(alike.argmax(axis=1), np.arange(32, 40) % 4)
 
 
 def test_samples_in_half_precision_are_close(data, tmp_path):
     tokens, _ = data
     model, _ = run(data, tmp_path)
-    options = dict(steps=5, eta=0.0, bound=None, samples=2, seed=1, batch_size=8)
+    common = {**DIFFUSION, "scale_input": True, "coordinates": coordinates_of(data)}
     whole, half = (
-        sample_signals(
-            model, RECIPE, tokens.__getitem__, np.arange(4), precision=p, **options
-        )
+        sample(model, tokens.__getitem__, 4, steps=5, precision=p, **common)
         for p in ("no", "bf16")
     )
     assert half.dtype == np.float32
     assert 0 < np.abs(half - whole).max() < 0.05 * np.abs(whole).max()
 
 
-def test_conditions_are_learned(data, tmp_path):
-    """Both losses fall, and generated signals belong to the kind of their image."""
-    tokens, signals = data
-    settings = replace(SETTINGS, steps=250, evaluate_every=50, learning_rate=5e-3)
-    model, curve = run(data, tmp_path, settings=settings)
-    assert [row["step"] for row in curve] == [50, 100, 150, 200, 250]
-    assert curve[-1]["training_loss"] < 0.8 * curve[0]["training_loss"]
-    assert curve[-1]["validation_loss"] < 0.8 * curve[0]["validation_loss"]
-    held_out = np.arange(32, 40)
-    options = dict(steps=10, eta=0.0, bound=None, samples=4, seed=0, batch_size=64)
-    context = tokens.__getitem__
-    generated = sample_signals(model, RECIPE, context, held_out, **options).mean(axis=1)
-    kinds = np.stack([signals[kind:32:4].mean(axis=(0, 1)) for kind in range(4)])
-    similarity = np.corrcoef(generated.reshape(8, -1), kinds.reshape(4, -1))[:8, 8:]
-    np.testing.assert_array_equal(similarity.argmax(axis=1), held_out % 4)
-
-
-def test_missing_checkpoint(tmp_path):
-    with pytest.raises(FileNotFoundError, match="Run notebook 04"):
-        load_checkpoint(tmp_path)
-
-
-def test_unknown_method():
-    with pytest.raises(ValueError, match="Did you mean 'dit'"):
-        build_model({"method": "dti", "architecture": {}})
-
-
-def test_batches_hold_every_pair_once_in_order(data):
-    whole = pairs(data, range(10)).__getitems__(range(10))
-    batches = list(pairs(data, range(10)).batches(4, "cpu"))
-    assert [len(signals) for signals, _ in batches] == [4, 4, 2]
-    for part, parts in zip(whole, zip(*batches, strict=True), strict=True):
-        assert torch.equal(torch.cat(parts), part)
-
-
 def test_micro_batches_give_the_curve_of_whole_ones(data, tmp_path):
-    _, whole = run(data, tmp_path / "whole")
-    _, parts = run(data, tmp_path / "parts", settings=replace(SETTINGS, accumulate=4))
+    loss = Regression()
+    _, whole = run(data, tmp_path / "whole", loss=loss)
+    machine = changed(MACHINE, accumulate=4)
+    _, parts = run(data, tmp_path / "parts", machine=machine, loss=loss)
     np.testing.assert_allclose(losses(parts), losses(whole), rtol=1e-5)
 
 
-def train_in_one_of_two_processes(data, folder, settings):
-    torch.set_num_threads(1)
-    _, curve = run(data, folder, settings=settings)
-    assert AcceleratorState().num_processes == 2
-    if AcceleratorState().is_main_process:
-        (folder / "curve.json").write_text(json.dumps(curve))
-
-
 def test_two_processes_give_the_curve_of_one(data, tmp_path):
-    _, one = run(data, tmp_path / "one")
-    AcceleratorState._reset_state(reset_partial_state=True)  # as in a new notebook
-    settings = replace(SETTINGS, accumulate=2)
-    work = (data, tmp_path, settings)
-    port = str(get_free_port())
-    notebook_launcher(
-        train_in_one_of_two_processes, work, num_processes=2, use_port=port
-    )
-    two = json.loads((tmp_path / "curve.json").read_text())
+    loss = Regression()
+    _, one = run(data, tmp_path / "one", loss=loss)
+    machine = changed(MACHINE, accumulate=2, processes=2)
+    average, two = run(data, tmp_path / "two", machine=machine, loss=loss)
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+    assert validation_loss(
+        average, pairs(data, range(32, 40)), loss, 8
+    ) == pytest.approx(two["validation_loss"].iloc[-1], rel=1e-5)
+
+
+def test_more_processes_than_gpus(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    machine = changed(MACHINE, processes=2, device="auto")
+    with pytest.raises(ValueError, match="this process sees 1 GPUs"):
+        run(data, tmp_path, machine=machine)
 
 
 def test_a_batch_is_shared_evenly(data, tmp_path):
     with pytest.raises(ValueError, match="batch_size 8 must be a multiple of 3"):
-        run(data, tmp_path, settings=replace(SETTINGS, accumulate=3))
+        run(data, tmp_path, machine=changed(MACHINE, accumulate=3))
 
 
 def test_workers_read_the_same_batches(data, tmp_path):
-    settings = replace(SETTINGS, steps=10, workers=2)
-    _, curve = run(data, tmp_path / "two", settings=settings)
-    _, alone = run(data, tmp_path / "none", settings=replace(settings, workers=0))
-    assert losses(curve) == losses(alone)
+    options = changed(OPTIONS, steps=10)
+    curves = [
+        run(data, tmp_path / str(n), options=options, machine=machine)[1]
+        for n in (0, 2)
+        for machine in [changed(MACHINE, workers=n)]
+    ]
+    np.testing.assert_array_equal(*map(losses, curves))
 
 
 def test_checkpointing_keeps_the_gradient(data):
     y0, context = pairs(data, range(8)).__getitems__(range(8))
+    loss = DenoisingLoss(
+        **DIFFUSION, scale_input=True, coordinates=coordinates_of(data)
+    )
     gradients = []
     for is_on in (False, True):
-        torch.manual_seed(0)
-        model = build_model(RECIPE).train()
-        nn.init.normal_(model.unembed_patch.weight)  # zero lets no gradient through
+        model = make_network().train()
+        nn.init.constant_(model.unembed_patch.weight, 0.1)  # zero stops gradients
         model.checkpointing = is_on
-        loss = objective().loss(model, y0, context, step=1, share=slice(None))
-        loss.backward()
+        loss(model, y0, context, torch.Generator().manual_seed(0)).backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(g.abs().sum() > 0 for g in gradients[0][-2:])
     for kept, computed_again in zip(*gradients, strict=True):
@@ -369,57 +373,26 @@ def test_a_compiled_network_has_the_curve_and_names_of_a_plain_one(
 ):
     eager = partialmethod(nn.Module.compile, backend="eager")  # needs no C++ compiler
     monkeypatch.setattr(nn.Module, "compile", eager)
-    settings = replace(SETTINGS, steps=10)
-    compiled = replace(settings, compile=True)
-    torch.manual_seed(0)
-    network = build_model(RECIPE)
-    model, curve = run(data, tmp_path / "compiled", settings=compiled, model=network)
-    _, plain = run(data, tmp_path / "plain", settings=settings)
+    options, network = changed(OPTIONS, steps=10), make_network()
+    machine = changed(MACHINE, compile=True)
+    model, curve = run(
+        data, tmp_path / "compiled", options=options, machine=machine, model=network
+    )
+    _, plain = run(data, tmp_path / "plain", options=options)
     np.testing.assert_allclose(losses(curve), losses(plain), rtol=1e-5)
     assert network._compiled_call_impl is not None
     assert list(network.state_dict()) == list(model.state_dict())
-    assert list(network.state_dict()) == list(build_model(RECIPE).state_dict())
+    assert list(network.state_dict()) == list(make_network().state_dict())
 
 
-def test_the_scale_of_half_precision_gradients_survives_a_restart(tmp_path):
-    states = []
-    for _ in range(2):
-        model = nn.Linear(2, 1)
-        optimizer = torch.optim.AdamW(model.parameters())
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3)
-        states.append(State(model, deepcopy(model), optimizer, scaler))
-    stopped, restarted = states
-    for factor in (1.0, 1.0, float("inf"), 1.0):  # an overflow halves the scale
-        loss = stopped.model(torch.ones(1, 2)).sum() * factor
-        stopped.scaler.scale(loss).backward()
-        stopped.scaler.step(stopped.optimizer)
-        stopped.scaler.update()
-        stopped.optimizer.zero_grad()
-    stopped.save(tmp_path / "state.safetensors", {})
-    restarted.load(tmp_path / "state.safetensors", {})
-    assert stopped.scaler.state_dict()["scale"] == 2.0**39
-    assert restarted.scaler.state_dict() == stopped.scaler.state_dict()
+def test_the_state_holds_nothing_but_tensors_and_plain_values(data, tmp_path):
+    run(data, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["step"] == OPTIONS.steps
+    assert json.dumps(state["curve"])
 
 
 def test_tensorboard_must_be_installed_if_it_is_wanted(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "is_tensorboard_available", lambda: False)
+    monkeypatch.setattr(training, "is_tensorboard_available", lambda: False)
     with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
-        run(data, tmp_path, settings=replace(SETTINGS, tensorboard=True))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{config: mini, subjct: 2}", "unknown key 'subjct'.*Did you mean 'subject'"),
-        ("{config: mini, dataset: a, run: b, subject: one}", "subject must be of type"),
-        ("{config: mini, dataset: a, run: b}", "missing.*'subject'"),
-        ("mini", "must map config, dataset"),
-    ],
-)
-def test_mistakes_in_the_file_of_a_run(text, message, tmp_path, capsys):
-    path = tmp_path / "run.yaml"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_parameters(path)
-    assert main([str(path)]) == 1
-    assert str(path) in capsys.readouterr().err
+        run(data, tmp_path, machine=changed(MACHINE, tensorboard=True))

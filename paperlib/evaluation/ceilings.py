@@ -1,18 +1,12 @@
-"""Ceilings: how well any model could do, from repetitions of the same images.
-
-Half of the repetitions of each test image predicts the other half. Any metric of two
-sets of responses has such a ceiling: apply it to what `split_halves` yields.
-"""
+"""Ceilings: how well any model could do, from repetitions of the same images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from paperlib.evaluation.metrics import standardized_over_images
-from paperlib.validation import check_finite, check_shape
-
-CEILINGS = ("Ceiling, lower", "Ceiling, upper")
+from paperlib.evaluation.metrics import pseudo_values, standardized
+from paperlib.validation import check_finite
 
 
 def split_halves(
@@ -25,22 +19,20 @@ def split_halves(
     repetitions : ndarray of shape (n_images, n_repetitions, n_channels, n_times)
         Single responses; a memory map is read image by image. Of an odd number, one
         random repetition is left out, so that the halves are equal.
-    n_splits : int
+    n_splits
         Number of random halvings.
-    rng : numpy.random.Generator
+    rng
         Draws the halvings. Equal generators give equal halves.
 
     Yields
     ------
     tuple of two ndarrays of shape (n_images, n_channels, n_times)
-        In the type of the repetitions, float32 or wider; averaged in float64.
 
     Raises
     ------
     ValueError
         If there are fewer than two repetitions or a value is NaN or infinite.
     """
-    check_shape("repetitions", repetitions, (None, None, None, None))
     n_repetitions = repetitions.shape[1]
     if n_repetitions < 2:
         raise ValueError(
@@ -51,9 +43,20 @@ def split_halves(
     for _ in range(n_splits):
         order = rng.permutation(n_repetitions)
         yield (
-            _mean_of(repetitions, order[:half]),
-            _mean_of(repetitions, order[half : 2 * half]),
+            mean_of(repetitions, order[:half]),
+            mean_of(repetitions, order[half : 2 * half]),
         )
+
+
+def mean_of(repetitions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the mean response (N, C, T) over the chosen repetitions."""
+    n_images, _, n_channels, n_times = repetitions.shape
+    dtype = np.result_type(repetitions.dtype, np.float32)
+    means = np.empty((n_images, n_channels, n_times), dtype)
+    for mean, responses in zip(means, repetitions, strict=True):
+        mean[:] = responses[chosen].mean(axis=0, dtype=np.float64)
+    check_finite("the mean over repetitions", means)
+    return means
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ class Halves:
     Attributes
     ----------
     target, squares : ndarray of shape (n_images, n_channels, n_times)
-        Of mean 0 and length 1 over images in each halving; mean over the halvings, and
-        that of their squares.
-    lower, upper : ndarray of shape (n_images,)
+        Standardized over images in each halving; mean over the halvings, and that of
+        their squares.
+    lower, upper : ndarray of shape (n_images, n_channels, n_times)
         The ceilings, as :meth:`correlate` returns correlations.
     """
 
@@ -83,68 +86,31 @@ class Halves:
         cls, repetitions: np.ndarray, *, n_splits: int, rng: np.random.Generator
     ) -> "Halves":
         """Draw halvings; parameters and errors as in `split_halves`."""
-        everything = _mean_of(repetitions, np.arange(repetitions.shape[1]))
-        target, squares = np.zeros(everything.shape), np.zeros(everything.shape)
-        lower = np.zeros(len(everything))
+        target, squares, lower = 0, 0, 0
         for half, other in split_halves(repetitions, n_splits=n_splits, rng=rng):
-            aim, guess = standardized_over_images(half), standardized_over_images(other)
+            aim, guess = standardized(half, axis=0), standardized(other, axis=0)
             target += aim / n_splits
             squares += aim**2 / n_splits
-            lower += _pseudo_values(guess, aim, aim**2) / n_splits
-        everything = standardized_over_images(everything)
-        return cls(target, squares, lower, _pseudo_values(everything, target, squares))
+            lower += pseudo_values(guess, aim, aim**2, axis=0) / n_splits
+        everything = mean_of(repetitions, np.arange(repetitions.shape[1]))
+        everything = standardized(everything, axis=0)
+        upper = pseudo_values(everything, target, squares, axis=0)
+        return cls(target, squares, lower, upper)
 
-    def correlate(self, generated: np.ndarray) -> np.ndarray:
+    def correlate(self, predicted: np.ndarray) -> np.ndarray:
         """Correlate predictions over images with the halves.
 
         Parameters
         ----------
-        generated : ndarray of shape (n_images, n_channels, n_times)
+        predicted : ndarray of shape (n_images, n_channels, n_times)
 
         Returns
         -------
-        ndarray of shape (n_images,)
-            Their mean is the correlation over images, itself the mean over channels,
-            times and halvings; NaN for a prediction that is the same for all images at
-            a channel and time.
-
-        Raises
-        ------
-        ValueError
-            If the shape is not that of the target or a value is NaN or infinite.
-
-        Notes
-        -----
-        A correlation has no value for a single image. These are pseudo-values of the
-        infinitesimal jackknife, correlation plus influence of the image: resampling
-        them as if they were scores gives the correlation's interval to first order.
+        ndarray of shape (n_images, n_channels, n_times)
+            Pseudo-values as of :func:`paperlib.evaluation.metrics.correlation`: their
+            mean over images is the correlation at each channel and time, averaged over
+            the halvings. NaN where a prediction is the same for all images.
         """
-        check_shape("generated", generated, self.target.shape)
-        check_finite("generated", generated)
-        predicted = standardized_over_images(generated)
-        return _pseudo_values(predicted, self.target, self.squares)
-
-
-def _pseudo_values(
-    predicted: np.ndarray, target: np.ndarray, squares: np.ndarray
-) -> np.ndarray:
-    """Return the pseudo-value of each image (N,), mean over channels and times.
-
-    All are standardized over images, of shape (N, C, T).
-    """
-    n_images = len(predicted)
-    correlation = (predicted * target).sum(axis=0)  # C T
-    scale = n_images * (predicted**2 + squares) / 2 - 1  # 0 on average
-    values = n_images * predicted * target - correlation * scale
-    return values.mean(axis=(1, 2))
-
-
-def _mean_of(repetitions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the mean response (N, C, T) over the chosen repetitions."""
-    n_images, _, n_channels, n_times = repetitions.shape
-    dtype = np.result_type(repetitions.dtype, np.float32)
-    means = np.empty((n_images, n_channels, n_times), dtype)
-    for mean, responses in zip(means, repetitions, strict=True):
-        mean[:] = responses[chosen].mean(axis=0, dtype=np.float64)
-    check_finite("the mean over repetitions", means)
-    return means
+        return pseudo_values(
+            standardized(predicted, axis=0), self.target, self.squares, axis=0
+        )

@@ -1,62 +1,139 @@
-"""Score every method on the same recordings, image by image."""
+"""Score every method on the same recordings, image by image.
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+Scores stand in one table (a DataFrame): a row for each method, participant (subject),
+training seed and test image, a column for each metric.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from paperlib.evaluation import metrics
 from paperlib.evaluation.ceilings import split_halves
 from paperlib.evaluation.identification import (
     response_correlations,
     top_hits,
     two_versus_two,
 )
-from paperlib.evaluation.metrics import (
-    cosine_similarity,
-    log_psd_distance,
-    mean_squared_error,
-    pearson,
-    pearson_flattened,
-)
-from paperlib.evaluation.responses import Responses
 from paperlib.evaluation.statistics import bootstrap_intervals, derangement
-from paperlib.evaluation.synchronization import matched_chance, recurrence_agreement
+from paperlib.evaluation.synchronization import (
+    DelayEmbedding,
+    recurrence_agreement,
+    recurrences,
+)
+from paperlib.recordings.regions import channel_regions
+from paperlib.validation import check_distinct
 
-# Columns of the main table (the paper's four) and of the supplement.
-MAIN_METRICS = {
+# Columns of the main table (the paper's four metrics and the image-specific score), of
+# the supplement, of correlations over images, and of the metrics that others report.
+PAPER_METRICS = {
     "mse": "MSE ↓",
     "pearson": "Pearson ↑",
     "cosine": "Cosine ↑",
     "sl": "SL ↑",
 }
+MAIN_METRICS = PAPER_METRICS | {"specific": "Image-specific ↑"}
 SUPPLEMENT_METRICS = {
-    "sl_theiler": "SL, Theiler window ↑",
-    "sl_chance": "SL with other images",
-    "log_psd": "Log-PSD distance (dB) ↓",
-    "pearson_flattened": "Pearson, flattened ↑",
-    "pearson_specific": "Pearson, flattened, training mean removed ↑",
-    "specific_chance": "… with other images",
-    "top1": "Identified, top 1 ↑",
-    "top5": "Identified, top 5 ↑",
+    "specific_chance": "Image-specific, other images",
+    "top1": "Top 1 ↑",
+    "top5": "Top 5 ↑",
     "two_versus_two": "2 versus 2 ↑",
+    "sl_chance": "SL, other images",
+    "sl_theiler": "SL, Theiler window ↑",
+    "log_psd": "Log-PSD distance (dB) ↓",
 }
-METRICS = MAIN_METRICS | SUPPLEMENT_METRICS
+ACROSS_METRICS = {
+    "across": "All channels and times ↑",
+    "across_posterior": "Posterior channels, 60-500 ms ↑",
+}
+FIELD_METRICS = {
+    "mse": "MSE ↓",
+    "across_posterior": "r over images, posterior, 60-500 ms ↑",
+    "pooled": "Pooled r ↑",
+    "channelwise": "Mean channel r ↑",
+    "waveform": "Waveform r ↑",
+    "waveform_chance": "Waveform r, other images",
+}
+METRICS = MAIN_METRICS | SUPPLEMENT_METRICS | ACROSS_METRICS | FIELD_METRICS
+
 ZERO = "Zero"
 TRAINING_MEAN = "Training mean"
 CROSSED_MEAN = "Training mean, cross-subject"
 CONTROLS = (ZERO, TRAINING_MEAN, CROSSED_MEAN)
 CEILING = "Split half of the repetitions"
+CEILINGS = ("Ceiling, lower", "Ceiling, upper")  # of correlations over images
 
-Scores = dict[str, np.ndarray]
+_KEYS = ["method", "subject", "seed", "image"]
 
 
-def score(generated: Responses, recorded: Responses, *, sfreq: float) -> Scores:
-    """Score predicted responses, one value for each metric and image.
+@dataclass(frozen=True)
+class Responses:
+    """Responses to the test images, recorded or predicted, with their recurrences.
+
+    The recurrences take most of the time and are computed once: those of some channels,
+    or of the images in another order, are a part of them.
+
+    Attributes
+    ----------
+    values : ndarray of shape (N, C, T)
+        A response to each image.
+    common : ndarray of shape (C, T)
+        Mean response to all training images, of the participant who was recorded or
+        whom the model was trained on: what can be known without the image.
+    recurrences : dict
+        Metric (sl, sl_theiler) -> ndarray of shape (N, C, n_points, n_bytes); empty if
+        a channel is constant, where they are not defined.
+    """
+
+    values: np.ndarray
+    common: np.ndarray
+    recurrences: dict[str, np.ndarray]
+
+    @classmethod
+    def prepare(
+        cls,
+        values: np.ndarray,
+        common: np.ndarray,
+        embedding: DelayEmbedding,
+        *,
+        theiler: bool = False,
+    ) -> "Responses":
+        """Compute the recurrences, on request also with a Theiler window.
+
+        Parameters
+        ----------
+        values : ndarray of shape (N, C, T)
+        common : ndarray of shape (C, T)
+        embedding
+            Parameters of the synchronization likelihood.
+        theiler
+            Whether to add recurrences outside a window of the embedding's span.
+        """
+        if (np.ptp(values, axis=-1) == 0).any():
+            return cls(values, common, {})
+        windows = {"sl": 0} | ({"sl_theiler": embedding.span} if theiler else {})
+        found = recurrences(values, embedding, theilers=tuple(windows.values()))
+        return cls(values, common, dict(zip(windows, found, strict=True)))
+
+    def select(self, channels: np.ndarray) -> "Responses":
+        """Return the responses of some channels, given by their positions."""
+        parts = {name: bits[:, channels] for name, bits in self.recurrences.items()}
+        return Responses(self.values[:, channels], self.common[channels], parts)
+
+    def reorder(self, images: np.ndarray) -> "Responses":
+        """Return the responses to images given by their positions, in that order."""
+        parts = {name: bits[images] for name, bits in self.recurrences.items()}
+        return replace(self, values=self.values[images], recurrences=parts)
+
+
+def score(predicted: Responses, recorded: Responses, *, sfreq: float) -> pd.DataFrame:
+    """Score predicted responses, one row an image and one column a metric.
 
     Parameters
     ----------
-    generated
+    predicted
         One prediction for each image, in the order of the recordings.
     recorded
         What was measured.
@@ -65,92 +142,106 @@ def score(generated: Responses, recorded: Responses, *, sfreq: float) -> Scores:
 
     Returns
     -------
-    dict
-        Each key of :data:`METRICS` -> ndarray of shape (N,); NaN where a metric is
+    DataFrame
+        Columns of :data:`METRICS` that need nothing but the two; NaN where a metric is
         not defined, as correlation is for a constant signal.
 
     Notes
     -----
-    ``pearson_specific`` takes from each side the training mean of its own participant.
-    A model that was trained on another one knows that participant's mean only: what it
-    says of the image is how it departs from there. Were the mean of the participant
-    tested taken from both sides, the difference between two people would count as an
-    answer to the image.
+    ``specific``, the image-specific score, is the correlation over channels and times
+    after each side's training mean is removed, that of its own participant. A model
+    that was trained on another one knows that participant's mean only: its prediction
+    for the image is how it departs from there. Were the mean of the participant tested
+    removed from both sides, the difference between two people would count as
+    information on the image.
 
     A model whose mean response is not the training mean departs from it alike for all
     images, and that may resemble the recordings: ``specific_chance`` is what the same
     prediction reaches for other images.
     """
-    predicted, measured = generated.values, recorded.values
-    correlations = response_correlations(measured, predicted)
-    departure = predicted - generated.common
-    measured_departure = measured - recorded.common
-    others = derangement(len(measured), np.random.default_rng(len(measured)))
-    return {
-        "mse": mean_squared_error(predicted, measured),
-        "pearson": pearson(predicted, measured),
-        "cosine": cosine_similarity(predicted, measured),
-        **_synchronization(generated, recorded),
-        "log_psd": log_psd_distance(predicted, measured, sfreq=sfreq),
-        "pearson_flattened": pearson_flattened(predicted, measured),
-        "pearson_specific": pearson_flattened(departure, measured_departure),
-        "specific_chance": pearson_flattened(departure[others], measured_departure),
+    guess, truth = predicted.values, recorded.values
+    departure, true_departure = guess - predicted.common, truth - recorded.common
+    others = derangement(len(truth), np.random.default_rng(len(truth)))
+    correlations = response_correlations(truth, guess)
+    scores = {
+        "mse": metrics.mean_squared_error(guess, truth),
+        "pearson": metrics.pearson(guess, truth),
+        "cosine": metrics.cosine_similarity(guess, truth),
+        "sl": _synchronization("sl", predicted, recorded, np.arange(len(truth))),
+        "specific": metrics.pearson_flattened(departure, true_departure),
+        "specific_chance": metrics.pearson_flattened(departure[others], true_departure),
         "top1": top_hits(correlations, k=1),
-        "top5": top_hits(correlations, k=min(5, len(measured))),
+        "top5": top_hits(correlations, k=min(5, len(truth))),
         "two_versus_two": two_versus_two(correlations),
+        "sl_chance": _synchronization("sl", predicted, recorded, others),
+        "sl_theiler": _synchronization(
+            "sl_theiler", predicted, recorded, np.arange(len(truth))
+        ),
+        "log_psd": metrics.log_psd_distance(guess, truth, sfreq=sfreq),
+        "pooled": metrics.correlation(guess, truth, axis=(0, 1, 2)),
+        "channelwise": metrics.correlation(guess, truth, axis=(0, 2)),
+        "waveform": np.diag(correlations),
+        "waveform_chance": correlations[np.arange(len(truth)), others],
     }
+    return pd.DataFrame(scores)
+
+
+def _synchronization(
+    name: str, predicted: Responses, recorded: Responses, order: np.ndarray
+) -> np.ndarray:
+    """Mean likelihood over channels with predicted images in ``order``, or NaN."""
+    if name not in predicted.recurrences or name not in recorded.recurrences:
+        return np.full(len(recorded.values), np.nan)
+    found, truth = predicted.recurrences[name], recorded.recurrences[name]
+    pairs = zip(order, truth, strict=True)  # one by one: the bits would be copied
+    return np.mean([recurrence_agreement(found[i], bits) for i, bits in pairs], axis=1)
 
 
 def control_responses(
     recorded: dict[int, Responses],
+    embedding: DelayEmbedding,
     *,
     training_subject: int,
-    dim: int,
-    delay: int,
-    neighbors: int,
-) -> Iterator[tuple[str, int, None, Responses]]:
-    """Yield what knows nothing of the image: silence, and mean responses.
+) -> Iterator[tuple[str, int, int, Responses]]:
+    """Yield predictions without image information: zero, and mean responses.
 
     Parameters
     ----------
     recorded
         Subject -> test responses.
+    embedding
+        Parameters of the synchronization likelihood.
     training_subject
-        Whose mean response answers for the others, beside their own.
-    dim, delay, neighbors
-        Of the synchronization likelihood.
+        Whose mean response is tested on the others, beside their own.
 
     Yields
     ------
-    method, subject compared with, None for a training seed, responses
+    method, subject compared with, 0 for a training seed, responses
     """
-    options = {"dim": dim, "delay": delay, "neighbors": neighbors}
     means = {
-        subject: Responses.prepare(measured.common[None], measured.common, **options)
-        for subject, measured in recorded.items()
+        subject: Responses.prepare(r.common[None], r.common, embedding, theiler=True)
+        for subject, r in recorded.items()
     }
-    for subject, measured in recorded.items():
-        everywhere = np.zeros(len(measured.values), int)
+    for subject, responses in recorded.items():
+        everywhere = np.zeros(len(responses.values), int)
         mean = means[subject].reorder(everywhere)
-        silent = replace(mean, values=np.zeros_like(mean.values), recurrences={})
-        yield ZERO, subject, None, silent
-        yield TRAINING_MEAN, subject, None, mean
+        zero = replace(mean, values=np.zeros_like(mean.values), recurrences={})
+        yield ZERO, subject, 0, zero
+        yield TRAINING_MEAN, subject, 0, mean
         if subject != training_subject:
-            other = means[training_subject].reorder(everywhere)
-            yield CROSSED_MEAN, subject, None, other
+            crossed = means[training_subject].reorder(everywhere)
+            yield CROSSED_MEAN, subject, 0, crossed
 
 
 def split_half_scores(
     repetitions: np.ndarray,
     common: np.ndarray,
+    embedding: DelayEmbedding,
     *,
     halvings: int,
     rng: np.random.Generator,
     sfreq: float,
-    dim: int,
-    delay: int,
-    neighbors: int,
-) -> Scores:
+) -> pd.DataFrame:
     """Score one half of the test repetitions as a prediction of the other.
 
     This is what a perfect model of the response would reach against half of the
@@ -162,52 +253,190 @@ def split_half_scores(
         Single test responses.
     common : ndarray of shape (C, T)
         Mean response to all training images.
+    embedding
+        Parameters of the synchronization likelihood.
     halvings
         Random halvings that are averaged.
     rng
         Draws them.
     sfreq
         In Hz.
-    dim, delay, neighbors
-        Of the synchronization likelihood.
     """
-    options = {"dim": dim, "delay": delay, "neighbors": neighbors}
-    scores = []
+    frames = []
     for halves in split_halves(repetitions, n_splits=halvings, rng=rng):
-        first, second = (Responses.prepare(h, common, **options) for h in halves)
-        scores.append(score(first, second, sfreq=sfreq))
-    return {metric: np.mean([s[metric] for s in scores], axis=0) for metric in METRICS}
+        first, second = (
+            Responses.prepare(half, common, embedding, theiler=True) for half in halves
+        )
+        frames.append(score(first, second, sfreq=sfreq))
+    return sum(frames) / len(frames)
 
 
-def tidy_scores(
-    scored: Iterable[tuple[str, int, int | None, Scores]], methods: Sequence[str]
-) -> pd.DataFrame:
-    """Put scores into one table.
+def posterior_window(ch_names: Iterable[str], times: np.ndarray) -> np.ndarray:
+    """Return which channels and times (C, T) are posterior and in 60-500 ms.
+
+    Of THINGS-EEG2's 63 channels these are the 17 of its authors' own analyses.
+    """
+    regions = np.array(channel_regions(ch_names))
+    posterior = np.isin(regions, ("Parietal", "Occipital"))
+    return posterior[:, None] & (times > 0.0599) & (times < 0.5001)
+
+
+def score_across(correlations: np.ndarray, window: np.ndarray) -> dict[str, np.ndarray]:
+    """Average correlations over images (N, C, T) over everything and in a window."""
+    return {
+        "across": correlations.mean(axis=(1, 2)),
+        "across_posterior": correlations[:, window].mean(axis=1),
+    }
+
+
+def point_prediction(
+    samples: np.ndarray, posterior_mean: np.ndarray, kind: str
+) -> np.ndarray:
+    """Return the response (N, C, T) that a run predicts for each image.
 
     Parameters
     ----------
-    scored
-        Method, subject, training seed (None for what is not trained), scores.
-    methods
-        In the order wanted; the scores may come in any.
+    samples : ndarray of shape (N, K, C, T)
+        May be memory-mapped half precision.
+    posterior_mean : ndarray of shape (N, C, T)
+    kind : {'posterior_mean', 'mean', 'one'}
+        The posterior mean, the mean of all samples, or the first sample.
+    """
+    if kind == "posterior_mean":
+        return np.array(posterior_mean, np.float32)
+    if kind == "one":
+        return np.array(samples[:, 0], np.float32)
+    return np.stack([image.mean(axis=0, dtype=np.float32) for image in samples])
+
+
+def comparison_rows(
+    rows: Iterable, runs: dict, *, n_samples: dict[str, int], n_seeds: dict[str, int]
+) -> pd.DataFrame:
+    """Name the rows of a comparison, in its order.
+
+    Parameters
+    ----------
+    rows
+        The configuration's ``comparison``.
+    runs
+        Run -> its entry in the configuration, for label and method.
+    n_samples, n_seeds
+        Run -> samples of an image (1 for a method that does not sample), trainings.
 
     Returns
     -------
     DataFrame
-        Columns method, subject, seed, image, metric, value.
+        The name, such as ``Ours (v), posterior mean, cross-subject``, is the index;
+        columns run, kind (its method), samples, seeds, average_with, cross_subject,
+        other_image.
+
+    Raises
+    ------
+    ValueError
+        If two rows have the same name.
     """
-    parts = [
-        pd.DataFrame(scores)
-        .rename_axis("image")
-        .melt(var_name="metric", ignore_index=False)
-        .reset_index()
-        .assign(method=method, subject=subject, seed=np.nan if seed is None else seed)
-        for method, subject, seed, scores in scored
-    ]
-    place = {method: number for number, method in enumerate(methods)}
-    parts.sort(key=lambda part: place[part["method"][0]])
-    columns = ["method", "subject", "seed", "image", "metric", "value"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    kinds = {"posterior_mean": "posterior mean", "one": "one sample"}
+    named = []
+    for row in rows:
+        parts = [runs[row.run].label]
+        if n_samples[row.run] > 1:
+            parts.append(kinds.get(row.samples, f"mean of {n_samples[row.run]}"))
+        if row.seeds == "ensemble":
+            parts.append(f"mean of {n_seeds[row.run]} trainings")
+        if row.average_with:
+            parts.append(f"averaged with {runs[row.average_with].label}")
+        parts += ["cross-subject"] * row.cross_subject
+        parts += ["other image"] * row.other_image
+        kind = runs[row.run].method
+        named.append({"method": ", ".join(parts), "kind": kind, **row.model_dump()})
+    check_distinct("Rows of the comparison", "names", [row["method"] for row in named])
+    return pd.DataFrame(named).set_index("method")
+
+
+def reference_row(rows: pd.DataFrame, run: str) -> str:
+    """Name the row of a run's point prediction for its own participant and image."""
+    own = rows[(rows["run"] == run) & ~rows["cross_subject"] & ~rows["other_image"]]
+    return own.sort_values(
+        "samples", key=lambda kind: kind == "one", kind="stable"
+    ).index[0]
+
+
+def row_kinds(rows: pd.DataFrame) -> dict[str, str]:
+    """Return the kind of each row of the table of methods, in its order.
+
+    Parameters
+    ----------
+    rows
+        From :func:`comparison_rows`.
+
+    Returns
+    -------
+    dict
+        Controls are ``control``, the ceiling ``ceiling``; of the others, predictions
+        for another image are ``control``, cross-subject rows ``cross``, diffusion
+        transformers ``generated`` and all others ``baseline``.
+    """
+    kinds = dict.fromkeys(CONTROLS, "control")
+    for name, row in rows.iterrows():
+        kind = "generated" if row["kind"] == "dit" else "baseline"
+        kind = "cross" if row["cross_subject"] else kind
+        kinds[name] = "control" if row["other_image"] else kind
+    return kinds | {CEILING: "ceiling"}
+
+
+def predicted_responses(
+    rows: pd.DataFrame,
+    predictions: Callable[[pd.Series, int], dict[int, np.ndarray]],
+    recorded: dict[int, Responses],
+    embedding: DelayEmbedding,
+    *,
+    training_subject: int,
+    seed: int,
+) -> Iterator[tuple[str, int, int, Responses]]:
+    """Yield the predictions of a comparison, each read and prepared once.
+
+    Parameters
+    ----------
+    rows
+        From :func:`comparison_rows`.
+    predictions
+        (row, subject) -> training seed -> responses (N, C, T) of the model of that
+        participant.
+    recorded
+        Subject -> test responses.
+    embedding
+        Parameters of the synchronization likelihood.
+    training_subject
+        Whose models are tested on the others in cross-subject rows.
+    seed
+        Of the order of the other images.
+
+    Yields
+    ------
+    method, subject compared with, training seed, responses
+        Rows that show the same predictions across subjects or for other images share
+        the recurrences.
+    """
+    shared = ["run", "samples", "seeds", "average_with"]
+    for (_, kind, *_), alike in rows.groupby(shared, sort=False, dropna=False):
+        options = {"theiler": kind != "one"}  # for the supplement; a fifth of the time
+        for source, own in recorded.items():
+            others = [s for s in recorded if s != source and source == training_subject]
+            tested = [
+                (name, row["other_image"], subject)
+                for name, row in alike.iterrows()
+                for subject in (others if row["cross_subject"] else [source])
+            ]
+            if not tested:
+                continue
+            for trained, values in predictions(alike.iloc[0], source).items():
+                found = Responses.prepare(values, own.common, embedding, **options)
+                for name, other_image, subject in tested:
+                    shown = found
+                    if other_image:
+                        rng = np.random.default_rng((seed, subject))
+                        shown = found.reorder(derangement(len(values), rng))
+                    yield name, subject, trained, shown
 
 
 def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFrame:
@@ -216,22 +445,24 @@ def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFram
     Parameters
     ----------
     scores
-        From :func:`tidy_scores`. Training seeds are averaged before participants and
-        images are resampled: the interval is about them, not about other trainings.
+        Columns method, subject, seed (training; 0 for what is not trained), image, and
+        one a metric.
     seed
         Of the bootstrap; every method meets the same resamples.
     resamples
-        Number of resamples of subjects and images.
+        Number of resamples of participants, images and, within participants, trainings.
 
     Returns
     -------
     DataFrame
-        Columns method, metric, mean, low, high, n_subjects, n_images, n_undefined,
-        and seed_sd: standard deviation over training seeds of the mean over subjects
-        and images, NaN with one seed.
+        Columns method, metric and those of
+        :func:`paperlib.evaluation.statistics.bootstrap_intervals`.
     """
-    summary = _intervals(_tables(scores), seed=seed, resamples=resamples)
-    return summary.assign(seed_sd=_seed_spread(scores)).reset_index()
+    frames = [
+        _intervals(method, table.columns, _array(table), None, seed, resamples)
+        for method, table in _tables(scores).items()
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def compare_with(
@@ -242,80 +473,54 @@ def compare_with(
     Parameters
     ----------
     scores
-        From :func:`tidy_scores`.
+        As for :func:`summarize`.
     reference
-        The method that is subtracted, on the same subjects and images. Both are
-        resampled together, and a pair counts only if both scores are defined.
+        The method that is subtracted, on the same participants and images. Both are
+        resampled together, trainings apart; a pair counts only if both scores are
+        defined.
     seed, resamples
         Of the bootstrap, see :func:`summarize`.
 
     Returns
     -------
     DataFrame
-        Columns as those of :func:`summarize`. Trainings of two methods are independent:
-        ``seed_sd`` is the root of the sum of both squared.
+        Columns as those of :func:`summarize`.
     """
     tables = _tables(scores)
-    differences = {
-        (method, metric): table - tables[reference, metric].loc[table.index]
-        for (method, metric), table in tables.items()
-        if method != reference
-    }
-    compared = _intervals(differences, seed=seed, resamples=resamples)
-    spread = _seed_spread(scores)
-    known = spread.reindex(compared.index)
-    of_reference = spread[reference].reindex(compared.index.get_level_values("metric"))
-    both = np.hypot(known.fillna(0).to_numpy(), of_reference.to_numpy())
-    return compared.assign(seed_sd=both).reset_index()
+    base = tables.pop(reference)
+    frames = []
+    for method, table in tables.items():
+        subjects = table.index.unique("subject")
+        paired = _array(base[base.index.get_level_values("subject").isin(subjects)])
+        frames.append(
+            _intervals(method, table.columns, _array(table), paired, seed, resamples)
+        )
+    return pd.concat(frames, ignore_index=True)
 
 
-def _tables(scores: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return tables of subjects and images by method and metric, seeds averaged."""
-    keys = ["method", "metric"]
-    of_image = scores.groupby([*keys, "subject", "image"], sort=False)["value"].mean()
-    tables = of_image.unstack("image").groupby(keys, sort=False)
-    return {key: table.droplevel(keys).sort_index() for key, table in tables}
+def _tables(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return scores by method, in the order of their first row."""
+    groups = scores.set_index(_KEYS).groupby("method", sort=False)
+    return {method: table.droplevel("method") for method, table in groups}
+
+
+def _array(table: pd.DataFrame) -> np.ndarray:
+    """Return the scores of one method as seeds, subjects, images, metrics."""
+    table = table.reorder_levels(["seed", "subject", "image"]).sort_index()
+    levels = table.index.remove_unused_levels().levels
+    return table.to_numpy(float).reshape(*map(len, levels), -1)
 
 
 def _intervals(
-    tables: dict[tuple[str, str], pd.DataFrame], *, seed: int, resamples: int
+    method: str,
+    names: pd.Index,
+    scores: np.ndarray,
+    reference: np.ndarray | None,
+    seed: int,
+    resamples: int,
 ) -> pd.DataFrame:
-    """Bootstrap tables of subjects and images, those of the same subjects at once."""
-    groups: dict[tuple, list] = {}
-    for key, table in tables.items():
-        groups.setdefault(tuple(table.index), []).append(key)
-    found = {}
-    for keys in groups.values():
-        intervals = bootstrap_intervals(
-            np.stack([tables[key].to_numpy() for key in keys], axis=-1),
-            rng=np.random.default_rng(seed),
-            n_resamples=resamples,
-        )
-        found |= zip(keys, intervals, strict=True)
-    index = pd.MultiIndex.from_tuples(tables, names=["method", "metric"])
-    return pd.DataFrame([vars(found[key]) for key in tables], index=index)
-
-
-def _seed_spread(scores: pd.DataFrame) -> pd.Series:
-    """Return the standard deviation over seeds by method and metric, else NaN."""
-    keys = ["method", "metric"]
-    of_seed = scores.groupby([*keys, "seed"], dropna=False)["value"].mean()
-    return of_seed.groupby(keys).std()
-
-
-def _synchronization(generated: Responses, recorded: Responses) -> Scores:
-    """Return synchronization likelihoods, and that with other images: its chance."""
-    found, true = generated.recurrences, recorded.recurrences
-    if not (found and true):
-        undefined = np.full(len(recorded.values), np.nan)
-        return dict.fromkeys(("sl", "sl_theiler", "sl_chance"), undefined)
-    scores = {
-        metric: recurrence_agreement(found[metric], true[metric]) for metric in found
-    }
-    scores["sl_chance"] = matched_chance(
-        true["sl"],
-        found["sl"],
-        n_derangements=1,
-        rng=np.random.default_rng(len(recorded.values)),  # the same for all predictions
-    )
-    return {metric: values.mean(axis=-1) for metric, values in scores.items()}
+    rng = np.random.default_rng(seed)
+    found = bootstrap_intervals(scores, reference, rng=rng, n_resamples=resamples)
+    found.insert(0, "method", method)
+    found.insert(1, "metric", names)
+    return found

@@ -5,7 +5,11 @@ What the paper leaves open, and what is done here:
 - The timestep enters through adaLN-Zero: each block scales, shifts and gates its
   self-attention and its MLP (6 vectors a block; with ``cross_modulation`` 9).
 - Cross-attention is pre-norm and ungated; its output projection starts at zero.
-- Every block is the identity at initialization and the network's output is zero.
+- Every block is the identity at initialization and the network's output is zero. With
+  ``open_gates`` only the last layer starts at zero: the gates start at 1 and
+  cross-attention at Xavier's weights, so that already in the first step the last layer
+  sees features of the image. Where the image explains a small part of the signal, a
+  network of closed gates stays on the saddle where it begins.
 - Position codes start at unit variance, the size of a patch's embedding: smaller ones
   drown in the noise of the patch and take far longer to be told apart.
 - Padding never leaves the network: signals of shape (B, C, T) go in and come out. The
@@ -54,6 +58,8 @@ class DiT(nn.Module):
         exchangeable: permuting them in the input permutes the output.
     cross_modulation : bool
         Modulate and gate cross-attention by the timestep as well.
+    open_gates : bool
+        Start with open gates instead of as the identity.
 
     Attributes
     ----------
@@ -78,6 +84,7 @@ class DiT(nn.Module):
         temporal_embedding: bool = True,
         row_embedding: bool = False,
         cross_modulation: bool = False,
+        open_gates: bool = False,
     ):
         super().__init__()
         self.checkpointing = False
@@ -102,7 +109,7 @@ class DiT(nn.Module):
         self.unembed_patch = nn.Linear(width, patch_size)
         rows = torch.tensor(self.layout.channel_rows)
         self.register_buffer("channel_rows", rows, persistent=False)
-        self._initialize()
+        self._initialize(open_gates)
 
     def forward(self, y: Tensor, t: Tensor, context: Tensor | KeysValues) -> Tensor:
         """Apply the network.
@@ -168,7 +175,7 @@ class DiT(nn.Module):
         grid = grid.reshape(len(x), rows * height, columns * width)  # B C' T'
         return grid[:, self.channel_rows, : self.layout.n_times]  # B C T
 
-    def _initialize(self) -> None:
+    def _initialize(self, open_gates: bool) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -176,7 +183,7 @@ class DiT(nn.Module):
         for index in (0, 2):  # small, so that timesteps start out alike
             nn.init.normal_(self.embed_time[index].weight, std=0.02)
         for block in self.blocks:
-            block.start_as_identity()
+            block.start_open() if open_gates else block.start_as_identity()
         for layer in (self.modulate_output[1], self.unembed_patch):
             nn.init.zeros_(layer.weight)  # the output is zero at first
 
@@ -260,6 +267,13 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation[1].weight)
         if self.vectors == 6:
             nn.init.zeros_(self.cross_attention.output.weight)
+
+    def start_open(self) -> None:
+        """Set the gates to 1 at every timestep."""
+        nn.init.zeros_(self.modulation[1].weight)
+        vectors = self.modulation[1].bias.data.chunk(self.vectors)
+        for gate in vectors[2::3]:
+            gate.fill_(1.0)
 
 
 class Attention(nn.Module):

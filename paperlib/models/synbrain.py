@@ -22,10 +22,10 @@ What differs from the published model, and why:
   learn. A third of the weights go without loss of generality.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -265,131 +265,66 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
-class Batched(Protocol):
-    """What validation asks of pairs; see :class:`paperlib.training.Pairs`."""
-
-    def batches(self, batch_size: int, device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield signals (B, C, T) and tokens (B, L, D) of all pairs."""
-
-
 @dataclass(frozen=True)
-class BrainVAEObjective:
-    """Loss of the first stage.
+class BrainVAELoss:
+    """Loss of the first stage: reconstruction, divergence and SoftCLIP.
 
     Attributes
     ----------
     kl_weight, clip_weight, temperature : float
         Weights of :func:`kl_divergence` and :func:`softclip_loss`, and the latter's
         temperature, beside a mean squared error of reconstruction.
-    seed : int
-        Decides the latents' noise, with the step.
-    batch_size : int
-        Pairs per step over all processes. SoftCLIP compares within a process's share.
     """
 
     kl_weight: float
     clip_weight: float
     temperature: float
-    seed: int
-    batch_size: int
 
-    def loss(
-        self, model: nn.Module, y0: Tensor, context: Tensor, step: int, share: slice
+    def __call__(
+        self, model: nn.Module, y: Tensor, context: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Return the loss of a training step.
-
-        Parameters
-        ----------
-        model
-            :class:`BrainVAE`.
-        y0 : Tensor of shape (B, C, T)
-        context : Tensor of shape (B, L, D)
-        step
-            From 1; decides the noise.
-        share
-            This process's part of the effective batch.
-        """
-        generator = torch.Generator(y0.device).manual_seed(self.seed * 2**32 + step)
-        shape = (self.batch_size, *context.shape[1:])
-        noise = torch.randn(shape, generator=generator, device=y0.device)
-        return self._loss(model, y0, context, noise[share])
-
-    @torch.inference_mode()
-    def validation_loss(self, model: nn.Module, pairs: Batched, device) -> float:
-        """Return the mean loss over batches of all pairs, with noiseless latents."""
-        return _mean_over_batches(
-            lambda y0, context: self._loss(
-                model, y0, context, torch.zeros_like(context)
-            ),
-            pairs.batches(self.batch_size, device),
-        )
-
-    def _loss(
-        self, model: nn.Module, y0: Tensor, context: Tensor, noise: Tensor
-    ) -> Tensor:
-        reconstruction, latent, mean, logvar = model(y0, noise)
+        """Return the mean loss of signals (B, C, T) and tokens (B, L, D)."""
+        noise = torch.randn(context.shape, generator=generator, device=y.device)
+        reconstruction, latent, mean, logvar = model(y, noise)
+        softclip = softclip_loss(latent.float(), context, temperature=self.temperature)
         return (
-            F.mse_loss(reconstruction.float(), y0)
+            F.mse_loss(reconstruction.float(), y)
             + self.kl_weight * kl_divergence(mean.float(), logvar.float())
-            + self.clip_weight
-            * softclip_loss(latent.float(), context, temperature=self.temperature)
+            + self.clip_weight * softclip
         )
+
+    def to(self, device: torch.device) -> Self:
+        """Do nothing: there is nothing to move to a device."""
+        return self
 
 
 @dataclass(frozen=True)
-class MapperObjective:
+class MapperLoss:
     """Loss of the second stage: squared error of the latents' mean.
 
     Attributes
     ----------
     vae : BrainVAE
         Trained, in evaluation mode; not trained any further.
-    seed : int
-        Decides the batches.
-    batch_size : int
-        Pairs per step over all processes.
+    trained_with : str
+        Its options: a stopped training does not go on with another autoencoder.
     """
 
     vae: BrainVAE
-    seed: int
-    batch_size: int
+    trained_with: str
 
-    def loss(
-        self, model: nn.Module, y0: Tensor, context: Tensor, step: int, share: slice
+    def __call__(
+        self, model: nn.Module, y: Tensor, context: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Return the loss of a training step; nothing in it is random.
-
-        Parameters
-        ----------
-        model
-            :class:`Mapper`.
-        y0 : Tensor of shape (B, C, T)
-        context : Tensor of shape (B, L, D)
-        step, share
-            As for :meth:`BrainVAEObjective.loss`.
-        """
+        """Return the mean loss of signals (B, C, T) and tokens (B, L, D)."""
         with torch.no_grad():
-            mean, _ = self.vae.to(y0.device).encode(y0)
+            mean, _ = self.vae.encode(y)
         return F.mse_loss(model(context).float(), mean.float())
 
-    @torch.inference_mode()
-    def validation_loss(self, model: nn.Module, pairs: Batched, device) -> float:
-        """Return the mean loss over all pairs."""
-        return _mean_over_batches(
-            lambda y0, context: self.loss(model, y0, context, 0, slice(None)),
-            pairs.batches(self.batch_size, device),
-        )
-
-
-def _mean_over_batches(
-    loss: Callable[[Tensor, Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
-) -> float:
-    """Return the mean of ``loss(y0, context)``, batches weighted by their size."""
-    total, n_pairs = 0.0, 0
-    for y0, context in batches:
-        total += loss(y0, context).item() * len(y0)
-        n_pairs += len(y0)
-    return total / n_pairs
+    def to(self, device: torch.device) -> Self:
+        """Move the autoencoder to a device."""
+        self.vae.to(device)
+        return self
 
 
 def _levels(widths: Sequence[int], blocks: int) -> list[nn.Module]:

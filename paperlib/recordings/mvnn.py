@@ -1,8 +1,7 @@
 """Multivariate noise normalization (Guggenmos et al., 2018).
 
 The noise covariance of a session is the mean, over conditions, of shrunk covariances;
-multiplying by its inverse square root makes the noise of all channels uncorrelated and
-of unit variance.
+its inverse square root makes the noise of all channels uncorrelated, of unit variance.
 """
 
 import numpy as np
@@ -14,17 +13,9 @@ _BLOCK = 256  # conditions held as an intermediate array at once
 
 
 def shrunk_covariance(observations: np.ndarray) -> np.ndarray:
-    """Estimate a covariance by Ledoit-Wolf shrinkage of the standardized data.
+    """Estimate a covariance (C C) by Ledoit-Wolf shrinkage of standardized data (n C).
 
-    Parameters
-    ----------
-    observations : ndarray of shape (n_observations, n_channels)
-        Their mean need not be zero. Channels that do not vary get covariance 0.
-
-    Returns
-    -------
-    ndarray of shape (n_channels, n_channels)
-        In the square of the unit of the observations (divisor: n_observations).
+    The divisor is n; channels that do not vary get covariance 0.
     """
     deviation = observations.std(axis=0)
     standardized = observations - observations.mean(axis=0)
@@ -39,88 +30,32 @@ def noise_covariance(epochs: np.ndarray, mode: str) -> np.ndarray:
     Parameters
     ----------
     epochs : ndarray of shape (n_conditions, n_repetitions, n_channels, n_times)
-        Single trials.
     mode : {'epochs', 'time'}
-        ``'epochs'``: covariance over the time points of each trial, averaged over
-        trials (Song et al., 2024). ``'time'``: covariance over the repetitions at each
-        time point, averaged over time points (Gifford et al., 2022).
+        ``'epochs'``: over the time points of each trial, averaged over trials (Song et
+        al., 2024). ``'time'``: over the repetitions (at least 2) at each time point,
+        averaged over time points (Gifford et al., 2022).
 
     Returns
     -------
     ndarray of shape (n_channels, n_channels)
-        Noise covariance, in the square of the unit of ``epochs``.
-
-    Raises
-    ------
-    ValueError
-        If the mode is unknown, or is ``'time'`` with a single repetition.
+        In the square of the unit of ``epochs``.
     """
     check_option("mvnn", mode, ("epochs", "time"))
-    if mode == "epochs":
-        trials = epochs.reshape(-1, *epochs.shape[2:])  # N R C T -> NR C T
-        return _mean_covariance(trial.T for trial in trials)
-    if epochs.shape[1] == 1:
+    n_repetitions = epochs.shape[1]
+    if mode == "time" and n_repetitions == 1:
         raise ValueError(
             "mvnn 'time' needs at least 2 repetitions of a condition in a session; "
             "got 1. Use mvnn 'epochs'."
         )
-    if epochs.shape[1] == 2:
+    if mode == "time" and n_repetitions == 2:
         return _covariance_of_pairs(epochs)
-    return _mean_covariance(
-        condition[:, :, t] for condition in epochs for t in range(epochs.shape[3])
-    )
-
-
-def whitening_matrix(covariance: np.ndarray) -> np.ndarray:
-    """Invert the square root of a noise covariance.
-
-    Parameters
-    ----------
-    covariance : ndarray of shape (n_channels, n_channels)
-        Symmetric and positive definite.
-
-    Returns
-    -------
-    ndarray of shape (n_channels, n_channels)
-        Symmetric W with W covariance W = identity.
-
-    Raises
-    ------
-    ValueError
-        If the covariance is singular.
-    """
-    variances, axes = np.linalg.eigh(covariance)
-    floor = variances[-1] * len(variances) * np.finfo(variances.dtype).eps
-    n_null = int(np.count_nonzero(variances <= floor))
-    if n_null:
-        raise ValueError(
-            f"the noise covariance of {len(variances)} channels is singular: {n_null} "
-            f"directions have no variance. Look for channels that are flat or copies "
-            f"of others, and leave them out."
-        )
-    return (axes / np.sqrt(variances)) @ axes.T
-
-
-def whiten(epochs: np.ndarray, matrix: np.ndarray) -> None:
-    """Multiply every time point of every trial by a whitening matrix, in place.
-
-    Parameters
-    ----------
-    epochs : ndarray of shape (n_conditions, n_repetitions, n_channels, n_times)
-        Single trials; afterwards in units of the standard deviation of the noise.
-    matrix : ndarray of shape (n_channels, n_channels)
-        As returned by `whitening_matrix`.
-    """
-    for trials in epochs:
-        trials[:] = matrix @ trials  # R C T
-
-
-def _mean_covariance(samples) -> np.ndarray:
-    """Mean of the shrunk covariances of an iterable of observations."""
-    total, count = 0.0, 0
-    for observations in samples:
-        total, count = total + shrunk_covariance(observations), count + 1
-    return total / count
+    observations = "nrct->nrtc" if mode == "epochs" else "nrct->ntrc"
+    samples = np.einsum(observations, epochs)  # a view
+    total = 0.0
+    for condition in samples:
+        for sample in condition:
+            total = total + shrunk_covariance(sample)
+    return total / (samples.shape[0] * samples.shape[1])
 
 
 def _covariance_of_pairs(epochs: np.ndarray) -> np.ndarray:
@@ -132,3 +67,22 @@ def _covariance_of_pairs(epochs: np.ndarray) -> np.ndarray:
         differences = differences.reshape(len(differences), -1)  # C NT
         total = total + differences @ differences.T
     return total / (4 * len(epochs) * epochs.shape[3])
+
+
+def whitening_matrix(covariance: np.ndarray) -> np.ndarray:
+    """Return the symmetric W with W covariance W = identity, unless singular."""
+    variances, axes = np.linalg.eigh(covariance)
+    floor = variances[-1] * len(variances) * np.finfo(variances.dtype).eps
+    if n_null := int(np.count_nonzero(variances <= floor)):
+        raise ValueError(
+            f"the noise covariance of {len(variances)} channels is singular: {n_null} "
+            f"directions have no variance. Look for channels that are flat or copies "
+            f"of others, and leave them out."
+        )
+    return (axes / np.sqrt(variances)) @ axes.T
+
+
+def whiten(epochs: np.ndarray, matrix: np.ndarray) -> None:
+    """Multiply all time points of epochs (N R C T) by a whitening matrix, in place."""
+    for trials in epochs:
+        trials[:] = matrix @ trials  # R C T

@@ -1,4 +1,4 @@
-"""Where the sensors are."""
+"""Positions of the sensors."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -13,33 +13,23 @@ from paperlib.validation import did_you_mean
 def sensor_info(ch_names: Sequence[str], sfreq: float) -> mne.Info:
     """Return an MNE Info with the positions of electrodes or of MEG sensors.
 
-    Parameters
-    ----------
-    ch_names
-        Electrodes of the extended 10-05 system, or CTF sensors with or without the
-        serial number of the helmet (``"MLO11-1609"``), in the order of the data.
-    sfreq
-        Sampling rate in Hz.
-
-    Returns
-    -------
-    Info
-        Electrodes have type ``eeg``; CTF's axial gradiometers have MNE's type ``mag``
-        and positions in device coordinates.
-
-    Raises
-    ------
-    ValueError
-        If a sensor is unknown, or electrodes and MEG sensors are mixed.
+    Channels are electrodes of the extended 10-05 system (type ``eeg``) or CTF sensors
+    with or without the serial number of the helmet (MNE's type ``mag``, in device
+    coordinates); unknown sensors raise ValueError. ``sfreq`` is in Hz.
     """
     bare = [without_serial(name) for name in ch_names]
-    if not ctf_helmet().keys().isdisjoint(bare):
-        _check_known(bare, list(ctf_helmet()), kind="sensors of the CTF helmet")
-        return _gradiometers(ch_names, sfreq)
-    montage = mne.channels.make_standard_montage("colin27_1005")
-    _check_known(ch_names, montage.ch_names, kind="electrodes of the 10-05 system")
-    info = mne.create_info(list(ch_names), sfreq, ch_types="eeg")
-    info.set_montage(montage)
+    helmet = ctf_helmet()
+    if helmet.keys().isdisjoint(bare):
+        montage = mne.channels.make_standard_montage("colin27_1005")
+        _check_known(ch_names, montage.ch_names, kind="electrodes of the 10-05 system")
+        info = mne.create_info(list(ch_names), sfreq, ch_types="eeg")
+        return info.set_montage(montage)
+    _check_known(bare, list(helmet), kind="sensors of the CTF helmet")
+    info = mne.create_info(list(ch_names), sfreq, ch_types="mag")
+    for channel, name in zip(info["chs"], bare, strict=True):
+        channel["loc"] = helmet[name].copy()
+        channel["coil_type"] = FIFF.FIFFV_COIL_CTF_GRAD
+        channel["coord_frame"] = FIFF.FIFFV_COORD_DEVICE
     return info
 
 
@@ -48,42 +38,23 @@ def without_serial(name: str) -> str:
     return name.split("-")[0]
 
 
-def _gradiometers(ch_names: Sequence[str], sfreq: float) -> mne.Info:
-    """Info of CTF sensors."""
-    info = mne.create_info(list(ch_names), sfreq, ch_types="mag")
-    for channel, name in zip(info["chs"], ch_names, strict=True):
-        channel["loc"] = ctf_helmet()[without_serial(name)].copy()
-        channel["coil_type"] = FIFF.FIFFV_COIL_CTF_GRAD
-        channel["coord_frame"] = FIFF.FIFFV_COORD_DEVICE
-    return info
-
-
 @cache
 def ctf_helmet() -> dict[str, np.ndarray]:
-    """Return coil positions and axes of the CTF-275 helmet by name.
+    """Return position (m) and three axes (12,) of each coil, in device coordinates.
 
-    MNE's canonical helmet lacks MLO42, which THINGS-MEG recorded; it is set at the
-    mirror image of MRO42.
-
-    Returns
-    -------
-    dict of str to ndarray of shape (12,)
-        In device coordinates: position in meters and three axes. Names are without
-        the serial number.
+    MNE's canonical CTF-275 helmet lacks MLO42, which THINGS-MEG recorded; it is set at
+    the mirror image of MRO42.
     """
     info = mne.channels.read_meg_canonical_info("ctf275", verbose="error")
-    places = {
-        without_serial(channel["ch_name"]): channel["loc"] for channel in info["chs"]
-    }
-    axes = places["MRO42"].reshape(4, 3) * [-1, 1, 1]
+    helmet = {without_serial(ch["ch_name"]): ch["loc"] for ch in info["chs"]}
+    axes = helmet["MRO42"].reshape(4, 3) * [-1, 1, 1]
     axes[1] *= -1  # right-handed again
-    return places | {"MLO42": axes.ravel()}
+    return helmet | {"MLO42": axes.ravel()}
 
 
 def _check_known(ch_names: Sequence[str], known: Sequence[str], *, kind: str) -> None:
-    """Raise for sensors without a position."""
-    unknown = [name for name in ch_names if name not in known]
-    if unknown:
+    """Raise ValueError for sensors without a position."""
+    if unknown := [name for name in ch_names if name not in known]:
         raise ValueError(
             f"No position is known for {unknown}; expected {kind}."
             f"{did_you_mean(unknown[0], known)}"

@@ -1,23 +1,27 @@
 """Files of THINGS-EEG2 (Gifford et al., 2022): raw sessions and published signals.
 
 A participant's raw folder holds ``ses-01`` to ``ses-04``, each with
-``raw_eeg_training.npy`` and ``raw_eeg_test.npy``: 63 electrodes in volts and a trigger
-row. A published folder holds ``preprocessed_eeg_training.npy`` and
-``preprocessed_eeg_test.npy``, in one of two containers. Nothing is reordered here.
+``raw_eeg_training.npy`` and ``raw_eeg_test.npy`` (63 electrodes in volts and a trigger
+row) or, as in the BIDS edition of NEMAR (nm000232), a folder ``eeg`` with five runs of
+task ``train`` and one of task ``test``. Published signals come in one of four formats
+(see `load_published`). Nothing is reordered here.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from numbers import Real
 from pathlib import Path
 
 import mne
 import numpy as np
+from mne_bids import BIDSPath, find_matching_paths
 
+from paperlib.recordings.signals import PARTITIONS, load_signals
+from paperlib.recordings.tables import read_trials
 from paperlib.recordings.unpickling import load_dict
 from paperlib.validation import check_finite, did_you_mean
 
-PARTITIONS = ("training", "test")
 SESSIONS = ("ses-01", "ses-02", "ses-03", "ses-04")
 
 RAW_CHANNELS = tuple(
@@ -38,38 +42,24 @@ POSTERIOR_CHANNELS = tuple(name for name in RAW_CHANNELS if name[0] in "OP")
 """The 17 parietal and occipital electrodes of the official preprocessing, raw order."""
 
 TARGET_CODE = 99999  # trigger of the catch trials
-_RAW_KEYS = ("raw_eeg_data", "ch_names", "ch_types", "sfreq")
-_PUBLISHED_KEYS = ("preprocessed_eeg_data", "ch_names", "times")
+_BIDS_TASKS = {"training": "train", "test": "test"}
+_BIDS_TRIALS = {"target": "catch", "rest_marker": "rest"}
 _NICE_CUT = 50  # samples that NICE cuts from the data but leaves in `times`
 
 
 @dataclass(frozen=True)
 class PublishedSignals:
-    """Preprocessed responses as published.
+    """Preprocessed responses of a partition as published."""
 
-    Attributes
-    ----------
-    data : ndarray of shape (n_images, n_repetitions, n_channels, n_times)
-        Whitened, in units of the noise standard deviation.
-    ch_names : tuple of str
-        In the order of the file, without the trigger row.
-    times : ndarray of shape (n_times,)
-        In seconds from image onset.
-    """
-
-    data: np.ndarray
-    ch_names: tuple[str, ...]
-    times: np.ndarray
+    path: Path
+    data: np.ndarray  # N R C T
+    ch_names: tuple[str, ...]  # in the order of the file, without the trigger row
+    times: np.ndarray  # (T,), s from image onset
+    unit: str = "noise SD"
 
 
 def session_folders(folder: Path) -> list[Path]:
-    """List ``ses-*`` of a participant's raw folder, in order.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none, or a session lacks one of its two files.
-    """
+    """List the sessions of a participant's raw folder; all must be complete."""
     sessions = sorted(path for path in folder.glob("ses-*") if path.is_dir())
     if not sessions:
         raise FileNotFoundError(
@@ -77,9 +67,18 @@ def session_folders(folder: Path) -> list[Path]:
             f"raw_eeg_training.npy and raw_eeg_test.npy. Unpack the raw data of "
             f"THINGS-EEG2 there."
         )
-    files = [raw_file(session, p) for session in sessions for p in PARTITIONS]
-    if missing := [str(path) for path in files if not path.is_file()]:
-        raise FileNotFoundError(f"missing raw recordings: {', '.join(missing)}.")
+    missing = [
+        str(raw_file(session, p))
+        for session in sessions
+        for p in PARTITIONS
+        if not raw_file(session, p).is_file() and not bids_runs(session, p)
+    ]
+    if missing:
+        raise FileNotFoundError(
+            f"missing raw recordings: {', '.join(missing)} (or, in BIDS, "
+            f"{folder.name}_{sessions[0].name}_task-train_run-01_eeg.bdf and so on in "
+            f"the sessions' folders eeg)."
+        )
     return sessions
 
 
@@ -88,40 +87,63 @@ def raw_file(session: Path, partition: str) -> Path:
     return session / f"raw_eeg_{partition}.npy"
 
 
-def published_file(folder: Path, partition: str) -> Path:
-    """Return the path of a participant's published training or test signals."""
-    return folder / f"preprocessed_eeg_{partition}.npy"
+def bids_runs(session: Path, partition: str) -> list[BIDSPath]:
+    """List the runs of a session's training or test recording in BIDS."""
+    if not (session / "eeg").is_dir():
+        return []
+    return find_matching_paths(
+        session.parents[1],
+        subjects=session.parent.name.removeprefix("sub-"),
+        sessions=session.name.removeprefix("ses-"),
+        tasks=_BIDS_TASKS[partition],
+        suffixes="eeg",
+        extensions=[".bdf", ".vhdr"],
+    )
+
+
+def load_recording(session: Path, partition: str) -> mne.io.RawArray:
+    """Load and check a session's ``'training'`` or ``'test'`` recording.
+
+    Runs in BIDS are joined, as the data set's authors did in their files.
+    """
+    path = raw_file(session, partition)
+    if path.is_file():
+        return load_raw_session(path)
+    runs = [_load_run(run, partition) for run in bids_runs(session, partition)]
+    rates = sorted({sfreq for _, sfreq in runs})
+    if len(rates) > 1:
+        raise ValueError(f"the runs in {session} differ in their rate: {rates} Hz.")
+    names, types = [*RAW_CHANNELS, "stim"], ["eeg"] * len(RAW_CHANNELS) + ["stim"]
+    data = np.concatenate([data for data, _ in runs], axis=1)
+    info = mne.create_info(names, rates[0], types)
+    return mne.io.RawArray(data, info, verbose="error")
 
 
 def load_raw_session(path: Path) -> mne.io.RawArray:
-    """Load and check one raw recording.
+    """Load and check ``raw_eeg_training.npy`` or ``raw_eeg_test.npy`` of a session.
 
-    Parameters
-    ----------
-    path
-        ``raw_eeg_training.npy`` or ``raw_eeg_test.npy`` of one session.
-
-    Returns
-    -------
-    mne.io.RawArray
-        EEG channels in volts, in the order of the file, and the channel ``stim``.
+    It has EEG channels in volts, in the order of the file, and the channel ``stim``.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged or refused (see `load_dict`), or its keys, channels,
-        sampling rate or values are not those of a THINGS-EEG2 recording.
+    FileNotFoundError, ValueError
+        If the file is missing, damaged or refused (see `load_dict`), or its keys,
+        channels, sampling rate or values are not those of a THINGS-EEG2 recording.
     """
     content = load_dict(path, "a raw session of THINGS-EEG2")
-    _check_keys(path, content, _RAW_KEYS)
     data = _float_array(path, content, "raw_eeg_data")
-    ch_names = list(content["ch_names"])
-    ch_types, sfreq = list(content["ch_types"]), content["sfreq"]
-    _check_rows(path, data, ch_names, ch_types)
-    _check_channels(path, ch_names, ch_types)
-    if not isinstance(sfreq, Real) or not sfreq > 0:
+    ch_names = _texts(path, content, "ch_names")
+    ch_types, sfreq = _texts(path, content, "ch_types"), _entry(path, content, "sfreq")
+    expected = ["stim" if name == "stim" else "eeg" for name in ch_names]
+    fits = data.ndim == 2 and len(data) == len(ch_names) and ch_types == expected
+    if not fits or ch_names.count("stim") != 1:
+        raise ValueError(
+            f"{path}: 'raw_eeg_data' must have rows of type 'eeg' and exactly one "
+            f"named 'stim' of type 'stim'; got shape {data.shape}, the names "
+            f"{ch_names} and the types {ch_types}."
+        )
+    _check_electrodes(path, [name for name in ch_names if name != "stim"])
+    if not isinstance(sfreq, Real) or not (sfreq > 0 and isfinite(sfreq)):
         raise ValueError(
             f"{path}: 'sfreq' must be a sampling rate in Hz; got {sfreq!r}."
         )
@@ -130,13 +152,33 @@ def load_raw_session(path: Path) -> mne.io.RawArray:
     return mne.io.RawArray(data, info, verbose="error")
 
 
+def _load_run(run: BIDSPath, partition: str) -> tuple[np.ndarray, float]:
+    """Load a run in BIDS, with its events as trigger row, and its sampling rate."""
+    path = run.copy().update(suffix="events", extension=".tsv").fpath
+    kinds = {"image": partition, **_BIDS_TRIALS}
+    trials = read_trials(path, kinds, ("sample", "tot_img_number"))
+    try:
+        raw = mne.io.read_raw(run.fpath, verbose="error")
+        data = raw.get_data(picks=list(RAW_CHANNELS))
+    except Exception as error:  # a damaged file can raise almost anything
+        raise ValueError(
+            f"{run.fpath} is not a complete recording of the {len(RAW_CHANNELS)} "
+            f"electrodes of THINGS-EEG2 ({error}). Download it again."
+        ) from error
+    trials = trials[trials["kind"] != "rest"]
+    if trials["sample"].max() >= raw.n_times:
+        raise ValueError(
+            f"{path}: the last trial is at sample {trials['sample'].max()}, but the "
+            f"recording has {raw.n_times}. Download both files again."
+        )
+    triggers = np.zeros(raw.n_times)
+    is_target = trials["kind"] == "catch"
+    triggers[trials["sample"]] = trials["tot_img_number"].mask(is_target, TARGET_CODE)
+    return np.vstack([data, triggers]), round(raw.info["sfreq"], 3)
+
+
 def stimulus_events(raw: mne.io.RawArray) -> tuple[np.ndarray, int]:
     """Find the image onsets of a recording.
-
-    Parameters
-    ----------
-    raw
-        As returned by `load_raw_session`.
 
     Returns
     -------
@@ -144,84 +186,69 @@ def stimulus_events(raw: mne.io.RawArray) -> tuple[np.ndarray, int]:
         Sample of the onset and condition (image number, from 1), in order of time.
     n_targets : int
         Catch trials left out.
-
-    Raises
-    ------
-    ValueError
-        If the trigger row holds something other than condition numbers.
     """
     triggers = raw.get_data(picks=[raw.ch_names.index("stim")])[0]
-    if (triggers < 0).any() or (triggers != np.rint(triggers)).any():
+    lowest, highest = triggers.min(), triggers.max()
+    if lowest < 0 or highest > TARGET_CODE or (triggers != np.rint(triggers)).any():
         raise ValueError(
-            f"the row 'stim' must hold 0 and positive condition numbers; its values "
-            f"run from {triggers.min()} to {triggers.max()}."
+            f"the row 'stim' must hold 0, condition numbers and {TARGET_CODE} for "
+            f"targets; its values run from {lowest} to {highest}."
         )
-    found = mne.find_events(raw, stim_channel="stim", verbose="error")
-    events = found[:, [0, 2]]  # sample, previous value, code -> sample, code
+    onsets = mne.find_events(raw, stim_channel="stim", verbose="error")
+    events = onsets[:, [0, 2]]  # sample, previous value, code -> sample, code
     is_target = events[:, 1] == TARGET_CODE
     return events[~is_target], int(is_target.sum())
 
 
-def load_published(path: Path) -> PublishedSignals:
+def load_published(folder: Path, partition: str) -> PublishedSignals:
     """Load preprocessed responses as their authors published them.
 
-    Both containers are read: the official one (17 electrodes, or 63 and a trigger row
-    that is dropped) and that of NICE and ATM, whose 300 ``times`` belong to epochs from
-    which the 50 samples before the image were cut.
-
-    Parameters
-    ----------
-    path
-        ``preprocessed_eeg_training.npy`` or ``preprocessed_eeg_test.npy``.
-
-    Returns
-    -------
-    PublishedSignals
+    Four formats are read: the official one (``preprocessed_eeg_training.npy``; 17
+    electrodes, or 63 and a trigger row that is dropped); that of NICE and ATM, of the
+    same name, whose 300 ``times`` belong to epochs from which the 50 samples before
+    the image were cut; that of UBP (``train.pt``, ``test.pt``: whitened, float16, the
+    same ``times``); and signals of any data set that `save_signals` wrote.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged or refused (see `load_dict`), or its parts disagree.
+    FileNotFoundError, ValueError
+        If the file is missing, damaged or refused (see `load_dict`), or its parts
+        disagree.
     """
+    if (folder / "info.json").is_file():
+        own = load_signals(folder)
+        path, data = folder / f"{partition}.npy", getattr(own, partition)
+        return PublishedSignals(path, data, own.ch_names, own.times, own.unit)
+    path, key = folder / f"preprocessed_eeg_{partition}.npy", "preprocessed_eeg_data"
+    whitened = folder / f"{_BIDS_TASKS[partition]}.pt"
+    if whitened.is_file() and not path.is_file():
+        path, key = whitened, "eeg"
     content = load_dict(path, "preprocessed signals of THINGS-EEG2")
-    _check_keys(path, content, _PUBLISHED_KEYS)
-    data = _float_array(path, content, "preprocessed_eeg_data")
-    times = _float_array(path, content, "times")
-    ch_names = list(content["ch_names"])
-    if data.ndim != 4 or data.shape[2] != len(ch_names):
+    data, times = (_float_array(path, content, k) for k in (key, "times"))
+    ch_names = _texts(path, content, "ch_names")
+    if data.ndim != 4 or data.shape[2] != len(ch_names) or not data.size:
         raise ValueError(
-            f"{path}: 'preprocessed_eeg_data' must have shape (images, repetitions, "
-            f"{len(ch_names)} channels, times); got {data.shape}."
+            f"{path}: {key!r} must have shape (images, repetitions, {len(ch_names)} "
+            f"channels, times); got {data.shape}."
         )
     if ch_names[-1:] == ["stim"]:
         data, ch_names = data[:, :, :-1], ch_names[:-1]  # N R 64 T -> N R 63 T
-    _check_names(path, ch_names)
+    _check_electrodes(path, ch_names)
     if len(times) == data.shape[3] + _NICE_CUT:
         times = times[_NICE_CUT:]
-    if len(times) != data.shape[3]:
+    if times.shape != data.shape[3:]:
         raise ValueError(
             f"{path}: 'times' has {len(times)} entries but the data have "
             f"{data.shape[3]} samples; expected as many, or {_NICE_CUT} more."
         )
-    return PublishedSignals(data, tuple(ch_names), times)
+    _check_times(path, times)
+    return PublishedSignals(path, data, tuple(ch_names), times)
 
 
 def check_channels(
     path: Path, available: Sequence[str], channels: Iterable[str]
 ) -> None:
-    """Raise ValueError unless a file has all channels that are asked for.
-
-    Parameters
-    ----------
-    path
-        The file, for the message.
-    available
-        Its channels.
-    channels
-        What is asked for.
-    """
+    """Raise ValueError unless a file has all channels that are asked for."""
     for name in channels:
         if name not in available:
             raise ValueError(
@@ -230,62 +257,55 @@ def check_channels(
             )
 
 
-def _check_keys(path: Path, content: dict, expected: Sequence[str]) -> None:
-    if missing := [key for key in expected if key not in content]:
+def _entry(path: Path, content: dict, key: str) -> object:
+    if key not in content:
         raise ValueError(
-            f"{path} lacks {', '.join(map(repr, missing))}; it has {list(content)}. "
-            f"Check that it is the file you meant."
+            f"{path} lacks {key!r}; it has {list(content)}. Check that it is the file "
+            f"you meant."
         )
+    return content[key]
 
 
 def _float_array(path: Path, content: dict, key: str) -> np.ndarray:
     """Return an entry that must be an array of floating-point numbers."""
-    array = np.asarray(content[key])
-    if not np.issubdtype(array.dtype, np.floating):
+    array = _entry(path, content, key)
+    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
-            f"{path}: {key!r} must be an array of floating-point numbers; got "
-            f"{type(content[key]).__name__} of type {array.dtype}."
+            f"{path}: {key!r} must be an array of floating-point numbers; got a "
+            f"{type(array).__name__} of type {getattr(array, 'dtype', None)}."
         )
     return array
 
 
-def _check_rows(
-    path: Path, data: np.ndarray, ch_names: list[str], ch_types: list[str]
-) -> None:
-    """Raise unless there is a name and a type for each row."""
-    if data.ndim != 2 or not data.shape[0] == len(ch_names) == len(ch_types):
-        raise ValueError(
-            f"{path}: 'raw_eeg_data' must have a row for each channel; got shape "
-            f"{data.shape}, {len(ch_names)} names and {len(ch_types)} types."
-        )
+def _texts(path: Path, content: dict, key: str) -> list[str]:
+    """Return an entry that must be a list of strings."""
+    texts = _entry(path, content, key)
+    if not isinstance(texts, list | tuple | np.ndarray) or not all(
+        isinstance(text, str) for text in texts
+    ):
+        raise ValueError(f"{path}: {key!r} must be a list of names.")
+    return [str(text) for text in texts]
 
 
-def _check_channels(path: Path, ch_names: list[str], ch_types: list[str]) -> None:
-    """Raise unless the channels are known electrodes (eeg) and one trigger row."""
-    expected = ["stim" if name == "stim" else "eeg" for name in ch_names]
-    if ch_names.count("stim") != 1 or list(ch_types) != expected:
-        wrong = [
-            f"{name} ({kind})"
-            for name, kind, want in zip(ch_names, ch_types, expected, strict=True)
-            if kind != want
-        ]
-        raise ValueError(
-            f"{path}: expected channels of type 'eeg' and exactly one named 'stim' of "
-            f"type 'stim'; got {ch_names.count('stim')} named 'stim', and of another "
-            f"type: {', '.join(wrong) or 'none'}."
-        )
-    _check_names(path, [name for name in ch_names if name != "stim"])
-
-
-def _check_names(path: Path, ch_names: Iterable[str]) -> None:
-    """Raise for an electrode that is unknown or listed twice."""
-    seen = set()
+def _check_electrodes(path: Path, ch_names: Sequence[str]) -> None:
+    """Raise ValueError for an electrode that is unknown or listed twice."""
     for name in ch_names:
         if name not in RAW_CHANNELS:
             raise ValueError(
                 f"{path}: unknown channel {name!r}; expected the {len(RAW_CHANNELS)} "
                 f"electrodes of THINGS-EEG2.{did_you_mean(name, RAW_CHANNELS)}"
             )
-        if name in seen:
+        if ch_names.count(name) > 1:
             raise ValueError(f"{path}: channel {name!r} is listed twice.")
-        seen.add(name)
+
+
+def _check_times(path: Path, times: np.ndarray) -> None:
+    """Raise ValueError unless times ascend evenly, by less than 0.1 s."""
+    steps = np.diff(times.astype(float))
+    step = (times[-1] - times[0]) / max(1, len(steps))
+    if not (0 < step < 0.1) or np.abs(steps - step).max() > 0.05 * step:
+        raise ValueError(
+            f"{path}: 'times' must ascend evenly, in seconds from image onset; got "
+            f"{times[0]:g}, {times[min(1, len(times) - 1)]:g} ... {times[-1]:g}. "
+            f"Times in milliseconds must be divided by 1000."
+        )

@@ -5,42 +5,39 @@ The released epochs are low-passed at 40 Hz, sampled at 200 Hz and standardized:
 trial and sensor is in units of its standard deviation over the 0.1 s before the image.
 """
 
+import re
+import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import mne
 import numpy as np
 import pandas as pd
+from mne.io.constants import FIFF
+from tqdm.auto import tqdm
 
-from paperlib.progress import progress_bar
-from paperlib.recordings.regions import channel_regions
+from paperlib.recordings.regions import MEG_REGIONS, channel_regions
 from paperlib.recordings.signals import (
-    new_arrays,
+    PARTITIONS,
+    create_signals,
     release_memory,
-    save_info,
     select_concepts,
 )
-from paperlib.recordings.things_eeg2 import PARTITIONS
+from paperlib.recordings.tables import read_trials
 from paperlib.validation import check_finite
 
 TRIAL_TABLE = "sourcedata/sample_attributes_P1.csv"
 """Trials of the first participant; all participants saw the same images."""
 
-TRIAL_TYPES = {"exp": "training", "test": "test", "catch": "catch"}
+TRIAL_KINDS = {"exp": "training", "test": "test", "catch": "catch"}
 CATCH_NUMBER = 999999  # stands for all artificial images of the catch trials
-STANDARDIZED_UNIT = "baseline SD"
-REGION_SIZES = {
-    "Frontal": 67,
-    "Central": 52,
-    "Parietal": 45,
-    "Occipital": 39,
-    "Temporal": 68,
-}
+REGION_SIZES = dict(zip(MEG_REGIONS, (67, 52, 45, 39, 68), strict=True))
 """Sensors of each region: 271, without four that failed (paper, Appendix B.1)."""
 
 DURATION = 1.0  # s from image onset, end point excluded: 200 samples at 200 Hz
+_FILE_NAME = re.compile(r"(?P<concept>.+)_\d+[a-z]*\.\w+")  # aardvark_01b.jpg
 _TRIALS_PER_BLOCK = 200  # read at once: 0.1 GB of released epochs
 
 
@@ -48,40 +45,26 @@ def list_images(folder: Path) -> pd.DataFrame:
     """List the images of THINGS-MEG in the order of the signals.
 
     Training images come first; within a partition, images are in the order of their
-    numbers in THINGS. Images of catch trials are left out.
-
-    Parameters
-    ----------
-    folder
-        The data set's folder, which holds `TRIAL_TABLE`.
-
-    Returns
-    -------
-    DataFrame
-        Columns image_number (row in the list of THINGS, from 1), partition
-        (``"training"`` or ``"test"``), concept and file (its name).
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no trial table.
-    ValueError
-        If the table cannot be read, lacks a column or a number, or names two files for
-        one number.
+    numbers in THINGS. Images of catch trials are left out. Columns are image_number
+    (row in the list of THINGS, from 1), partition, concept and file (its name).
     """
     path = Path(folder) / TRIAL_TABLE
-    columns = ("trial_type", "things_image_nr", "image_path")
-    trials = read_table(path, columns, separator=",")
-    partitions = trials["trial_type"].map(TRIAL_TYPES)
-    shown = trials[partitions.isin(PARTITIONS)]
-    if shown[list(columns)].isna().any(axis=None):
-        raise ValueError(f"{path} lacks the number or the path of an image.")
-    files = [PurePosixPath(image_path).name for image_path in shown["image_path"]]
+    trials = read_trials(path, TRIAL_KINDS, ("things_image_nr",), separator=",")
+    trials = trials[trials["kind"].isin(PARTITIONS)]
+    if "image_path" not in trials:
+        raise ValueError(f"{path} lacks the column image_path; it has {list(trials)}.")
+    files = [PurePosixPath(str(p)).name for p in trials["image_path"]]
+    names = [_FILE_NAME.fullmatch(file) for file in files]
+    if None in names:
+        raise ValueError(
+            f"{path}: image_path must end with a concept and a number, as in "
+            f"'hot_tub_01b.jpg'; got {files[names.index(None)]!r}."
+        )
     images = pd.DataFrame(
         {
-            "image_number": shown["things_image_nr"].astype(int),
-            "partition": partitions[shown.index],
-            "concept": [file.rpartition("_")[0] for file in files],
+            "image_number": trials["things_image_nr"],
+            "partition": trials["kind"],
+            "concept": [name["concept"] for name in names],
             "file": files,
         }
     ).drop_duplicates()
@@ -96,76 +79,64 @@ def list_images(folder: Path) -> pd.DataFrame:
 
 
 def import_epochs(
-    epochs_file: Path, signals_folder: Path, *, images: pd.DataFrame, concepts: str
+    folder: Path, signals_folder: Path, *, subject: int, concepts: str
 ) -> pd.DataFrame:
-    """Sort the released epochs of a participant by image.
-
-    Epochs are read a block at a time, so that memory holds 0.1 GB of them.
+    """Sort the released epochs of a participant by image, a block at a time.
 
     Parameters
     ----------
-    epochs_file
-        ``preprocessed_P*-epo.fif``; its further parts must lie beside it.
+    folder
+        The data set's folder, with all parts of the epochs in
+        ``derivatives/preprocessed``, and ``sourcedata``.
     signals_folder
         Gets what `load_signals` reads, complete or not at all: the first second of
-        each trial, a row for each image in the order of ``images``, repetitions in
-        order of time.
-    images
-        From `list_images`.
+        each trial, a row for each image of `list_images`, repetitions in order of time.
     concepts
         Which training images to keep, as for `select_concepts`.
 
     Returns
     -------
     DataFrame
-        As from `count_trials`.
+        Trials recorded and kept, a row for each kind of trial.
 
     Raises
     ------
-    FileNotFoundError
-        If the file or one of its further parts is missing.
-    ValueError
-        If a file is damaged, a channel is not a CTF sensor, the epochs are too short,
-        images are shown other than the list says, or a value is not finite.
+    FileNotFoundError, ValueError
+        If a file is missing or damaged, a channel is not a CTF sensor, the epochs are
+        too short or another participant's, or a value is not finite.
     """
-    epochs = open_epochs(epochs_file)
-    check_sensors(epochs.ch_names, source=epochs_file)
-    sfreq = epochs.info["sfreq"]
-    kept = first_second(epochs.times, sfreq, source=epochs_file)
-    numbers = epochs.events[:, 2]
-    trials = place_trials(numbers, images, concepts=concepts, source=epochs_file)
-    shapes = signal_shapes(trials, (len(epochs.ch_names), kept.stop - kept.start))
-    with new_arrays(signals_folder, shapes) as products:
-        with progress_bar(total=len(trials), label="Sorting", unit="epoch") as bar:
-            for block in trial_blocks(trials, _TRIALS_PER_BLOCK):
-                data = _read_block(epochs, block.index, source=epochs_file)
-                store_trials(products, block, data[..., kept], source=epochs_file)
-                bar.update(len(block))
-    save_info(
+    path = folder / "derivatives/preprocessed" / f"preprocessed_P{subject}-epo.fif"
+    epochs = open_epochs(path)
+    check_sensors(epochs.ch_names, source=path)
+    kept = first_second(epochs.times, epochs.info["sfreq"], source=path)
+
+    def read(positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(positions), _TRIALS_PER_BLOCK):
+            block = positions[start : start + _TRIALS_PER_BLOCK]
+            try:
+                data = epochs.get_data(item=block, copy=False, verbose="error")
+            except Exception as error:  # a damaged file can raise almost anything
+                raise _damaged(path, error) from error
+            yield block, data[..., kept]  # N C T
+
+    return sort_trials(
+        read,
+        epochs.events[:, 2],
+        folder,
         signals_folder,
-        ch_names=epochs.ch_names,
-        sfreq=sfreq,
-        tmin=0,
-        unit=STANDARDIZED_UNIT,
+        subject=subject,
         concepts=concepts,
+        ch_names=epochs.ch_names,
+        sfreq=epochs.info["sfreq"],
+        source=path,
     )
-    return count_trials(numbers, images, trials)
 
 
 def open_epochs(path: Path) -> mne.BaseEpochs:
-    """Open split epochs of MNE without reading them.
+    """Open split epochs of MNE by the path of their first part, without reading them.
 
-    Parameters
-    ----------
-    path
-        The first part.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a part is missing.
-    ValueError
-        If a part is damaged.
+    A part that is missing raises FileNotFoundError, one that is damaged or a copy of an
+    earlier one ValueError.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -173,7 +144,11 @@ def open_epochs(path: Path) -> mne.BaseEpochs:
             f"ds004212, derivatives/preprocessed)."
         )
     try:
-        return mne.read_epochs(path, proj=False, preload=False, verbose="error")
+        parts = [path]
+        while (next_part := _next_part(parts[-1])) not in (None, *parts):
+            parts.append(next_part)
+        if next_part is None:  # else MNE would read on forever
+            return mne.read_epochs(path, proj=False, preload=False, verbose="error")
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} has further parts, of which one is missing ({error}). Download "
@@ -181,39 +156,58 @@ def open_epochs(path: Path) -> mne.BaseEpochs:
         ) from error
     except Exception as error:  # a damaged file can raise almost anything
         raise _damaged(path, error) from error
+    raise ValueError(
+        f"{parts[-1]} is a copy of an earlier part: it says that {next_part.name} "
+        f"follows. Download it again."
+    )
+
+
+def _next_part(path: Path) -> Path | None:
+    """Walk through the tags of a part of split epochs; return the file that follows."""
+    following, position, size = None, 0, path.stat().st_size
+    with path.open("rb") as file:
+        while position < size:
+            kind, _, length, jump = struct.unpack(">4i", file.read(16))
+            if kind == FIFF.FIFF_REF_FILE_NAME:
+                following = path.parent / file.read(length).decode()
+            if jump == FIFF.FIFFV_NEXT_NONE:
+                break
+            start, position = position, jump or position + 16 + length
+            if position <= start:
+                raise ValueError("its tags go round in a circle")
+            file.seek(position)
+    return following
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} or one of its further parts is damaged or cut short "
+        f"({type(error).__name__}: {error}). Compare their sizes with the source and "
+        f"download again what differs."
+    )
 
 
 def check_sensors(ch_names: Sequence[str], *, source: Path) -> None:
-    """Check that channels are CTF sensors; warn unless they are the usual 271.
-
-    Raises
-    ------
-    ValueError
-        If a channel is not a CTF sensor, or 271 sensors are not those of the paper.
-    """
+    """Raise ValueError unless channels are CTF sensors; warn unless the usual 271."""
+    if wrong := [name for name in ch_names if not name.startswith("M")]:
+        raise ValueError(f"{source}: channel {wrong[0]!r} is not a CTF sensor.")
     try:
         sizes = Counter(channel_regions(ch_names))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     if sizes == REGION_SIZES:
         return
-    found = f"{source} holds {len(ch_names)} sensors, by region {dict(sizes)}; "
+    difference = f"{source} holds {len(ch_names)} sensors, by region {dict(sizes)}; "
     if sizes.total() == sum(REGION_SIZES.values()):
-        raise ValueError(f"{found}expected {REGION_SIZES}.")
+        raise ValueError(f"{difference}expected {REGION_SIZES}.")
     warnings.warn(
-        f"{found}the paper has {REGION_SIZES}. Results will not be comparable.",
+        f"{difference}the paper has {REGION_SIZES}. Results will not be comparable.",
         stacklevel=2,
     )
 
 
 def first_second(times: np.ndarray, sfreq: float, *, source: Path) -> slice:
-    """Find the samples from image onset to one second, end point excluded.
-
-    Raises
-    ------
-    ValueError
-        If a trial does not have them all.
-    """
+    """Find the samples from image onset to one second, end point excluded."""
     start = int(np.abs(times).argmin())
     stop = start + round(DURATION * sfreq)
     if abs(times[start]) * sfreq > 0.01 or stop > len(times):
@@ -225,184 +219,81 @@ def first_second(times: np.ndarray, sfreq: float, *, source: Path) -> slice:
 
 
 def place_trials(
-    numbers: np.ndarray, images: pd.DataFrame, *, concepts: str, source: Path
-) -> pd.DataFrame:
+    numbers: np.ndarray, folder: Path, *, subject: int, concepts: str, source: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Find the place of each trial in the signals.
 
-    Parameters
-    ----------
-    numbers : ndarray of int, shape (n_trials,)
-        Image number of each trial in order of time; `CATCH_NUMBER` for catch trials.
-    images
-        From `list_images`.
-    concepts
-        Which training images to keep, as for `select_concepts`.
-    source
-        Where the trials come from, for messages.
-
-    Returns
-    -------
-    DataFrame
-        Columns partition, row and repetition (both from 0) of each trial that is kept,
-        in order of time; the index is its position in ``numbers``.
-
-    Raises
-    ------
-    ValueError
-        If an image is not in the list, or those of a partition are not shown equally
-        often.
+    ``numbers`` are image numbers in order of time. The first table has partition, row
+    and repetition of each trial that is kept; its index is the position in ``numbers``.
+    The second counts trials recorded and kept.
     """
+    images = list_images(folder)
     shown = pd.Series(numbers)[numbers != CATCH_NUMBER]
     _check_shown(shown, images, source)
+    _check_order(shown, folder, subject, source)
     rows = select_concepts(images, concepts).set_index("image_number")[["partition"]]
     rows["row"] = rows.groupby("partition").cumcount()
-    shown = shown[shown.isin(rows.index)]
-    trials = rows.loc[shown].set_axis(shown.index)
-    trials["repetition"] = shown.groupby(shown).cumcount()
-    return trials
+    kept = shown[shown.isin(rows.index)]
+    trials = rows.loc[kept].set_axis(kept.index)
+    trials["repetition"] = kept.groupby(kept).cumcount()
+    kinds = pd.Series(numbers).map(images.set_index("image_number")["partition"])
+    counts = pd.DataFrame(
+        {
+            "recorded": kinds.fillna("catch").value_counts(),
+            "kept": trials["partition"].value_counts(),
+        }
+    ).fillna(0)
+    order = [kind for kind in TRIAL_KINDS.values() if kind in counts.index]
+    return trials, counts.loc[order].astype(int).rename_axis("kind").reset_index()
 
 
-def signal_shapes(
-    trials: pd.DataFrame, grid: tuple[int, int]
-) -> dict[str, tuple[int, int, int, int]]:
-    """Return the shape of the signals of each partition.
-
-    Parameters
-    ----------
-    trials
-        From `place_trials`.
-    grid
-        Numbers of channels and times.
-    """
-    sizes = trials.groupby("partition")[["row", "repetition"]].max() + 1
-    return {p: (*sizes.loc[p].tolist(), *grid) for p in PARTITIONS}
-
-
-def trial_blocks(trials: pd.DataFrame, n_trials: int) -> Iterator[pd.DataFrame]:
-    """Yield ``n_trials`` rows at a time."""
-    for start in range(0, len(trials), n_trials):
-        yield trials.iloc[start : start + n_trials]
-
-
-def store_trials(
-    products: dict[str, np.memmap],
-    trials: pd.DataFrame,
-    data: np.ndarray,
+def sort_trials(
+    read: Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]],
+    numbers: np.ndarray,
+    folder: Path,
+    signals_folder: Path,
     *,
+    subject: int,
+    concepts: str,
+    ch_names: Sequence[str],
+    sfreq: float,
     source: Path,
-) -> None:
-    """Write trials to their places.
-
-    Parameters
-    ----------
-    products
-        Array of each partition, as `new_arrays` yields them.
-    trials
-        Some rows of `place_trials`.
-    data : ndarray of shape (n_trials, n_channels, n_times)
-        Their signals.
-    source
-        Where they come from, for messages.
-
-    Raises
-    ------
-    ValueError
-        If a value is not finite.
-    """
-    first, last = trials.index[0], trials.index[-1]
-    check_finite(f"{source}: trials {first} to {last}", data)
-    for partition, product in products.items():
-        chosen = (trials["partition"] == partition).to_numpy()
-        places = trials[chosen]
-        product[places["row"], places["repetition"]] = data[chosen]
-        release_memory(product)
-
-
-def count_trials(
-    numbers: np.ndarray, images: pd.DataFrame, trials: pd.DataFrame
 ) -> pd.DataFrame:
-    """Count the trials of a participant.
+    """Write trials to their places (see `place_trials`) in new signals; count them.
 
-    Parameters
-    ----------
-    numbers, images
-        As for `place_trials`.
-    trials
-        Its result.
-
-    Returns
-    -------
-    DataFrame
-        Columns kind (training, test, catch), recorded and kept.
+    For the positions of all trials that are kept, ``read`` yields, a block at a time,
+    positions and the first second of these trials (n C T).
     """
-    kinds = images.set_index("image_number")["partition"]
-    recorded = pd.Series(numbers).map(kinds).fillna("catch").value_counts()
-    counts = {"recorded": recorded, "kept": trials["partition"].value_counts()}
-    order = [kind for kind in TRIAL_TYPES.values() if kind in recorded.index]
-    table = pd.DataFrame(counts, index=pd.Index(order, name="kind"))
-    return table.fillna(0).astype(int).reset_index()
-
-
-def read_table(path: Path, columns: Sequence[str], *, separator: str) -> pd.DataFrame:
-    """Read a table of trials and check its columns and types of trials.
-
-    Parameters
-    ----------
-    path
-        Text file with a header.
-    columns
-        What it must hold, ``trial_type`` among them.
-    separator
-        Between columns.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not such a table.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing; it comes with THINGS-MEG (OpenNeuro ds004212)."
-        )
-    try:
-        table = pd.read_csv(path, sep=separator)
-    except ValueError as error:  # not text, not a table, or empty
-        raise ValueError(f"{path} is not a table of trials ({error}).") from error
-    if missing := [name for name in columns if name not in table]:
-        raise ValueError(
-            f"{path} lacks the columns {', '.join(missing)}; it has {list(table)}."
-        )
-    if unknown := set(table["trial_type"]) - set(TRIAL_TYPES):
-        raise ValueError(
-            f"{path}: trial_type must be one of {', '.join(TRIAL_TYPES)}; got "
-            f"{', '.join(map(repr, sorted(unknown, key=str)))}."
-        )
-    return table
-
-
-def _read_block(
-    epochs: mne.BaseEpochs, positions: pd.Index, *, source: Path
-) -> np.ndarray:
-    """Read some epochs from disk: N C T."""
-    try:
-        return epochs.get_data(item=positions.to_numpy(), copy=False, verbose="error")
-    except Exception as error:  # a damaged file can raise almost anything
-        raise _damaged(source, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    """Say that a file of epochs or one of its further parts is damaged."""
-    return ValueError(
-        f"{path} or one of its further parts is damaged or cut short "
-        f"({type(error).__name__}: {error}). Compare their sizes with the source and "
-        f"download again what differs."
-    )
+    options = {"subject": subject, "concepts": concepts, "source": source}
+    trials, counts = place_trials(numbers, folder, **options)
+    sizes = trials.groupby("partition")[["row", "repetition"]].max() + 1
+    grid = len(ch_names), round(DURATION * sfreq)
+    with (
+        create_signals(
+            signals_folder,
+            {p: (*sizes.loc[p], *grid) for p in PARTITIONS},
+            ch_names=ch_names,
+            sfreq=sfreq,
+            tmin=0,
+            unit="baseline SD",
+            concepts=concepts,
+        ) as products,
+        tqdm(total=len(trials), desc="Sorting", unit="trial") as bar,
+    ):
+        for positions, data in read(trials.index.to_numpy()):
+            check_finite(f"{source}: trials {positions[0]} to {positions[-1]}", data)
+            places = trials.loc[positions]
+            for p, product in products.items():
+                chosen = places[places["partition"] == p]
+                is_chosen = (places["partition"] == p).to_numpy()
+                product[chosen["row"], chosen["repetition"]] = data[is_chosen]
+                release_memory(product)
+            bar.update(len(positions))
+    return counts
 
 
 def _check_shown(shown: pd.Series, images: pd.DataFrame, source: Path) -> None:
-    """Raise unless all images, and no others, are shown equally often."""
+    """Raise ValueError unless all images, and no others, are shown equally often."""
     unknown = shown[~shown.isin(images["image_number"])]
     if len(unknown):
         raise ValueError(
@@ -419,3 +310,17 @@ def _check_shown(shown: pd.Series, images: pd.DataFrame, source: Path) -> None:
                 f"{images['file'][others.index[0]]}, shown {others.iloc[0]} times. "
                 f"Check that all parts and runs are there."
             )
+
+
+def _check_order(shown: pd.Series, folder: Path, subject: int, source: Path) -> None:
+    """Raise ValueError if the participant's trial table has another order of images."""
+    path = folder / TRIAL_TABLE.replace("P1", f"P{subject}")
+    if not path.is_file():
+        return
+    trials = read_trials(path, TRIAL_KINDS, ("things_image_nr",), separator=",")
+    listed = trials.loc[trials["kind"].isin(PARTITIONS), "things_image_nr"]
+    if not np.array_equal(shown, listed):
+        raise ValueError(
+            f"{source} shows the images in another order than {path.name} lists them: "
+            f"one of them is another participant's. Download both again."
+        )

@@ -1,77 +1,160 @@
 """Read the dictionaries of THINGS-EEG2 without running what a pickle may ask for.
 
-The public files come in two containers: ``np.save`` of a dictionary (an NPY header,
-then the pickle of a 0-d object array that holds it) and a bare pickle. Both are opened
-here with an allow-list: arrays, array scalars, and Python's own containers, strings and
-numbers. Everything else that a pickle can name is refused before it is imported.
+The public files are pickles in three containers: ``np.save`` of a dictionary (a header,
+then a 0-d object array that holds it), a bare pickle, and the zip of ``torch.save``.
+Of all that a pickle can name, only arrays, their scalars and Python's own containers,
+strings and numbers are made here; numpy's own constructors never see unchecked values,
+because a forged type or size can crash the process or fill the memory.
 """
 
-import codecs
-import os
+import math
 import pickle
+import re
+import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from numpy._core.multiarray import _reconstruct, scalar
-from numpy._core.numeric import _frombuffer
+
+_NPY_HEADER_SIZE = 10_000  # bytes at most, as numpy's own limit
+_SIMPLE_TYPE = re.compile(r"[biufSUO]\d+")
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """The pickle asks for something that no file of recordings needs."""
+
+
+class _TensorError(_RefusedError):
+    """The pickle refers to a tensor, whose values are elsewhere in the zip."""
+
+
+class _Type:
+    """Stands for a numpy.dtype until its byte order is known."""
+
+    def __init__(self, code: str, *_):
+        if not _SIMPLE_TYPE.fullmatch(code):
+            raise _RefusedError(f"an array of type {code!r}")
+        self.dtype = np.dtype(code)
+
+
+def _encode(text: str, codec: str) -> bytes:
+    """Bytes as the pickle protocols 0 to 2 write them."""
+    if codec != "latin1":
+        raise _RefusedError(f"the codec {codec!r}")
+    return text.encode("latin1")
+
+
+def _scalar(kind: _Type, value: bytes) -> np.generic:
+    return _from_buffer(value, kind, (1,), "C")[0]
+
+
+def _from_buffer(data: bytes, kind: _Type, shape: tuple, order: str) -> np.ndarray:
+    if kind.dtype.hasobject or not isinstance(data, bytes | bytearray):
+        raise _RefusedError("an array of objects made of bytes")
+    return np.frombuffer(data, kind.dtype).reshape(shape, order=order)
+
+
+def _fill(array: np.ndarray, _, shape: tuple, kind: _Type, by_column: bool, data):
+    """Give a new array its content, whose size must be that of its shape."""
+    size = math.prod(shape) * (1 if kind.dtype.hasobject else kind.dtype.itemsize)
+    holder = list if kind.dtype.hasobject else bytes
+    if kind.dtype.hasobject and shape != ():
+        raise _RefusedError("an array of objects")
+    if array.size or min(shape, default=0) < 0 or len(data) != size:
+        raise ValueError(f"{len(data)} bytes do not fill an array of shape {shape}")
+    array.__setstate__((1, shape, kind.dtype, bool(by_column), holder(data)))
+
 
 _ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): codecs.encode,  # bytes, as pickle protocols 0-2 write them
+    ("numpy", "ndarray"): "ndarray",  # always an argument of _reconstruct
+    ("numpy", "dtype"): _Type,
+    ("_codecs", "encode"): _encode,
 }
 for _core in ("numpy.core", "numpy._core"):  # as numpy 1 and numpy 2 write them
-    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
-    _ALLOWED[f"{_core}.multiarray", "scalar"] = scalar
-    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _frombuffer
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = lambda *_: np.empty(0)
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = _scalar
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _from_buffer
 
 
-class _ForbiddenNameError(pickle.UnpicklingError):
-    """The pickle names an object that is not on the allow-list."""
+class _Unpickler(pickle._Unpickler):
+    """The unpickler in Python: that in C fills the memory for a large memo index."""
 
-
-class _AllowListUnpickler(pickle.Unpickler):
-    """Unpickler that knows the names of ``_ALLOWED`` only."""
+    dispatch = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if bytes([code]) not in (pickle.EMPTY_SET, pickle.FROZENSET)  # deep hashes
+    }
 
     def find_class(self, module: str, name: str) -> object:
         """Return the allowed object of this name; nothing is ever imported."""
-        try:
+        if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        except KeyError:
-            raise _ForbiddenNameError(f"{module}.{name}") from None
+        is_torch = module.startswith("torch")
+        raise (_TensorError if is_torch else _RefusedError)(f"{module}.{name}")
+
+    def load_build(self):
+        """Set the state of an array or a type; of nothing else."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, np.ndarray):
+            _fill(target, *state)
+        elif isinstance(target, _Type) and state[1] in ("<", ">", "|", "="):
+            target.dtype = target.dtype.newbyteorder(state[1])
+        else:
+            raise _RefusedError("the state of an object")
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def load_setitems(self):
+        """Fill a dictionary, whose keys must be strings."""
+        items = self.pop_mark()
+        keys, values = items[::2], items[1::2]
+        if type(self.stack[-1]) is not dict or not all(type(k) is str for k in keys):
+            raise _RefusedError("a key that is not a string")
+        self.stack[-1].update(zip(keys, values, strict=True))
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_setitem(self):
+        """Put one item into a dictionary."""
+        self.metastack.append(self.stack[:-2])
+        self.stack = self.stack[-2:]
+        self.load_setitems()
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_bytearray8(self):
+        """Read as many bytes as there are, before memory is set aside for them."""
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
 def load_dict(path: Path, content: str) -> dict:
-    """Load the dictionary stored in a ``.npy`` file or in a bare pickle.
+    """Load the dictionary of a ``.npy`` file, of a bare pickle or of ``torch.save``.
 
     The whole file is read into memory: a pickled array cannot be memory-mapped.
-
-    Parameters
-    ----------
-    path
-        File written by ``np.save(path, dictionary)`` or by ``pickle.dump``.
-    content
-        What the file should hold, for messages ("a raw session of THINGS-EEG2").
-
-    Returns
-    -------
-    dict
-        As stored: arrays, numbers, strings and containers of these.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, is not a pickled dictionary, or names an object other
-        than arrays and numbers. Nothing that it names has been run.
+    Messages say that ``content`` ("a raw session") was expected. A file that is
+    damaged, holds no dictionary, or names an object other than arrays, numbers and
+    their containers raises ValueError; nothing that it names has been run.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected {content}.")
-    with path.open("rb") as file:
-        _skip_npy_header(file, path, content)
-        loaded = _unpickle(file, path, content)
+    try:
+        loaded = _load(path)
+    except _RefusedError as error:
+        raise ValueError(
+            f"{path} is refused: it contains {error}; expected {content}, that is one "
+            f"dictionary of arrays, numbers and strings. Nothing was run. Check that "
+            f"it is the file you meant, or get it from the source again."
+        ) from error
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) is not a complete pickle "
+            f"({type(error).__name__}: {str(error)[:200]}); expected {content}. "
+            f"Download the file again and compare its size with the source."
+        ) from error
     if isinstance(loaded, np.ndarray) and loaded.shape == ():
         loaded = loaded.item()
     if not isinstance(loaded, dict):
@@ -82,81 +165,40 @@ def load_dict(path: Path, content: str) -> dict:
     return loaded
 
 
-def check_container(path: Path, content: str) -> None:
-    """Check the beginning and the end of a file that `load_dict` would read.
-
-    A file that was cut short does not end as a pickle does (but for one in 256).
-
-    Parameters
-    ----------
-    path
-        A file that is there.
-    content
-        What it should hold, for messages.
-
-    Raises
-    ------
-    ValueError
-        If it is neither an NPY file of a dictionary nor a bare pickle, or was cut.
-    """
+def _load(path: Path) -> object:
+    """Open the container and unpickle its content."""
     with path.open("rb") as file:
-        _skip_npy_header(file, path, content)
-        ends = [file.read(1)]
-        file.seek(-len(ends[0]), os.SEEK_END)  # an empty file has no last byte
-        ends.append(file.read(1))
-        if ends != [pickle.PROTO, pickle.STOP]:
-            raise ValueError(
-                f"{path} ({path.stat().st_size:,} bytes) is not a complete pickle; "
-                f"expected {content}. Download the file again."
-            )
+        if file.read(4) != b"PK\3\4":
+            file.seek(0)
+            _skip_npy_header(file)
+            return _Unpickler(file).load()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            [name] = [n for n in archive.namelist() if n.endswith("data.pkl")]
+            if archive.getinfo(name).file_size > path.stat().st_size:
+                raise _RefusedError("a compressed pickle")
+            with archive.open(name) as file:
+                return _Unpickler(file).load()
+    except _TensorError:
+        import torch  # takes seconds, and few files need it
+
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors = {k: v.numpy() for k, v in loaded.items() if torch.is_tensor(v)}
+        return loaded | tensors
 
 
-def _skip_npy_header(file: BinaryIO, path: Path, content: str) -> None:
-    """Move behind the NPY header if there is one; check that it announces objects."""
-    magic = file.read(len(np.lib.format.MAGIC_PREFIX))
-    file.seek(0)
-    if magic != np.lib.format.MAGIC_PREFIX:
+def _skip_npy_header(file: BinaryIO) -> None:
+    """Move past the header of an ``.npy`` file, which must announce one object."""
+    start = file.read(12)
+    if not start.startswith(np.lib.format.MAGIC_PREFIX):
+        file.seek(0)
         return
-    shape, dtype = _npy_header(file, path)
-    if not dtype.hasobject or shape != ():
-        raise ValueError(
-            f"{path} is an array of shape {shape} and type {dtype}; expected "
-            f"{content}, that is a dictionary in an object array of shape (). "
-            f"Check that it is the file you meant."
-        )
-
-
-def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    """Read shape and type from an NPY header."""
-    try:
-        version = np.lib.format.read_magic(file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, _, dtype = read(file)
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} begins like an .npy file but its header is damaged ({error}). "
-            f"Download the file again."
-        ) from error
-    return shape, dtype
-
-
-def _unpickle(file: BinaryIO, path: Path, content: str) -> object:
-    """Unpickle the rest of the file; every failure becomes a ValueError."""
-    try:
-        return _AllowListUnpickler(file).load()
-    except _ForbiddenNameError as error:
-        raise ValueError(
-            f"{path} is refused: its pickle asks for {error}, and {content} needs "
-            f"only arrays, numbers, strings and containers. Nothing was run. The file "
-            f"is not what the authors published; get it from the source again."
-        ) from error
-    except Exception as error:  # a damaged pickle can raise almost anything
-        size = path.stat().st_size
-        raise ValueError(
-            f"{path} ({size:,} bytes) is not a complete pickle "
-            f"({type(error).__name__}: {error}); expected {content}. "
-            f"Download the file again and compare its size with the source."
-        ) from error
+    end = 10 if start[6] == 1 else 12  # the length has two bytes in version 1
+    file.seek(end)
+    size = min(int.from_bytes(start[8:end], "little"), _NPY_HEADER_SIZE)
+    header = file.read(size)
+    if len(start) < 12 or len(header) < size:
+        raise EOFError("the header is cut short")
+    if b"'|O'" not in header or b"'shape': ()" not in header:
+        text = header.decode("latin1").strip()
+        raise _RefusedError(f"an array ({text[:80]})")

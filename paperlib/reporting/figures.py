@@ -1,4 +1,4 @@
-"""The look of every figure, and how one is saved."""
+"""The theme of every figure, and how one is saved."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from paperlib.atomic import atomic_path
 
 COLUMN = 3.25  # inches, one column of the conference's page
 PAGE = 6.75  # inches, both columns
+SIMULATED = "Simulated participants"  # what every figure of them says
 
 # What a color means, everywhere.
 COLORS = {
@@ -31,20 +32,12 @@ REGION_COLORS = {
 
 
 def set_theme() -> None:
-    """Set sizes for a printed page: text 8 and 7 pt, thin lines, no top spines.
-
-    seaborn's own theme would take a second to import in every notebook.
-    """
+    """Set sizes for a printed page: text 8 and 7 pt, thin lines, no top spines."""
     text = {"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8}
     small = ("xtick.labelsize", "ytick.labelsize", "legend.fontsize")
     lines = {"axes.linewidth": 0.6, "lines.linewidth": 1.0, "lines.markersize": 4.8}
     ticks = {"xtick.major.width": 0.6, "ytick.major.width": 0.6}
-    files = {
-        "pdf.fonttype": 42,
-        "svg.hashsalt": "paperlib",
-        "savefig.dpi": 300,
-        "figure.dpi": 110,
-    }
+    files = {"pdf.fonttype": 42, "savefig.dpi": 300, "figure.dpi": 110}
     layout = {"figure.constrained_layout.use": True, "legend.frameon": False}
     spines = {"axes.spines.top": False, "axes.spines.right": False}
     patches = {"patch.edgecolor": "white", "patch.force_edgecolor": True}
@@ -57,19 +50,7 @@ def set_theme() -> None:
 def save_figure(fig: Figure, stem: str | Path, *, simulated: bool) -> list[Path]:
     """Write ``<stem>.pdf`` and ``<stem>.png`` (300 dpi), the same bytes at every run.
 
-    Parameters
-    ----------
-    fig
-        A figure drawn at its printed size; the size is kept.
-    stem
-        Path without ending.
-    simulated
-        Whether the data are; the figure then says so.
-
-    Returns
-    -------
-    list of Path
-        The files written.
+    A figure of simulated participants says so. The size is kept.
     """
     # No dates and no versions in the files: a re-run must not change them.
     metadata = {
@@ -78,11 +59,10 @@ def save_figure(fig: Figure, stem: str | Path, *, simulated: bool) -> list[Path]
     }
     if simulated:
         gray = COLORS["control"]
-        fig.suptitle("Simulated data", x=0.01, ha="left", size=7, color=gray)
+        fig.suptitle(SIMULATED, x=0.01, ha="left", size=7, color=gray)
     written = []
     for ending, fields in metadata.items():
-        path = Path(f"{stem}{ending}")
-        with atomic_path(path) as partial:
+        written.append(Path(f"{stem}{ending}"))
+        with atomic_path(written[-1]) as partial:
             fig.savefig(partial, metadata=fields)
-        written.append(path)
     return written

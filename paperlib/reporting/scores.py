@@ -1,38 +1,30 @@
-"""The comparison of methods as table rows, captions, sentences and figure."""
+"""The comparison of methods as table rows, captions and figures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from paperlib.evaluation.comparison import (
-    CEILING,
-    MAIN_METRICS,
-    TRAINING_MEAN,
-    compare_with,
-)
-from paperlib.models.linear import FITS
 from paperlib.reporting.figures import COLORS, PAGE
-from paperlib.reporting.tables import MISSING, format_interval
+from paperlib.reporting.tables import MISSING
 
 _KINDS = {  # color of a row -> what is drawn in it
     "generated": "ours",
     "baseline": "other methods",
     "cross": "trained on another participant",
-    "control": "knows no image, or another one",
-    "ceiling": "other half of the repetitions",
+    "control": "no image, or another one",
+    "ceiling": "recorded responses",
 }
-_FEW = 10  # participants; intervals over fewer are told to be too narrow
+_FEW = 10  # levels; intervals over fewer are too narrow
 _COSTS = {  # column of the budgets -> heading, format
-    "parameters": ("Learned numbers", "{:,.0f}"),
+    "parameters": ("Parameters", "{:,.0f}"),
     "steps": ("Steps", "{:,.0f}"),
     "seconds": ("Training (s)", "{:.1f}"),
     "sampling_seconds": ("Sampling (s)", "{:.1f}"),
-    "seconds_a_signal": ("A signal (s)", "{:.2g}"),
-    "sample_variance": ("Variance of samples / of trials", "{:.2f}"),
 }
 
 
@@ -53,159 +45,137 @@ def with_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFra
 
 def caption(
     summary: pd.DataFrame,
+    what: str = "mean",
     *,
-    simulated: bool,
     dataset: str,
+    simulated: bool,
     resamples: int,
-    seeds: Sequence[int],
-    chance: dict[str, float] | None = None,
 ) -> str:
-    """Say what a table's numbers are.
+    """Describe the participants, images and intervals of a table.
 
     Parameters
     ----------
     summary
-        Measured scores, for the numbers of subjects and images.
-    simulated
-        Whether the participants are simulated.
+        Measured scores, for the numbers of participants, images and trainings.
+    what
+        The cells show, such as ``"paired differences from Ours, mean"``.
     dataset
         Name of the data set.
+    simulated
+        Whether the participants are simulated.
     resamples
         Of the bootstrap.
-    seeds
-        Trainings of each row.
-    chance
-        Chance levels of identification, where the table shows it.
     """
-    about = {"simulated": simulated, "dataset": dataset, "resamples": resamples}
-    text = f"{_conditions(summary, 'mean', **about)} {_trainings(summary, seeds)} "
-    if chance:
-        levels = ", ".join(
-            f"{name.replace('_', ' ')} {level:.1%}" for name, level in chance.items()
-        )
-        return text + f"Chance of identification: {levels}."
-    if simulated:
-        return text + (
-            "Rows marked Published are the paper's, measured on the real recordings: "
-            "they are beside, not comparable with, values from simulated participants."
-        )
-    return text + "Rows marked Published are the paper's."
-
-
-def difference_caption(
-    differences: pd.DataFrame,
-    reference: str,
-    *,
-    simulated: bool,
-    dataset: str,
-    resamples: int,
-    seeds: Sequence[int],
-) -> str:
-    """Say what paired differences are.
-
-    Parameters
-    ----------
-    differences
-        From :func:`paperlib.evaluation.comparison.compare_with`.
-    reference
-        The row that is subtracted.
-    simulated, dataset, resamples, seeds
-        As for :func:`caption`.
-    """
-    about = {"simulated": simulated, "dataset": dataset, "resamples": resamples}
-    what = f"paired differences from {reference}, mean"
-    return f"{_conditions(differences, what, **about)} {_trainings(differences, seeds)}"
-
-
-def across_caption(
-    summary: pd.DataFrame,
-    *,
-    simulated: bool,
-    dataset: str,
-    resamples: int,
-    seeds: Sequence[int],
-) -> str:
-    """Say what correlations over images are.
-
-    Parameters
-    ----------
-    summary
-        Correlations of the methods and of the ceilings.
-    simulated, dataset, resamples, seeds
-        As for :func:`caption`.
-    """
-    about = {"simulated": simulated, "dataset": dataset, "resamples": resamples}
-    what = (
-        "correlation over test images with the mean of half of the repetitions, mean "
-        "over channels and times"
+    seeds, subjects = (_range(summary[f"n_{name}"]) for name in ("seeds", "subjects"))
+    most = {"participants": summary["n_subjects"].max()}
+    most["trainings"] = summary["n_seeds"].max()
+    few = [name for name, number in most.items() if 1 < number < _FEW]
+    drawn = ["images", *(name for name, number in most.items() if number > 1)]
+    who = "simulated " * simulated + "participant" + "s" * (subjects != "1")
+    fewer = " (n; cross-subject rows lack the one trained on)" * ("to" in subjects)
+    text = (
+        f"{dataset}, {subjects} {who}{fewer}, {summary['n_images'].max()} test images, "
+        f"{seeds} training{'s' * (seeds != '1')} of each row and participant: {what} "
+        f"[95 % bootstrap interval over {_list(drawn)}, {resamples:,} resamples]."
     )
-    return f"{_conditions(summary, what, **about)} {_trainings(summary, seeds)}"
+    if few:
+        text += f" So few {_list(few)} make intervals too narrow for others."
+    return text
 
 
-def budget_table(budgets: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+def published_note(*, simulated: bool) -> str:
+    """Explain the rows of :func:`with_published`."""
+    note = "Rows marked Published were measured on the real recordings"
+    ending = ": not comparable with simulated participants." if simulated else "."
+    return note + ending
+
+
+def _range(numbers: pd.Series) -> str:
+    low, high = numbers.min(), numbers.max()
+    return f"{high}" if low == high else f"{low} to {high}"
+
+
+def _list(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def budget_table(
+    budgets: pd.DataFrame, summary: pd.DataFrame, metrics: dict[str, str]
+) -> pd.DataFrame:
     """Lay the cost of each method out as text, beside its scores.
 
     Parameters
     ----------
     budgets
-        From :func:`paperlib.evaluation.predictions.read_budgets`.
+        Indexed by method; columns parameters, steps, seconds (of training) and
+        sampling_seconds.
     summary
         Measured scores.
+    metrics
+        Metric -> heading of the scores shown.
     """
-    means = summary.pivot(index="method", columns="metric", values="mean")
-    both = budgets.join(means)
-    scores = {metric: (heading, "{:.3f}") for metric, heading in MAIN_METRICS.items()}
+    both = budgets.join(summary.pivot(index="method", columns="metric", values="mean"))
+    shown = _COSTS | {metric: (name, "{:.3f}") for metric, name in metrics.items()}
     columns = {
         heading: both[name].map(form.format).replace("nan", MISSING)
-        for name, (heading, form) in (_COSTS | scores).items()
+        for name, (heading, form) in shown.items()
     }
     return pd.DataFrame(columns).rename_axis(index="Method")
 
 
-def conclude(
-    scores: pd.DataFrame,
-    summary: pd.DataFrame,
-    rows: pd.DataFrame,
-    *,
-    chance: float,
-    seed: int,
-    resamples: int,
-) -> list[str]:
-    """Say in sentences what the numbers decide, and what they leave open.
+def order_table(
+    differences: pd.DataFrame, published: pd.DataFrame, full: str
+) -> pd.DataFrame:
+    """Compare the published effect of each ablation with the measured one.
 
     Parameters
     ----------
-    scores
-        From :func:`paperlib.evaluation.comparison.tidy_scores`.
-    summary
-        Their means.
-    rows
-        From :func:`paperlib.evaluation.predictions.comparison_rows`; those that show a
-        model once more (cross-subject, other image) are left out.
-    chance
-        Of the right image being among the best five.
-    seed, resamples
-        Of the bootstrap.
+    differences
+        Paired differences from the full model, from
+        :func:`paperlib.evaluation.comparison.compare_with`, with a column run.
+    published
+        Columns metric, mean and runs (names of the runs that show the same).
+    full
+        Run of the full model.
+
+    Returns
+    -------
+    DataFrame
+        A row for each ablation and metric that was published: both differences, and
+        whether the measured interval has the published sign ("yes"), the opposite one
+        ("reversed") or holds zero ("open").
     """
-    own = rows[~rows["cross_subject"] & ~rows["other_image"]]
-    bootstrap = {"seed": seed, "resamples": resamples}
-    correlations = scores[scores["metric"] == "pearson"]
-    from_mean = compare_with(correlations, TRAINING_MEAN, **bootstrap)
-    from_mean = from_mean[from_mean["method"].isin(own.index)]
-    pearson, top5 = (
-        summary[summary["metric"] == metric].set_index("method")
-        for metric in ("pearson", "top5")
-    )
-    best = pearson.loc[own.index, "mean"].idxmax()
-    return [
-        f"Pearson above that of the training mean, interval without zero: "
-        f"{_listed(from_mean[from_mean['low'] > 0])}; below it: "
-        f"{_listed(from_mean[from_mean['high'] < 0])}.",
-        _identification(top5.loc[own.index].reset_index(), chance),
-        *_lead(correlations, pearson["mean"], own["kind"], **bootstrap),
-        f"The best Pearson is {pearson.loc[best, 'mean']:.3f} ({best}); half of "
-        f"the repetitions reaches {pearson.loc[CEILING, 'mean']:.3f} against the rest.",
-    ]
+    means = published.assign(run=published["runs"].str.split()).explode("run")
+    means = means.set_index(["run", "metric"])["mean"]
+    rows = []
+    for row in differences.itertuples():
+        if (row.run, row.metric) not in means or (full, row.metric) not in means:
+            continue
+        effect = means[row.run, row.metric] - means[full, row.metric]
+        low, high = sorted(np.sign(effect) * np.array([row.low, row.high]))
+        verdict = "yes" if low > 0 else "reversed" if high < 0 else "open"
+        rows.append(
+            (row.method, row.metric, effect, row.mean, row.low, row.high, verdict)
+        )
+    columns = ["method", "metric", "published", "mean", "low", "high", "as_published"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def draw_intervals(
+    ax: Axes,
+    summary: pd.DataFrame,
+    rows: Iterable[str],
+    *,
+    colors: list[str],
+    marker: str = "o",
+    shift: float = 0.0,
+) -> None:
+    """Draw the means and intervals of one metric, one line a row from top to bottom."""
+    shown = summary.set_index("method").reindex(rows)
+    places = shift - np.arange(len(shown))
+    ax.hlines(places, shown["low"], shown["high"], color=colors)
+    ax.scatter(shown["mean"], places, c=colors, s=14, marker=marker, zorder=3)
 
 
 def plot_scores(
@@ -213,7 +183,8 @@ def plot_scores(
     *,
     kinds: dict[str, str],
     metrics: dict[str, str],
-    chance: dict[str, float],
+    levels: dict[str, float],
+    level_label: str = "chance",
 ) -> Figure:
     """Draw means and 95 % intervals, a panel a metric and a line a method.
 
@@ -222,115 +193,32 @@ def plot_scores(
     summary
         Measured scores.
     kinds
-        Method -> kind, see :func:`paperlib.evaluation.predictions.row_kinds`, from top
+        Method -> kind, see :func:`paperlib.evaluation.comparison.row_kinds`, from top
         to bottom; a method that has none of these scores is left out.
     metrics
         Metric -> axis label.
-    chance
+    levels
         Metric -> level drawn as a dashed line.
+    level_label
+        What the level is.
     """
     defined = summary[summary["metric"].isin(metrics) & summary["mean"].notna()]
     rows = [method for method in kinds if method in set(defined["method"])]
     size = (PAGE, 1.0 + 0.2 * len(rows))
     fig, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True)
-    table = summary.set_index(["metric", "method"])
-    places = -np.arange(len(rows))
     colors = [COLORS[kinds[method]] for method in rows]
     for ax, (metric, label) in zip(axes, metrics.items(), strict=True):
-        shown = table.loc[metric].reindex(rows)
-        ax.hlines(places, shown["low"], shown["high"], color=colors)
-        ax.scatter(shown["mean"], places, c=colors, s=14, zorder=3)
-        if metric in chance:
-            ax.axvline(chance[metric], color=COLORS["control"], ls="--", lw=0.6)
+        draw_intervals(ax, summary[summary["metric"] == metric], rows, colors=colors)
+        if metric in levels:
+            ax.axvline(levels[metric], color=COLORS["control"], ls="--", lw=0.6)
         ax.set_xlabel(label)
-    axes[0].set_yticks(places, rows)
+    axes[0].set_yticks(-np.arange(len(rows)), rows)
     axes[0].set_ylim(0.3 - len(rows), 0.7)
-    present = {kinds[method] for method in rows}
-    drawn = [kind for kind in _KINDS if kind in present]
+    drawn = [kind for kind in _KINDS if kind in {kinds[method] for method in rows}]
     handles = [Line2D([], [], color=COLORS[kind], marker="o", ms=4) for kind in drawn]
     labels = [_KINDS[kind] for kind in drawn]
-    if chance:
+    if levels:
         handles.append(Line2D([], [], color=COLORS["control"], ls="--", lw=0.6))
-        labels.append("chance")
+        labels.append(level_label)
     fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return fig
-
-
-def _conditions(
-    summary: pd.DataFrame, what: str, *, simulated: bool, dataset: str, resamples: int
-) -> str:
-    """Say who saw how many images, and what the cells hold."""
-    fewest, most = summary["n_subjects"].min(), summary["n_subjects"].max()
-    number = f"{most}" if fewest == most else f"{fewest} to {most}"
-    who = "participant" if most == 1 else "participants"
-    kind = f"simulated {who}" if simulated else who
-    rows = "" if fewest == most else " (n; cross-subject rows lack the one trained on)"
-    drawn = "images" if most == 1 else "participants and images"
-    few = (
-        f" Resamples of {most} participants vary too little to speak of others."
-        if 1 < most < _FEW
-        else ""
-    )
-    return (
-        f"{dataset}, {number} {kind}{rows}, {summary['n_images'].max()} test images: "
-        f"{what} [95 % bootstrap interval over {drawn}, {resamples:,} resamples].{few}"
-    )
-
-
-def _trainings(summary: pd.DataFrame, seeds: Sequence[int]) -> str:
-    """Say how many trainings stand behind a row, and how far they are apart."""
-    if len(seeds) == 1:
-        return "1 training of each row and participant."
-    largest = summary.groupby("metric")["seed_sd"].max()
-    shown = ", ".join(
-        f"{heading.split()[0]} {largest[metric]:.3f}"
-        for metric, heading in MAIN_METRICS.items()
-        if metric in largest
-    )
-    return (
-        f"{len(seeds)} trainings of each row and participant are averaged; over them "
-        f"these means have a standard deviation of at most {shown}."
-    )
-
-
-def _listed(differences: pd.DataFrame) -> str:
-    shown = (f"{row.method} ({row.mean:+.3f})" for row in differences.itertuples())
-    return ", ".join(shown) or "none"
-
-
-def _identification(top5: pd.DataFrame, chance: float) -> str:
-    """Tell the methods that identify the image above chance from those that do not."""
-    above = top5["low"] > chance
-    known, unknown = (
-        ", ".join(f"{row.method} ({row.mean:.0%})" for row in found.itertuples())
-        for found in (top5[above], top5[~above])
-    )
-    return (
-        f"The image is among the best five more often than by chance ({chance:.0%}, "
-        f"interval above it): {known or 'none'}; not: {unknown or 'none'}."
-    )
-
-
-def _lead(
-    correlations: pd.DataFrame,
-    means: pd.Series,
-    kinds: pd.Series,
-    *,
-    seed: int,
-    resamples: int,
-) -> Iterator[str]:
-    """Compare the best linear encoder with the best diffusion transformer, if any."""
-    linear, ours = kinds.index[kinds.isin(list(FITS))], kinds.index[kinds == "dit"]
-    if linear.empty or ours.empty:
-        return
-    best_linear, best_ours = means[linear].idxmax(), means[ours].idxmax()
-    two = correlations[correlations["method"].isin([best_linear, best_ours])]
-    row = compare_with(two, best_ours, seed=seed, resamples=resamples).iloc[0]
-    verdict = "is not told apart from"
-    if row["low"] > 0 or row["high"] < 0:
-        verdict = "beats" if row["low"] > 0 else "is behind"
-    difference = format_interval(row["mean"], row["low"], row["high"])
-    yield (
-        f"The best linear encoder, {best_linear}, {verdict} the best of ours, "
-        f"{best_ours}: {difference} in Pearson."
-    )

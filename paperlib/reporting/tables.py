@@ -1,5 +1,6 @@
 """Tables as CSV (full precision), Markdown and LaTeX (rounded)."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from paperlib.atomic import write_text
+from paperlib.reporting.figures import SIMULATED
 
 MISSING = "–"
 
@@ -33,11 +35,6 @@ def wide_table(
         Methods in their order.
     metrics
         Metric -> column heading, in their order.
-
-    Returns
-    -------
-    DataFrame
-        Text cells, a dash where a method has no score; n is the number of subjects.
     """
     n_subjects = scores.groupby("method")["n_subjects"].max().reindex(rows)
     cells = {
@@ -67,28 +64,20 @@ def save_table(
     stem
         Path without ending; its last part is the LaTeX label.
     tidy
-        One value per cell, full precision.
+        One value per cell, full precision. Rows in which a name begins with
+        "Published: " are the paper's, never simulated.
     wide
         What a reader sees; the name of its index heads the first column.
     caption
-        Says what the numbers are, their intervals, n, and whether data are simulated.
+        What the numbers are, their intervals and n.
     simulated
-        Whether the measured rows are; a column of the CSV says so. Rows in which a name
-        begins with "Published: " are the paper's.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-
-    Raises
-    ------
-    ValueError
-        If the index of ``wide`` has no name.
+        Caption and a column of the CSV say so.
     """
     if not wide.index.name:
         raise ValueError("The index of `wide` needs a name: it heads the first column.")
     stem = Path(stem)
+    if simulated and "simulated participant" not in caption.lower():
+        caption = f"{SIMULATED}. {caption}"
     published = tidy.astype(str).apply(lambda c: c.str.startswith("Published: "))
     marked = tidy.assign(simulated=simulated & ~published.any(axis=1))
     # Ten digits: more than any reader needs, fewer than differ between runs.
@@ -107,7 +96,7 @@ def _latex(wide: pd.DataFrame, *, caption: str, label: str) -> str:
     styled = styled.format_index(_escape_arrows, axis="columns")
     return styled.to_latex(
         hrules=True,
-        caption=_escape_arrows(caption.replace("%", r"\%")),
+        caption=_escape_arrows(re.sub(r"([%$&#_])", r"\\\1", caption)),
         label=label,
         column_format="l" + "r" * wide.shape[1],
         position_float="centering",

@@ -1,13 +1,16 @@
-"""Scalp maps by time window (paper, Figures 3 and 7)."""
+"""Scalp maps (paper, Figures 3 and 7)."""
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import mne
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from PIL import Image
 
-from paperlib.reporting.figures import PAGE
+from paperlib.reporting.figures import PAGE, REGION_COLORS
 
 _ELECTRODES = (0.0, 0.015, 0.0, 0.1)  # m: middle and radius of a head around them
 
@@ -15,24 +18,10 @@ _ELECTRODES = (0.0, 0.015, 0.0, 0.1)  # m: middle and radius of a head around th
 def window_means(
     response: np.ndarray, times: np.ndarray, windows: Sequence[Sequence[float]]
 ) -> np.ndarray:
-    """Average a response over time windows.
+    """Average a response (C, T) over windows as (n_windows, C).
 
-    Parameters
-    ----------
-    response : ndarray of shape (C, T)
-    times : ndarray of shape (T,)
-        In seconds.
-    windows
-        Start (inclusive) and end (exclusive) of each window, in seconds.
-
-    Returns
-    -------
-    ndarray of shape (n_windows, C)
-
-    Raises
-    ------
-    ValueError
-        If a window holds no sample.
+    Times are in seconds; the start of a window belongs to it, its end does not. A
+    window without a sample raises ValueError.
     """
     chosen = [(times >= start) & (times < end) for start, end in windows]
     for (start, end), inside in zip(windows, chosen, strict=True):
@@ -53,44 +42,91 @@ def plot_topographies(
 ) -> Figure:
     """Draw rows of scalp maps on one color scale, symmetric about zero.
 
+    Each row is labelled and has maps of shape (n_windows, C) from `window_means`.
     Colors end with the sensors: nothing is extrapolated to the edge of the head.
-
-    Parameters
-    ----------
-    maps
-        Row label -> ndarray of shape (n_windows, C), from :func:`window_means`.
-    windows
-        Start and end of each window, in seconds.
-    info
-        Sensor positions, channels in the order of the maps.
-    unit
-        Of the values, for the color bar.
-
-    Returns
-    -------
-    Figure
     """
-    sphere = _ELECTRODES if "eeg" in info.get_channel_types() else None
     limit = max(np.abs(values).max() for values in maps.values())
     size = (PAGE, 0.5 + len(maps) * 0.95 * PAGE / (len(windows) + 1))
     fig, axes = plt.subplots(len(maps), len(windows), figsize=size, squeeze=False)
     for row, (label, values) in zip(axes, maps.items(), strict=True):
         for ax, value in zip(row, values, strict=True):
-            image, _ = mne.viz.plot_topomap(
-                value,
-                info,
-                axes=ax,
-                vlim=(-limit, limit),
-                cmap="RdBu_r",
-                contours=0,
-                sphere=sphere,
-                extrapolate="local",
-                sensors="k.",
-                show=False,
-            )
-            plt.setp(ax.lines, markersize=0.5)
-        row[0].set_ylabel(label)
+            image = _draw_map(ax, value, info=info, limit=limit)
+        row[0].set_ylabel(label, parse_math=False)
     for ax, (start, end) in zip(axes[0], windows, strict=True):
         ax.set_title(f"{1000 * start:.0f}-{1000 * end:.0f} ms")
     fig.colorbar(image, ax=axes, label=f"Mean response ({unit})", shrink=0.6, aspect=25)
     return fig
+
+
+def plot_response(
+    image: Image.Image,
+    responses: dict[str, np.ndarray],
+    *,
+    times: np.ndarray,
+    moments: Sequence[float],
+    regions: Sequence[str],
+    info: mne.Info,
+    unit: str,
+) -> Figure:
+    """Show responses to an image: all channels over time, and scalp maps.
+
+    Parameters
+    ----------
+    responses
+        Row label -> ndarray of shape (C, T). All share their scales.
+    times, moments
+        Of the samples (T,) and of the maps, in seconds.
+    regions
+        Brain region of each channel, for the colors of the curves.
+    """
+    n_rows, n_maps = len(responses), len(moments)
+    colors = {name: c for name, c in REGION_COLORS.items() if name in regions}
+    samples = [int(np.abs(times - moment).argmin()) for moment in moments]
+    values = np.stack(list(responses.values()))  # rows C T
+    limit = np.abs(values[..., samples]).max()
+    fig = plt.figure(figsize=(PAGE, 0.6 + 1.1 * n_rows))
+    grid = fig.add_gridspec(n_rows, 2 + n_maps, width_ratios=[1.3, 2.4] + [1] * n_maps)
+    picture = fig.add_subplot(grid[:, 0])
+    picture.imshow(image)
+    picture.set_axis_off()
+    curves, maps = None, []
+    for row, (label, response) in enumerate(responses.items()):
+        curves = fig.add_subplot(grid[row, 1], sharex=curves, sharey=curves)
+        for region, color in colors.items():
+            lines = response[np.array(regions) == region].T  # T channels
+            curves.plot(1000 * times, lines, color=color, lw=0.4)
+        for moment in moments:
+            curves.axvline(1000 * moment, color="black", lw=0.5, ls=":")
+        curves.set_title(label, loc="left", parse_math=False)
+        curves.set(xlim=(1000 * times[0], 1000 * times[-1]), ylabel=unit)
+        curves.tick_params(labelbottom=row == n_rows - 1)
+        for column, sample in enumerate(samples):
+            maps.append(fig.add_subplot(grid[row, 2 + column]))
+            drawn = _draw_map(maps[-1], response[:, sample], info=info, limit=limit)
+    curves.set_xlabel("Time (ms)")
+    for ax, moment in zip(maps, moments, strict=False):
+        ax.set_title(f"{1000 * moment:.0f} ms")
+    fig.colorbar(drawn, ax=maps, label=unit, shrink=0.6, aspect=25)
+    handles = [plt.Line2D([], [], color=c, label=name) for name, c in colors.items()]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return fig
+
+
+def _draw_map(
+    ax: Axes, values: np.ndarray, *, info: mne.Info, limit: float
+) -> AxesImage:
+    """Draw one scalp map with colors from -limit to limit."""
+    image, _ = mne.viz.plot_topomap(
+        values,
+        info,
+        axes=ax,
+        vlim=(-limit, limit),
+        cmap="RdBu_r",
+        contours=0,
+        sphere=_ELECTRODES if "eeg" in info.get_channel_types() else None,
+        extrapolate="local",
+        sensors="k.",
+        show=False,
+    )
+    plt.setp(ax.lines, linewidth=0.7, markersize=0.5)
+    return image

@@ -1,172 +1,99 @@
-"""Models that describe images: one way to load them, one way to call them.
+"""Captioners: Qwen2-VL, and the door to MiniGPT-4.
 
-Behind :func:`load_captioner` stand Qwen2-VL and MiniGPT-4. VisualGLM needs an
-environment of its own (``paperlib/stimuli/visualglm.py``); its captions, as those of
-any other program, are imported from a file.
+VisualGLM needs an environment of its own (``workflow/visualglm.py``); its captions, as
+those of any other program, are imported from a file.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from transformers import (
-    AutoProcessor,
-    Qwen2VLForConditionalGeneration,
-    Qwen2VLProcessor,
-)
+from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from paperlib.stimuli.captions import Captioner
-from paperlib.stimuli.minigpt4 import load_minigpt4
-from paperlib.stimuli.weights import find_commit, find_model
+from paperlib.stimuli.captions import GREEDY, Captioner, decoding
+from paperlib.stimuli.minigpt4 import MiniGPT4
+from paperlib.stimuli.weights import find_commit, find_model, load_model, loading
 from paperlib.validation import check_option
 
 
-def load_captioner(
-    entry: Mapping[str, str | int | None],
-    *,
-    device: str | torch.device,
-    dtype: torch.dtype,
-) -> Captioner:
-    """Load the model that an entry of a configuration's captioners describes.
+def load_captioner(kind: str, *, device: torch.device, **options) -> Captioner:
+    """Load a captioner, in the precision that suits its device.
 
     Parameters
     ----------
-    entry
-        ``kind`` (``"qwen2-vl"`` or ``"minigpt4"``) and the first arguments of
-        :func:`load_qwen2_vl` or :func:`paperlib.stimuli.minigpt4.load_minigpt4`.
-    device
-        Where the model shall run.
-    dtype
-        Of the weights; see :func:`pick_dtype`.
-
-    Returns
-    -------
-    Captioner
-        Called as ``captioner(images, prompt=..., max_new_tokens=...)``.
+    kind
+        ``"qwen2-vl"`` or ``"minigpt4"``.
+    **options
+        Of :class:`Qwen2VL` or :class:`paperlib.stimuli.minigpt4.MiniGPT4`.
 
     Raises
     ------
     ValueError
-        If models of this kind cannot be loaded; for ``"file"`` see
-        :func:`paperlib.stimuli.captions.import_captions`.
+        If the kind is unknown, or weights are damaged or incomplete.
     FileNotFoundError
         If a model is neither a folder nor of the form owner/name.
     """
-    loaders = {"qwen2-vl": load_qwen2_vl, "minigpt4": load_minigpt4}
-    check_option("The kind of a captioner to load", entry["kind"], tuple(loaders))
-    options = {key: value for key, value in entry.items() if key != "kind"}
-    return loaders[entry["kind"]](**options, device=device, dtype=dtype)
+    kinds = {"qwen2-vl": Qwen2VL, "minigpt4": MiniGPT4}
+    check_option("The kind of a captioner to load", kind, tuple(kinds))
+    return kinds[kind](**options, device=device, dtype=pick_dtype(device))
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
     """Return the precision in which captioners run on a device.
 
     Qwen2-VL was trained in bfloat16 and its activations can overflow float16, which
-    then answers "!!!!" to everything: float16 is left to GPUs that lack bfloat16.
+    then answers "!!!!" to everything: float16 is left to GPUs without bfloat16.
     """
-    if device.type != "cuda":
+    if torch.device(device).type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-@dataclass(frozen=True)
 class Qwen2VL:
-    """A Qwen2-VL model in evaluation mode with its processor.
+    """Qwen2-VL in evaluation mode; every image is resized to the area ``pixels``."""
 
-    Attributes
-    ----------
-    model : Qwen2VLForConditionalGeneration
-    processor : Qwen2VLProcessor
-    name : str
-        Of the model on the hub, or its folder.
-    revision : str or None
-        Commit of the weights; None for a folder.
-    pixels : int
-        Area, in pixels, to which images are resized.
-    """
+    def __init__(
+        self,
+        *,
+        model: str,
+        revision: str | None,
+        pixels: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        source = find_model(model)
+        self.name, self.revision = model, find_commit(source, revision)
+        self.decoding = decoding(pixels, dtype)
+        area = {"shortest_edge": pixels, "longest_edge": pixels}
+        with loading(source):
+            self.processor = AutoProcessor.from_pretrained(
+                source, revision=revision, size=area
+            )
+        self.processor.tokenizer.padding_side = "left"  # answers continue at the right
+        kind = Qwen2VLForConditionalGeneration
+        weights = load_model(kind, source, revision=revision, dtype=dtype)
+        self.model = weights.to(device)
 
-    model: Qwen2VLForConditionalGeneration
-    processor: Qwen2VLProcessor
-    name: str
-    revision: str | None
-    pixels: int
-
-    @property
-    def decoding(self) -> dict:
-        """How captions are decoded and at which size images are seen."""
-        return {
-            "do_sample": False,
-            "num_beams": 1,
-            "pixels": self.pixels,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-        }
+    def chat(self, prompt: str) -> str:
+        """Return the text that the language model reads, with a place for the image."""
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        return self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
 
     @torch.inference_mode()
     def __call__(
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
-        """Describe B images; see :class:`paperlib.stimuli.captions.Captioner`."""
-        inputs = self.processor.apply_chat_template(
-            [_question(image, prompt) for image in images],
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
+        """Describe images, as every captioner does."""
+        inputs = self.processor(
+            images=list(images),
+            text=[self.chat(prompt)] * len(images),
+            padding=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True},
         ).to(self.model.device)
         # all of `inputs`: without mm_token_type_ids the text changes and nothing warns
-        ids = self.model.generate(
-            **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-        )
+        ids = self.model.generate(**inputs, max_new_tokens=max_new_tokens, **GREEDY)
         answers = ids[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
-
-
-def load_qwen2_vl(
-    *,
-    model: str,
-    revision: str | None,
-    pixels: int,
-    device: str | torch.device,
-    dtype: torch.dtype,
-) -> Qwen2VL:
-    """Load Qwen2-VL through transformers.
-
-    Parameters
-    ----------
-    model
-        Name on the Hugging Face hub, or a folder; relative folders are relative to the
-        repository.
-    revision
-        Commit or branch on the hub; None for the newest, or with a folder.
-    pixels
-        Area to which every image is resized, so that all cost the same: 448 x 448 is
-        256 tokens of Qwen2-VL-2B.
-    device, dtype
-        See :func:`load_captioner`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If ``model`` is neither a folder nor of the form owner/name.
-    """
-    source = find_model(model)
-    processor = AutoProcessor.from_pretrained(
-        source,
-        revision=revision,
-        size={"shortest_edge": pixels, "longest_edge": pixels},
-    )
-    processor.tokenizer.padding_side = "left"  # generation goes on at the right
-    loaded = Qwen2VLForConditionalGeneration.from_pretrained(
-        source, revision=revision, dtype=dtype, attn_implementation="sdpa"
-    )
-    commit = find_commit(source, revision)
-    return Qwen2VL(loaded.to(device).eval(), processor, model, commit, pixels)
-
-
-def _question(image: Image.Image, prompt: str) -> list[dict]:
-    """Return the conversation that asks about an image."""
-    content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
-    return [{"role": "user", "content": content}]

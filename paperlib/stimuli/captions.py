@@ -1,68 +1,50 @@
-"""Files of captions: written with a captioner, or imported from another program.
+"""Caption files: written with a captioner or imported, and read by image id.
 
-The product is one JSON object a line: image_id, caption, model, revision, prompt,
-decoding, n_clip_tokens and truncated. Later notebooks read only this file, so any
-captioner can stand behind it (paper, section 3.2.2 and appendix F).
+One JSON object a line: image_id, caption, model, revision, prompt, decoding,
+n_clip_tokens and truncated. Later notebooks read only this file, so that any captioner
+can stand behind it (paper, section 3.2.2 and appendix F).
 """
 
 import json
 import os
-import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
+import torch
 from open_clip import SimpleTokenizer
 from PIL import Image
+from tqdm.auto import tqdm
 
 from paperlib.atomic import write_text
-from paperlib.progress import progress_bar
+from paperlib.paths import ROOT
 from paperlib.stimuli.images import open_image
-from paperlib.validation import check_option, did_you_mean
+from paperlib.validation import did_you_mean
 
 CLIP_CONTEXT = 77  # tokens of CLIP's text encoder, start and end token included
+GREEDY = {"do_sample": False, "num_beams": 1}  # decoding, in transformers' terms
+_clip_tokenizer = cache(SimpleTokenizer)
 
 
 class Captioner(Protocol):
-    """A model that describes images in words.
+    """A model that describes images."""
 
-    Attributes
-    ----------
-    name : str
-        Of the model or its parts, on the hub or as folders.
-    revision : str or None
-        Commit of the weights; None for folders.
-    """
-
-    name: str
-    revision: str | None
-
-    @property
-    def decoding(self) -> dict:
-        """How words are chosen, and at which size images are seen."""
+    name: str  # of the model or its parts, on the hub or as folders
+    revision: str | None  # commit of the weights; None for folders
+    decoding: dict  # how words are chosen, and at which size images are shown
 
     def __call__(
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
-        """Describe images by greedy decoding.
+        """Describe images of any size, each as if it were alone."""
 
-        Parameters
-        ----------
-        images
-            B pictures of any size.
-        prompt
-            What to ask for.
-        max_new_tokens
-            Longest answer, in tokens of the captioner.
 
-        Returns
-        -------
-        list of str
-            A caption for each image; the same as if it had been captioned alone.
-        """
+def decoding(pixels: int, dtype: torch.dtype) -> dict:
+    """Describe how a captioner writes; ``pixels`` is the area of what it sees."""
+    return {**GREEDY, "pixels": pixels, "dtype": str(dtype).removeprefix("torch.")}
 
 
 def write_captions(
@@ -74,27 +56,15 @@ def write_captions(
     max_new_tokens: int,
     batch_size: int,
 ) -> None:
-    """Caption images in batches and write the caption file.
+    """Caption a table of images in batches and write the caption file.
 
-    Lines are appended to ``<stem>.partial.jsonl``, which gets its name when the last
-    image is done. A call after a kill goes on behind the last whole batch.
-
-    Parameters
-    ----------
-    path
-        Of the finished file, ``.jsonl``.
-    images
-        Table of :func:`paperlib.stimuli.images.read_images`.
-    captioner, prompt, max_new_tokens
-        See :class:`Captioner`.
-    batch_size
-        Images captioned together.
+    Lines go to ``<stem>.partial.jsonl`` first; an interrupted run of the same images
+    and settings resumes after the last complete batch.
 
     Raises
     ------
     ValueError
-        If the unfinished file was made from other images or with other settings, or
-        if no caption of a batch holds a letter.
+        If no caption of a batch contains a letter.
     """
     source = {
         "model": captioner.name,
@@ -102,123 +72,74 @@ def write_captions(
         "prompt": prompt,
         "decoding": captioner.decoding | {"max_new_tokens": max_new_tokens},
     }
+    ids, paths = images["image_id"].tolist(), images["path"].tolist()
     partial = path.with_suffix(".partial.jsonl")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    n_done = _resume(partial, images["image_id"], source, batch_size)
-    ids, paths = images["image_id"].tolist(), images["path"].tolist()
+    n_done = _resume(partial, ids, source, batch_size)
     with (
         partial.open("a", encoding="utf-8") as file,
-        progress_bar(
-            total=len(ids), done=n_done, label="Captions", unit="image"
-        ) as bar,
+        tqdm(total=len(ids), initial=n_done, desc="Captions", unit="image") as bar,
     ):
         for start in range(n_done, len(ids), batch_size):
             batch = slice(start, start + batch_size)
-            captions = captioner(
-                [open_image(path) for path in paths[batch]],
-                prompt=prompt,
-                max_new_tokens=max_new_tokens,
-            )
-            _check_words(captions, source=f"The captioner {captioner.name}")
-            file.writelines(_lines(ids[batch], captions, source))
+            pictures = [open_image(path) for path in paths[batch]]
+            captions = captioner(pictures, prompt=prompt, max_new_tokens=max_new_tokens)
+            _check_words(captions, f"The captioner {captioner.name}")
+            file.writelines(map(_as_line, ids[batch], captions, [source] * len(ids)))
             file.flush()
             bar.update(len(captions))
     os.replace(partial, path)
 
 
-def save_imported_captions(
-    path: Path, captions: Mapping[str, str], *, source: str
-) -> None:
+def import_captions(path: Path, source: str | Path, image_ids: Sequence[str]) -> None:
     """Write the caption file from captions that another program made.
 
     Parameters
     ----------
-    path
-        Of the file, ``.jsonl``.
-    captions
-        Caption of each image, by image id.
     source
-        Where they come from; stands in the place of the model.
-    """
-    made_by = {"model": source, "revision": None, "prompt": None, "decoding": None}
-    write_text(path, "".join(_lines(captions.keys(), captions.values(), made_by)))
-
-
-def read_captions(path: Path, image_ids: Sequence[str]) -> pd.DataFrame:
-    """Read a caption file.
-
-    Parameters
-    ----------
-    path
-        Written by :func:`write_captions` or :func:`save_imported_captions`.
-    image_ids
-        Images whose captions are wanted, in this order.
-
-    Returns
-    -------
-    DataFrame
-        A row for each image: image_id, caption, model, revision, prompt, decoding,
-        n_clip_tokens and truncated.
+        One JSON object a line with image_id and caption, in UTF-8; a relative path is
+        relative to the repository. Captions of other images are ignored.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     ValueError
-        If an image has no caption or more than one, a line is damaged, or no caption
-        holds a letter.
+        If a line is damaged, or an image has no caption, one without a letter, or more
+        than one.
+    """
+    file = ROOT / source
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"There are no captions at {file}; expected a file written by another "
+            "program, such as workflow/visualglm.py."
+        )
+    captions = _read_captions(file, image_ids)
+    empty = [k for k, line in captions.items() if not _has_letter(line["caption"])]
+    if empty:
+        raise ValueError(
+            f"{file} has a caption without a letter for {len(empty)} of "
+            f"{len(captions)} images: {', '.join(empty[:5])}."
+        )
+    made_by = {"model": str(source), "revision": None, "prompt": None, "decoding": None}
+    texts = {name: line["caption"].strip() for name, line in captions.items()}
+    write_text(path, "".join(_as_line(*pair, made_by) for pair in texts.items()))
+
+
+def read_captions(path: Path, image_ids: Sequence[str]) -> pd.DataFrame:
+    """Read a caption file: one row for each of ``image_ids``, in their order.
+
+    Raises
+    ------
+    ValueError
+        If a line is damaged, an image has no caption or more than one, or no caption
+        contains a letter.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"There are no captions at {path}; run notebook 02 for this captioner."
         )
-    lines = _read_jsonl(path)
-    _check_coverage(path, [line["image_id"] for line in lines], image_ids)
-    table = pd.DataFrame(lines).set_index("image_id").loc[list(image_ids)]
-    _check_words(table["caption"], source=str(path))
-    return table.reset_index()
-
-
-def import_captions(path: Path, image_ids: Sequence[str]) -> dict[str, str]:
-    """Read captions that another program made.
-
-    Parameters
-    ----------
-    path
-        ``.json``: an object {image id: caption}; ``.jsonl``: objects with image_id and
-        caption, one a line; ``.csv``: columns image_id and caption.
-    image_ids
-        Images that need a caption; captions of other images are left out.
-
-    Returns
-    -------
-    dict
-        Caption of each image, in the order of ``image_ids``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If an image has no caption, one without a letter or more than one, or if the
-        file is not of its format.
-
-    Warns
-    -----
-    UserWarning
-        If captions hold no ASCII letter: CLIP was trained on English.
-    """
-    readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv}
-    path = Path(path)
-    check_option("The ending of a caption file", path.suffix, tuple(readers))
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no caption file {path}.")
-    lines = readers[path.suffix](path)
-    _check_coverage(path, [line["image_id"] for line in lines], image_ids)
-    by_id = {line["image_id"]: line["caption"] for line in lines}
-    captions = {name: by_id[name] for name in image_ids}
-    _check_texts(path, captions)
-    return {name: caption.strip() for name, caption in captions.items()}
+    captions = _read_captions(path, image_ids)
+    _check_words([line["caption"] for line in captions.values()], str(path))
+    return pd.DataFrame(list(captions.values()))
 
 
 def count_clip_tokens(caption: str) -> int:
@@ -226,129 +147,81 @@ def count_clip_tokens(caption: str) -> int:
     return len(_clip_tokenizer().encode(caption)) + 2
 
 
-@cache
-def _clip_tokenizer() -> SimpleTokenizer:
-    return SimpleTokenizer()
+def _as_line(image_id: str, caption: str, source: dict) -> str:
+    n_tokens = count_clip_tokens(caption)
+    line = {"image_id": image_id, "caption": caption, **source}
+    line |= {"n_clip_tokens": n_tokens, "truncated": n_tokens > CLIP_CONTEXT}
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def _lines(image_ids: Sequence[str], captions: Sequence[str], source: dict) -> list:
-    """Return the lines of the caption file for some images."""
-    lines = []
-    for image_id, caption in zip(image_ids, captions, strict=True):
-        n_tokens = count_clip_tokens(caption)
-        line = {"image_id": image_id, "caption": caption, **source}
-        line |= {"n_clip_tokens": n_tokens, "truncated": n_tokens > CLIP_CONTEXT}
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    return lines
-
-
-def _resume(partial: Path, image_ids: pd.Series, source: dict, batch_size: int) -> int:
-    """Drop a batch that a kill cut short; return how many images are done."""
+def _resume(partial: Path, ids: list[str], source: dict, batch_size: int) -> int:
+    """Drop what cannot be continued; return how many images are done."""
     if not partial.is_file():
         return 0
-    whole = partial.read_bytes().split(b"\n")[:-1]
-    whole = whole[: len(whole) - len(whole) % batch_size]
-    os.truncate(partial, sum(len(line) + 1 for line in whole))
-    done = _read_jsonl(partial)
-    changed = {key for line in done for key in source if line[key] != source[key]}
-    if [line["image_id"] for line in done] != image_ids[: len(done)].tolist():
-        changed.add("images")
-    if changed:
+    lines = partial.read_bytes().split(b"\n")[:-1]
+    lines = lines[: len(lines) - len(lines) % batch_size]
+    os.truncate(partial, sum(len(line) + 1 for line in lines))
+    done = _read_lines(partial)
+    made = [{key: line.get(key) for key in ("image_id", *source)} for line in done]
+    if made == [{"image_id": name, **source} for name in ids[: len(done)]]:
+        return len(done)
+    os.truncate(partial, 0)
+    return 0
+
+
+def _read_captions(path: Path, image_ids: Sequence[str]) -> dict[str, dict]:
+    """Return the line of each wanted image; every one must have exactly one."""
+    lines = _read_lines(path)
+    counts = Counter(line["image_id"] for line in lines)
+    if missing := [name for name in image_ids if name not in counts]:
         raise ValueError(
-            f"{partial} holds {len(done)} captions made with other "
-            f"{', '.join(sorted(changed))}. Restore these to go on from there, or "
-            "delete the file to start over."
-        )
-    return len(done)
-
-
-def _read_json(path: Path) -> list[dict]:
-    """Read {image id: caption}; a repeated key stays visible."""
-    try:
-        pairs = json.loads(path.read_text("utf-8"), object_pairs_hook=list)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}).") from error
-    if not all(isinstance(pair, tuple) for pair in pairs):
-        raise ValueError(
-            f"{path} must be one JSON object of the form {{image id: caption}}."
-        )
-    return [{"image_id": key, "caption": value} for key, value in pairs]
-
-
-def _read_jsonl(path: Path) -> list[dict]:
-    with path.open(encoding="utf-8") as file:
-        return [_parse_line(path, number, text) for number, text in enumerate(file, 1)]
-
-
-def _parse_line(path: Path, number: int, text: str) -> dict:
-    try:
-        line = json.loads(text)
-        return {"image_id": line["image_id"], "caption": line["caption"], **line}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"Line {number} of {path} must be a JSON object with image_id and caption; "
-            f"got {text[:60]!r}."
-        ) from error
-
-
-def _read_csv(path: Path) -> list[dict]:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    for column in ("image_id", "caption"):
-        if column not in table:
-            raise ValueError(
-                f"{path} must have the columns image_id and caption; it has "
-                f"{list(table.columns)}.{did_you_mean(column, table.columns)}"
-            )
-    return table[["image_id", "caption"]].to_dict("records")
-
-
-def _check_coverage(path: Path, given: list[str], wanted: Sequence[str]) -> None:
-    """Check that every wanted image is given once."""
-    counts = Counter(given)
-    missing = [name for name in wanted if name not in counts]
-    if missing:
-        raise ValueError(
-            f"{path} has no caption for {len(missing)} of {len(wanted)} images: "
+            f"{path} has no caption for {len(missing)} of {len(image_ids)} images: "
             f"{', '.join(missing[:5])}.{did_you_mean(missing[0], counts)}"
         )
-    repeated = [name for name in wanted if counts[name] > 1]
-    if repeated:
+    if repeated := [name for name in image_ids if counts[name] > 1]:
         raise ValueError(
             f"{path} has more than one caption for {len(repeated)} images: "
             f"{', '.join(repeated[:5])}. Keep one for each."
         )
+    by_id = {line["image_id"]: line for line in lines}
+    return {name: by_id[name] for name in image_ids}
 
 
-def _check_texts(path: Path, captions: Mapping[str, str]) -> None:
-    """Check that captions are texts with letters; warn of those not in English."""
-    empty = [name for name, caption in captions.items() if not _has_letter(caption)]
-    if empty:
+def _read_lines(path: Path) -> list[dict]:
+    """Read JSON lines; blank ones and a byte-order mark are ignored."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} has an empty caption, or one that is not a text with letters, for "
-            f"{len(empty)} of {len(captions)} images: {', '.join(empty[:5])}."
-        )
-    foreign = sum(
-        not any(letter.isascii() and letter.isalpha() for letter in caption)
-        for caption in captions.values()
-    )
-    if foreign:
-        warnings.warn(
-            f"{foreign} of {len(captions)} captions ({foreign / len(captions):.0%}) of "
-            f"{path.name} hold no ASCII letter; CLIP was trained on English.",
-            stacklevel=3,
-        )
+            f"{path} is not encoded in UTF-8 ({error}). Save it with that encoding."
+        ) from error
+    lines = []
+    for number, written in enumerate(text.split("\n"), 1):  # captions hold U+2028
+        if not written.strip():
+            continue
+        try:
+            line = json.loads(written)
+            for key in ("image_id", "caption"):
+                line[key].encode()  # a text, without half of a surrogate pair
+        except Exception as error:  # of any kind, where a line is damaged
+            raise ValueError(
+                f"Line {number} of {path} must be a JSON object with image_id and "
+                f"caption, both of them text; got {written[:60]!r}."
+            ) from error
+        lines.append(line)
+    return lines
 
 
-def _check_words(captions: Collection[str], *, source: str) -> None:
-    """Check that a letter is among captions; a model may fail at single images."""
-    if len(captions) and not any(map(_has_letter, captions)):
+def _check_words(captions: Sequence[str], source: str) -> None:
+    """Stop if not one caption contains a letter; a model may fail at single images."""
+    if captions and not any(map(_has_letter, captions)):
         raise ValueError(
-            f"{source} gives only captions without a letter, as "
-            f"{next(iter(captions))[:20]!r}; expected words. Its weights or their "
-            "precision are at fault (float16 overflows in models that were trained in "
-            "bfloat16): mend that, and run notebook 02 again."
+            f"{source} gives only captions without a letter, such as "
+            f"{captions[0][:20]!r}. Check the weights and their dtype "
+            "(float16 overflows in models trained in bfloat16), and run notebook 02 "
+            "again."
         )
 
 
-def _has_letter(caption: object) -> bool:
-    return isinstance(caption, str) and any(map(str.isalpha, caption))
+def _has_letter(caption: str) -> bool:
+    return any(map(str.isalpha, caption))

@@ -1,40 +1,33 @@
-"""Which images a model learns from, and the tokens that condition it."""
+"""Condition tokens of images, and the split of images by concept."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from paperlib.config import token_sources
 from paperlib.stimuli.tokens import Tokens
 
 
 class Condition:
     """Unified embeddings (paper, section 3.2.3): tokens of several sources in a row.
 
-    Parameters
-    ----------
-    sources
-        Token files, such as those of the images and those of their captions.
-    image_ids
-        The image of each row.
+    ``image_ids`` names the image of each row.
 
-    Attributes
-    ----------
-    n_tokens, width : int
-        Tokens of an image over all sources, and their width.
+    Raises
+    ------
+    ValueError
+        If there is no source, or widths differ.
     """
 
     def __init__(self, sources: Sequence[Tokens], image_ids: Sequence[str]):
         if not sources:
             raise ValueError(
                 "A model needs a condition: set conditioning.image to true, name a "
-                "captioner, or both."
+                "captioner or a network."
             )
         widths = {tokens.shape[-1] for tokens in sources}
         if len(widths) > 1:
             raise ValueError(
-                f"Tokens must have one width to stand in a row; got {sorted(widths)}."
+                f"Tokens of one condition must have one width; got {sorted(widths)}."
             )
         self.sources = list(sources)
         self.image_ids = np.asarray(image_ids)
@@ -47,37 +40,10 @@ class Condition:
         return np.concatenate([tokens[ids] for tokens in self.sources], axis=1)
 
 
-def open_condition(
-    conditioning: dict, where: Callable[..., Path], image_ids: Sequence[str]
-) -> Condition:
-    """Open the token files of a condition.
-
-    Parameters
-    ----------
-    conditioning
-        With ``image`` (bool), ``captioner`` and ``network`` (names or None).
-    where
-        From :func:`paperlib.paths.locate`.
-    image_ids
-        The image of each row.
-    """
-    paths = [where("tokens", tokens=name) for name in token_sources(conditioning)]
-    return Condition([Tokens(path) for path in paths], image_ids)
-
-
 def hold_out_concepts(
     concepts: Sequence[str], *, n_held_out: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split images by concept, so that validation asks for concepts never trained on.
-
-    Parameters
-    ----------
-    concepts
-        Concept of each training image.
-    n_held_out
-        Concepts for validation.
-    seed
-        Decides which.
+    """Split images by concept, so that validation uses concepts never trained on.
 
     Returns
     -------

@@ -1,154 +1,188 @@
-"""Which image each condition shows, and where its file lies."""
+"""Images: which one each condition shows, and picture files as a person sees them."""
 
-from collections import Counter
+import re
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps
 
 from paperlib.recordings.things_meg import TRIAL_TABLE, list_images
 from paperlib.recordings.unpickling import load_dict
 
-_METADATA = "image_metadata.npy"
-_KEYS = {"training": "train", "test": "test"}  # partition -> prefix in the metadata
+# Decoders that run inside Pillow; its EPS reader would start another program.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF")
+ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
+UNREADABLE = (".heic", ".heif", ".eps", ".svg", ".pdf", ".psd", ".jxl")
+METADATA = "image_metadata.npy"
+_PHOTOMETRIC = 262  # tag of TIFF; 0: zero is white
 
 
 def read_images(folder: Path) -> pd.DataFrame:
     """List the images of THINGS-EEG2 or THINGS-MEG in the order of the conditions.
 
-    Condition i of a partition is the i-th entry of its lists in
-    ``image_metadata.npy``; its file is ``<partition>_images/<concept>/<file>``
-    (Gifford et al. 2022, osf.io/y63gw). In THINGS-MEG (Hebart et al. 2023) it is the
-    i-th of the image numbers in the trial table; its file is
-    ``object_images/<concept>/<file>`` (osf.io/jum2f).
-
-    Parameters
-    ----------
-    folder
-        Holds ``image_metadata.npy``, ``training_images`` and ``test_images``, or
-        ``sourcedata/sample_attributes_P1.csv`` and ``object_images``.
+    THINGS-EEG2 (Gifford et al. 2022, osf.io/y63gw): condition i of a partition is
+    entry i of its lists in ``image_metadata.npy``, the file
+    ``<partition>_images/<concept>/<file>``. THINGS-MEG (Hebart et al. 2023,
+    osf.io/jum2f): it is image number i of ``sourcedata/sample_attributes_P1.csv``, the
+    file ``object_images/<concept>/<file>``.
 
     Returns
     -------
     DataFrame
-        Columns image_id (the file's stem), partition (``"training"`` or ``"test"``),
-        condition (from 1 within the partition), concept and path (absolute). All
-        training images come first.
+        Columns image_id (stem of the file's name), partition (``"training"`` or
+        ``"test"``), condition (from 1 within the partition), concept and path
+        (absolute); training images first.
 
     Raises
     ------
     FileNotFoundError
-        If the metadata or any image is missing; says how many and which.
+        If the metadata or images are missing.
     ValueError
-        If the metadata lack a list, lists differ in length, the trial table is not
-        valid, or two images share a stem.
+        If the metadata are incomplete, or two images share a stem.
     """
     folder = Path(folder).absolute()
-    is_meg = (folder / TRIAL_TABLE).is_file()
-    images = _list_meg(folder) if is_meg else _list_eeg(folder)
-    _check_unique(images["image_id"])
-    _check_present(images["path"], folder)
-    return images
-
-
-def open_image(path: Path) -> Image.Image:
-    """Read a whole image as RGB.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is truncated or is not an image.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no image {path}; expected a picture file.")
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); expected a complete picture "
-            "file. Extract or download it again."
-        ) from error
-
-
-def _list_eeg(folder: Path) -> pd.DataFrame:
-    """List the images of THINGS-EEG2."""
-    if not (folder / _METADATA).is_file():
+    if (folder / TRIAL_TABLE).is_file():
+        listed, pictures = list_images(folder), folder / "object_images"
+        rows = [
+            (row.partition, row.concept, pictures / row.concept / row.file)
+            for row in listed.itertuples()
+        ]
+    elif (folder / METADATA).is_file():
+        rows = _list_eeg(folder)
+    else:
         raise FileNotFoundError(
-            f"{folder / _METADATA} is missing (THINGS-EEG2), and so is {TRIAL_TABLE} "
+            f"{folder / METADATA} is missing (THINGS-EEG2), and so is {TRIAL_TABLE} "
             f"(THINGS-MEG); expected one of them."
         )
-    metadata = load_dict(folder / _METADATA, "the image metadata of THINGS-EEG2")
-    parts = [_list_partition(folder, metadata, partition) for partition in _KEYS]
-    return pd.concat(parts, ignore_index=True)
-
-
-def _list_meg(folder: Path) -> pd.DataFrame:
-    """List the images of THINGS-MEG."""
-    images = list_images(folder)
-    root = folder / "object_images"
-    pairs = zip(images["concept"], images["file"], strict=True)
-    return pd.DataFrame(
-        {
-            "image_id": [Path(file).stem for file in images["file"]],
-            "partition": images["partition"],
-            "condition": images.groupby("partition").cumcount() + 1,
-            "concept": images["concept"],
-            "path": [root / concept / file for concept, file in pairs],
-        }
-    )
-
-
-def _list_partition(folder: Path, metadata: dict, partition: str) -> pd.DataFrame:
-    """List the images of one partition in the order of their conditions."""
-    prefix = _KEYS[partition]
-    folders = _entry(metadata, f"{prefix}_img_concepts")
-    files = _entry(metadata, f"{prefix}_img_files")
-    if len(folders) != len(files):
+    images = pd.DataFrame(rows, columns=["partition", "concept", "path"])
+    images.insert(0, "image_id", [path.stem for path in images["path"]])
+    images.insert(2, "condition", images.groupby("partition").cumcount() + 1)
+    repeated = images.loc[images["image_id"].duplicated(), "image_id"].unique()
+    if len(repeated):
         raise ValueError(
-            f"{_METADATA} must name one concept for each image; its {partition} lists "
-            f"hold {len(folders)} concepts and {len(files)} files. Download it again."
-        )
-    root = folder / f"{partition}_images"
-    pairs = zip(folders, files, strict=True)
-    return pd.DataFrame(
-        {
-            "image_id": [Path(file).stem for file in files],
-            "partition": partition,
-            "condition": range(1, len(files) + 1),
-            "concept": [name.split("_", maxsplit=1)[-1] for name in folders],
-            "path": [root / name / file for name, file in pairs],
-        }
-    )
-
-
-def _entry(metadata: dict, key: str) -> list[str]:
-    if key not in metadata:
-        raise ValueError(
-            f"{_METADATA} must hold the list {key!r}; it holds {sorted(metadata)}. "
-            "Use the file that comes with the image set of THINGS-EEG2."
-        )
-    return list(metadata[key])
-
-
-def _check_unique(image_ids: pd.Series) -> None:
-    repeated = [name for name, count in Counter(image_ids).items() if count > 1]
-    if repeated:
-        raise ValueError(
-            f"Images are told apart by the stem of their file's name, but "
+            f"Images are identified by the stem of their file's name, but "
             f"{len(repeated)} stems occur more than once in the list of images: "
             f"{', '.join(repeated[:5])}."
         )
-
-
-def _check_present(paths: pd.Series, folder: Path) -> None:
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        named = ", ".join(str(path.relative_to(folder)) for path in missing[:5])
+    if missing := [path for path in images["path"] if not path.is_file()]:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} images are missing below {folder}: {named}"
-            f"{' ...' if len(missing) > 5 else ''}. Extract training_images.zip and "
-            "test_images.zip (THINGS-EEG2) or images_THINGS.zip (THINGS-MEG) there."
+            f"{len(missing)} of {len(images)} images are missing below {folder}: "
+            f"{', '.join(str(path.relative_to(folder)) for path in missing[:5])}. "
+            "Extract training_images.zip and test_images.zip (THINGS-EEG2) or "
+            "images_THINGS.zip (THINGS-MEG) there."
         )
+    return images
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """List the picture files of a folder by name; refuse formats such as HEIC."""
+    files = sorted(Path(folder).iterdir())
+    unreadable = [path.name for path in files if path.suffix.lower() in UNREADABLE]
+    if unreadable:
+        raise ValueError(
+            f"{len(unreadable)} pictures in {folder} are of a format that cannot be "
+            f"read: {', '.join(unreadable[:5])}. Convert them to JPEG or PNG, or move "
+            "them elsewhere."
+        )
+    pictures = [path for path in files if path.suffix.lower() in ENDINGS]
+    if not pictures:
+        raise FileNotFoundError(
+            f"There is no picture in {folder}; expected files that end with "
+            f"{', '.join(sorted(ENDINGS))}."
+        )
+    return pictures
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read a picture file as RGB, as an image viewer shows it (see :func:`to_rgb`).
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, is not a picture or is too large.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no image {path}; expected a picture file.")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return to_rgb(image)
+    except Exception as error:  # decoders raise of every kind at damaged files
+        raise ValueError(
+            f"{path} cannot be read as an image ({error}); expected a complete file "
+            f"in one of the formats {', '.join(FORMATS)}. Download it again, or "
+            "convert it to JPEG or PNG."
+        ) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a picture of any mode to RGB as an image viewer shows it.
+
+    It is turned upright (EXIF), laid on white where it is transparent, and converted
+    from its embedded color profile to sRGB. 16-bit gray spans its whole range; 32-bit
+    gray spans 0 to 1 if it is floating-point and lies there, else its own range.
+    """
+    profile = image.info.get("icc_profile")
+    zero_is_white = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bits(image)  # Pillow inverts only up to 8 bits
+        image = ImageOps.invert(image) if zero_is_white else image
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    if image.mode in ("1", "P"):
+        image = image.convert("RGB")
+    if profile:
+        # one that is damaged, or of another mode than the picture, viewers ignore
+        with suppress(ImageCms.PyCMSError, OSError):
+            own = ImageCms.ImageCmsProfile(BytesIO(profile))
+            srgb = ImageCms.createProfile("sRGB")
+            return ImageCms.profileToProfile(image, own, srgb, outputMode="RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 16- and 32-bit gray to 0...255."""
+    values = np.asarray(image, dtype=float)  # H W
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are NaN or infinite")
+    low, high = values.min(), values.max()
+    if image.mode.startswith("I;16"):
+        low, high = 0, 65535
+    elif image.mode == "F" and low >= 0 and high <= 1:
+        low, high = 0, 1
+    scaled = (values - low) / max(high - low, np.finfo(float).tiny)
+    return Image.fromarray(np.rint(255 * scaled).astype(np.uint8))
+
+
+def _list_eeg(folder: Path) -> list[tuple[str, str, Path]]:
+    """List partition, concept and path of the images of THINGS-EEG2."""
+    metadata = load_dict(folder / METADATA, "the image metadata of THINGS-EEG2")
+    rows = []
+    for partition, prefix in (("training", "train"), ("test", "test")):
+        lists = []
+        for key in (f"{prefix}_img_concepts", f"{prefix}_img_files"):
+            names = list(metadata.get(key, []))
+            if not names or not all(isinstance(name, str) for name in names):
+                raise ValueError(
+                    f"{METADATA} must hold a list of names {key!r}; it holds "
+                    f"{sorted(map(str, metadata))}. Use the file that comes with the "
+                    "image set of THINGS-EEG2."
+                )
+            lists.append(names)
+        concepts, files = lists
+        if len(concepts) != len(files):
+            raise ValueError(
+                f"{METADATA} must name one concept for each image; its {partition} "
+                f"lists hold {len(concepts)} concepts and {len(files)} files. Download "
+                "it again."
+            )
+        for concept, file in zip(concepts, files, strict=True):
+            path = folder / f"{partition}_images" / concept / file
+            rows.append((partition, re.sub(r"^\d+_", "", concept), path))
+    return rows

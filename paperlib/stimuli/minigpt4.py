@@ -1,13 +1,12 @@
-"""MiniGPT-4 (Zhu et al. 2023, arXiv 2304.10592), put together from its parts.
+"""MiniGPT-4 (Zhu et al. 2023, arXiv 2304.10592), assembled from its parts.
 
 The vision tower and Q-Former are those of BLIP-2 (Li et al. 2023), the language model
-is Vicuna. MiniGPT-4 itself is the linear layer between the two: it was trained to turn
-the 32 output tokens of the Q-Former into words of the language model, and only this
-layer was released.
+is Vicuna. MiniGPT-4 itself is the linear layer between the two: it was trained to map
+the 32 output tokens of the Q-Former to input embeddings of the language model, and only
+this layer was released.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -20,20 +19,21 @@ from transformers import (
     Blip2QFormerModel,
     Blip2VisionModel,
     LlamaForCausalLM,
-    PreTrainedTokenizerBase,
 )
 
 from paperlib.paths import ROOT
+from paperlib.stimuli.captions import GREEDY, decoding
 from paperlib.stimuli.weights import (
     fill,
     find_commit,
     find_model,
+    load_model,
+    loading,
     read_tensors,
     read_torch_file,
 )
-from paperlib.validation import check_shape
 
-# What the layer was trained with, around the image and the question.
+# The text around image and question with which the layer was trained.
 BEFORE_IMAGE = (
     "Give the following image: <Img>ImageContent</Img>. You will be able to see the "
     "image once I provide it to you. Please answer my questions.###Human: <Img>"
@@ -41,73 +41,75 @@ BEFORE_IMAGE = (
 BEFORE_PROMPT, AFTER_PROMPT = "</Img> ", "###Assistant: "
 STOP = "###"  # ends the turn of either side
 
-BLIP2_PARTS = ("vision_model.", "qformer.", "query_tokens")  # what is read of BLIP-2
+BLIP2_PARTS = ("vision_model.", "qformer.", "query_tokens")  # T5 is not read
 
 
-@dataclass(frozen=True)
 class MiniGPT4:
-    """MiniGPT-4 in evaluation mode.
+    """MiniGPT-4 in evaluation mode; Q-Former and projection stay in float32."""
 
-    Attributes
-    ----------
-    vision : Blip2VisionModel
-    qformer : Blip2QFormerModel
-    queries : Tensor of shape (1, L, D)
-        Learned input tokens of the Q-Former.
-    projection : Linear
-        From the width of the Q-Former to that of the language model.
-    language : LlamaForCausalLM
-    tokenizer : PreTrainedTokenizerBase
-    name : str
-        Of all three parts.
-    revision : str or None
-        Commits of the two parts that come from the hub; None for folders.
-    """
-
-    vision: Blip2VisionModel
-    qformer: Blip2QFormerModel
-    queries: Tensor
-    projection: nn.Linear
-    language: LlamaForCausalLM
-    tokenizer: PreTrainedTokenizerBase
-    name: str
-    revision: str | None
-
-    @property
-    def decoding(self) -> dict:
-        """How captions are decoded and at which size images are seen."""
-        size = self.vision.config.image_size
-        dtype = str(self.language.dtype).removeprefix("torch.")
-        return {
-            "do_sample": False,
-            "num_beams": 1,
-            "pixels": size**2,
-            "dtype": dtype,
-        }
+    def __init__(
+        self,
+        *,
+        vision: str,
+        vision_revision: str | None,
+        projection: str,
+        language: str,
+        language_revision: str | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        source, spoken = find_model(vision), find_model(language)
+        with loading(spoken):
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                spoken, revision=language_revision
+            )
+        layer = read_torch_file(ROOT / projection, "model")
+        with loading(source):
+            config = Blip2Config.from_pretrained(source, revision=vision_revision)
+        self.language = load_model(
+            LlamaForCausalLM, spoken, revision=language_revision, dtype=dtype
+        ).to(device)
+        width = config.qformer_config.hidden_size
+        self.projection = nn.Linear(width, self.language.config.hidden_size)
+        fill(self.projection, layer, "llama_proj.")
+        tensors = read_tensors(source, BLIP2_PARTS, revision=vision_revision)
+        self.vision = Blip2VisionModel(config.vision_config).eval()
+        fill(self.vision, tensors, "vision_model.")
+        self.qformer = Blip2QFormerModel(config.qformer_config).eval()
+        fill(self.qformer, tensors, "qformer.")
+        queries = torch.empty(1, config.num_query_tokens, width)  # of the Q-Former
+        parameters = nn.ParameterDict({"query_tokens": queries})
+        fill(parameters, tensors, "")
+        self.vision.to(device, dtype)
+        self.qformer.to(device)
+        self.projection.to(device)
+        self.queries = parameters["query_tokens"].to(device)
+        self.name = f"MiniGPT-4: {vision}, {projection}, {language}"
+        commits = (
+            find_commit(source, vision_revision),
+            find_commit(spoken, language_revision),
+        )
+        self.revision = ", ".join(filter(None, commits)) or None
+        self.decoding = decoding(config.vision_config.image_size**2, dtype)
 
     @torch.inference_mode()
     def __call__(
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
-        """Describe B images; see :class:`paperlib.stimuli.captions.Captioner`.
-
-        Every image takes as many tokens as any other and the words around them are the
-        same, so a batch needs no padding.
-        """
-        seen = self.image_tokens(images)
-        words = BEFORE_PROMPT + prompt + AFTER_PROMPT
-        before, after = self._embed(BEFORE_IMAGE, begins=True), self._embed(words)
-        n_images = len(images)
-        embedded = torch.cat(
-            [before.expand(n_images, -1, -1), seen, after.expand(n_images, -1, -1)],
-            dim=1,
-        )  # B L D
+        """Describe images, as every captioner does."""
+        before, _, after = self.chat(prompt).partition("<image>")
+        parts = (
+            self._embed(before, start=True),
+            self.image_tokens(images),
+            self._embed(after),
+        )  # the same number of tokens for all images: no padding
+        rows = [part.expand(len(images), -1, -1) for part in parts]
+        embedded = torch.cat(rows, dim=1)  # B L D
         ids = self.language.generate(
             inputs_embeds=embedded,
             attention_mask=embedded.new_ones(embedded.shape[:2], dtype=torch.long),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
+            **GREEDY,
             stop_strings=[STOP],
             tokenizer=self.tokenizer,
             pad_token_id=self.tokenizer.eos_token_id,
@@ -115,8 +117,12 @@ class MiniGPT4:
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.split(STOP)[0].strip() for text in texts]
 
+    def chat(self, prompt: str) -> str:
+        """Return the text that the language model reads, with a place for the image."""
+        return f"{BEFORE_IMAGE}<image>{BEFORE_PROMPT}{prompt}{AFTER_PROMPT}"
+
     def image_tokens(self, images: Sequence[Image.Image]) -> Tensor:
-        """Turn B images into words of the language model, (B, L, D)."""
+        """Map B images to input embeddings of the language model, (B, L, D)."""
         transform = image_transform(self.vision.config.image_size)
         pixels = torch.stack([transform(image) for image in images])  # B 3 H W
         vision, language = self.vision, self.language
@@ -127,85 +133,17 @@ class MiniGPT4:
         ).last_hidden_state
         return self.projection(tokens).to(language.dtype)
 
-    def _embed(self, text: str, *, begins: bool = False) -> Tensor:
-        """Return the words of a text, (1, L, D), after a start token if it begins."""
+    def _embed(self, text: str, *, start: bool = False) -> Tensor:
+        """Return the input embeddings of a text, (1, L, D)."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        if begins:
+        if start:
             ids = [self.tokenizer.bos_token_id, *ids]
         row = torch.tensor([ids], device=self.language.device)
         return self.language.get_input_embeddings()(row)
 
 
-def load_minigpt4(
-    *,
-    vision: str,
-    vision_revision: str | None,
-    projection: str,
-    language: str,
-    language_revision: str | None,
-    device: str | torch.device,
-    dtype: torch.dtype,
-) -> MiniGPT4:
-    """Put MiniGPT-4 together.
-
-    Parameters
-    ----------
-    vision
-        BLIP-2 with the Q-Former that the layer was trained on (blip2-flan-t5-xxl); its
-        language model is not read.
-    projection
-        File that MiniGPT-4's authors released, relative to the repository.
-    language
-        Vicuna of the version that the layer was trained on.
-    vision_revision, language_revision
-        Commits or branches on the hub; None for the newest, or with folders.
-    device
-        Where the model shall run.
-    dtype
-        Of vision tower and language model; Q-Former and projection stay in float32.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a part is neither a folder nor of the form owner/name, or there is no file of
-        the projection.
-    ValueError
-        If a tensor is missing or has another shape, or a file holds more than tensors.
-    """
-    source, spoken = find_model(vision), find_model(language)
-    tokenizer = AutoTokenizer.from_pretrained(spoken, revision=language_revision)
-    weights = _projection_weights(projection)
-    config = Blip2Config.from_pretrained(source, revision=vision_revision)
-    llama = LlamaForCausalLM.from_pretrained(
-        spoken, revision=language_revision, dtype=dtype, attn_implementation="sdpa"
-    )
-    linear = nn.Linear(config.qformer_config.hidden_size, llama.config.hidden_size)
-    fill(linear, weights, "llama_proj.")
-    tower, qformer, queries = _load_blip2(source, config, vision_revision)
-    commits = (
-        find_commit(source, vision_revision),
-        find_commit(spoken, language_revision),
-    )
-    return MiniGPT4(
-        vision=tower.to(device, dtype).eval(),
-        qformer=qformer.to(device).eval(),
-        queries=queries.to(device),
-        projection=linear.to(device),
-        language=llama.to(device).eval(),
-        tokenizer=tokenizer,
-        name=f"MiniGPT-4: {vision}, {projection}, {language}",
-        revision=", ".join(filter(None, commits)) or None,
-    )
-
-
 def image_transform(size: int) -> transforms.Compose:
-    """Return BLIP's transform for evaluation: squash to a square, then normalize.
-
-    Parameters
-    ----------
-    size
-        Side of the square in pixels.
-    """
+    """Return BLIP's transform for evaluation: squash to a square, then normalize."""
     return transforms.Compose(
         [
             transforms.Resize((size, size), transforms.InterpolationMode.BICUBIC),
@@ -213,30 +151,3 @@ def image_transform(size: int) -> transforms.Compose:
             transforms.Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD),
         ]
     )
-
-
-def _projection_weights(projection: str) -> dict[str, Tensor]:
-    """Read the released tensors."""
-    path = ROOT / projection
-    weights = read_torch_file(path).get("model")
-    if not isinstance(weights, dict):
-        raise ValueError(
-            f"{path} must hold tensors under the key 'model', as the checkpoint that "
-            "MiniGPT-4's authors released does."
-        )
-    return weights
-
-
-def _load_blip2(
-    source: str, config: Blip2Config, revision: str | None
-) -> tuple[Blip2VisionModel, Blip2QFormerModel, Tensor]:
-    """Read vision tower, Q-Former and its queries, and nothing else."""
-    tensors = read_tensors(source, BLIP2_PARTS, revision=revision)
-    tower = Blip2VisionModel(config.vision_config)
-    qformer = Blip2QFormerModel(config.qformer_config)
-    fill(tower, tensors, "vision_model.")
-    fill(qformer, tensors, "qformer.")
-    shape = (1, config.num_query_tokens, config.qformer_config.hidden_size)
-    queries = tensors.get("query_tokens", torch.empty(0))
-    check_shape("The tensor query_tokens", queries, shape)
-    return tower, qformer, queries.float()

@@ -1,129 +1,122 @@
-"""Tokens on disk: written in batches, resumable; read by image id."""
+"""Tokens on disk: written in batches, read by image id."""
 
-import hashlib
 import json
+import math
+import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from tqdm.auto import tqdm
 
 from paperlib.atomic import write_text
-from paperlib.progress import progress_bar
-from paperlib.recordings.signals import release_memory
-from paperlib.validation import check_finite, check_shape, did_you_mean
-
-Item = TypeVar("Item")
+from paperlib.validation import check_finite, did_you_mean
 
 
 def write_tokens(
     path: Path,
-    items: Mapping[str, Item],
+    items: Mapping[str, Path | str],
     *,
-    encode: Callable[[list[Item]], Tensor],
+    encode: Callable[[list], np.ndarray],
     batch_size: int,
     settings: dict,
 ) -> None:
     """Encode items in batches and stream their tokens to a float16 array on disk.
 
-    While it is under way the array is called ``<stem>.partial.npy``; a call after a
-    kill goes on behind the last whole batch. When all rows are there, the array gets
-    its name, beside ``<stem>.json`` with the ids of its rows and the settings.
+    Rows are appended to ``<stem>.partial.npy``; an interrupted run of the same items
+    and settings resumes after the last complete batch. The finished array has
+    ``<stem>.json`` beside it, with the image ids of its rows and the settings.
 
     Parameters
     ----------
-    path
-        Of the finished array, ``.npy``, of shape (n_images, L, D).
     items
         What to encode (an image's path, a caption), by image id.
     encode
-        B items -> tokens of shape (B, L, D).
-    batch_size
-        B.
+        B items to tokens of shape (B, L, D).
     settings
-        How the tokens are made; kept beside them.
+        How the tokens are made.
 
     Raises
     ------
     ValueError
-        If the unfinished array belongs to other items or settings, or if tokens are
-        not finite or do not fit into float16.
+        If tokens are not finite or overflow float16.
     """
-    identity = {
-        "image_ids": list(items),
-        "settings": settings,
-        "items_sha256": _fingerprint(items),
-    }
-    unfinished = _Unfinished(Path(path), identity)
-    todo = list(items.values())
-    starts = range(unfinished.n_done, len(todo), batch_size)
-    with progress_bar(
-        total=len(todo), done=unfinished.n_done, label=unfinished.path.stem, unit="item"
-    ) as bar:
-        for start in starts:
-            batch = todo[start : start + batch_size]
-            unfinished.append(_as_half(encode(batch), identity["image_ids"][start]))
-            bar.update(len(batch))
-    unfinished.finish()
+    ids, values = list(items), list(items.values())
+    index = {"image_ids": ids, "settings": settings}
+    origin = json.dumps([index, list(map(str, values))])
+    started, partial = (path.with_suffix(f".partial.{end}") for end in ("json", "npy"))
+    if partial.is_file() and started.is_file() and started.read_text("utf-8") == origin:
+        n_done = _drop_incomplete(partial, batch_size)
+    else:
+        partial.unlink(missing_ok=True)
+        write_text(started, origin)
+        n_done = 0
+    with (
+        partial.open("ab") as file,
+        tqdm(total=len(ids), initial=n_done, desc=path.stem, unit="item") as bar,
+    ):
+        for start in range(n_done, len(ids), batch_size):
+            tokens = encode(values[start : start + batch_size])  # B L D
+            with np.errstate(over="ignore"):  # an overflow is named by the next line
+                half = np.ascontiguousarray(tokens, dtype=np.float16)
+            check_finite(f"The batch of tokens that begins with {ids[start]!r}", half)
+            if start == 0:
+                header = {"descr": "<f2", "fortran_order": False}
+                header["shape"] = (len(ids), *half.shape[1:])
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(half)
+            file.flush()
+            bar.update(len(half))
+        os.fsync(file.fileno())
+    path.with_suffix(".json").unlink(missing_ok=True)  # of an earlier array
+    os.replace(partial, path)
+    write_text(path.with_suffix(".json"), json.dumps(index, indent=1) + "\n")
+    started.unlink()
 
 
 class Tokens:
-    """Tokens on disk, read by image id.
-
-    Parameters
-    ----------
-    path
-        Array written by :func:`write_tokens`.
-
-    Attributes
-    ----------
-    path : Path
-    shape : tuple of int
-        (n_images, L, D).
-    image_ids : list of str
-        Of the rows.
-    settings : dict
-        How the tokens were made.
+    """Tokens that :func:`write_tokens` wrote, read by image id.
 
     Raises
     ------
-    FileNotFoundError
-        If the array is missing or not finished.
     ValueError
-        If the file is truncated, of another type, or does not fit its index.
+        If the file is damaged, of another type, or does not match its index.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        index = _read_index(self.path)
-        self.image_ids = index["image_ids"]
-        self.settings = index["settings"]
-        self._array = _map_array(self.path)
-        check_shape(str(path), self._array, (len(self.image_ids), None, None))
-        self.shape = self._array.shape
+        index = self.path.with_suffix(".json")
+        if not self.path.is_file() or not index.is_file():
+            raise FileNotFoundError(
+                f"{self.path} or its index {index.name} is missing; expected finished "
+                "tokens. Run notebook 03."
+            )
+        try:
+            content = json.loads(index.read_text(encoding="utf-8"))
+            self.image_ids, self.settings = content["image_ids"], content["settings"]
+            self._array = np.lib.format.open_memmap(self.path, mode="r")
+        except Exception as error:  # numpy raises of every kind at damaged headers
+            raise ValueError(
+                f"{self.path} or its index is truncated or damaged ({error}). Delete "
+                "them and run notebook 03 again."
+            ) from error
+        self.shape, dtype = self._array.shape, self._array.dtype  # n_images L D
+        n_images = len(self.image_ids)
+        if dtype != np.float16 or len(self.shape) != 3 or self.shape[0] != n_images:
+            raise ValueError(
+                f"{path} must hold tokens of {n_images} images in float16, of shape "
+                f"(images, tokens, width); got {dtype} of shape {self.shape}. Run "
+                "notebook 03 again."
+            )
         self._rows = {name: row for row, name in enumerate(self.image_ids)}
 
     def __getitem__(self, image_ids: Sequence[str]) -> np.ndarray:
-        """Return the tokens of images, float32 of shape (B, L, D).
-
-        Raises
-        ------
-        ValueError
-            If the array has no tokens for one of the images.
-        """
+        """Return the tokens of images, float32 of shape (B, L, D)."""
         return self.read(image_ids, columns=slice(None))
 
     def read(self, image_ids: Sequence[str], *, columns: slice) -> np.ndarray:
-        """Return a part of the width of the tokens, float32 of shape (B, L, columns).
-
-        Raises
-        ------
-        ValueError
-            If the array has no tokens for one of the images.
-        """
+        """Return some columns of the tokens, float32 of shape (B, L, columns)."""
         missing = [name for name in image_ids if name not in self._rows]
         if missing:
             raise ValueError(
@@ -133,91 +126,23 @@ class Tokens:
             )
         rows = [self._rows[name] for name in image_ids]
         tokens = self._array[rows, :, columns].astype(np.float32)
-        release_memory(self._array)
+        check_finite(str(self.path), tokens)
+        # pages that were read count as memory of the process until they are released
+        self._array.base.madvise(mmap.MADV_DONTNEED)
         return tokens
 
 
-class _Unfinished:
-    """An array of tokens that is being written, with its progress beside it."""
-
-    def __init__(self, path: Path, identity: dict):
-        self.path = path
-        self.array_path = path.with_suffix(".partial.npy")
-        self.progress_path = path.with_suffix(".partial.json")
-        self.identity = identity
-        self.array = None
-        self.n_done = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if self.progress_path.is_file() and self.array_path.is_file():
-            self._resume()
-
-    def _resume(self) -> None:
-        progress = json.loads(self.progress_path.read_text(encoding="utf-8"))
-        self.n_done = progress.pop("n_done")
-        changed = [key for key in self.identity if progress[key] != self.identity[key]]
-        if changed:
-            raise ValueError(
-                f"{self.array_path} holds {self.n_done} rows made with other "
-                f"{', '.join(changed)}. Restore these to go on from there, or delete "
-                f"{self.progress_path.name} to start over."
-            )
-        self.array = _map_array(self.array_path, mode="r+")
-
-    def append(self, tokens: np.ndarray) -> None:
-        """Write one batch behind the rows that are there."""
-        if self.array is None:
-            shape = (len(self.identity["image_ids"]), *tokens.shape[1:])
-            self.array = np.lib.format.open_memmap(
-                self.array_path, mode="w+", dtype=np.float16, shape=shape
-            )
-        self.array[self.n_done : self.n_done + len(tokens)] = tokens
-        self.array.flush()
-        release_memory(self.array)
-        self.n_done += len(tokens)
-        progress = {**self.identity, "n_done": self.n_done}
-        write_text(self.progress_path, json.dumps(progress))
-
-    def finish(self) -> None:
-        """Give array and index their final names."""
-        index = {key: self.identity[key] for key in ("image_ids", "settings")}
-        self.path.with_suffix(".json").unlink(missing_ok=True)  # of an earlier array
-        os.replace(self.array_path, self.path)
-        write_text(self.path.with_suffix(".json"), json.dumps(index, indent=1) + "\n")
-        self.progress_path.unlink()
-
-
-def _fingerprint(items: Mapping[str, Item]) -> str:
-    """Return the SHA-256 of what is to be encoded."""
-    text = json.dumps([[name, str(item)] for name, item in items.items()])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _as_half(tokens: Tensor, first: str) -> np.ndarray:
-    """Convert to float16 and check that no value overflows."""
-    half = tokens.to(torch.float16).cpu().numpy()
-    check_finite(f"The batch of tokens that begins with {first!r}", half)
-    return half
-
-
-def _read_index(path: Path) -> dict:
-    index = path.with_suffix(".json")
-    if not path.is_file() or not index.is_file():
-        raise FileNotFoundError(
-            f"{path} or its index {index.name} is missing; expected finished tokens. "
-            "Run notebook 03."
-        )
-    return json.loads(index.read_text(encoding="utf-8"))
-
-
-def _map_array(path: Path, *, mode: str = "r") -> np.memmap:
-    """Map a float16 array into memory; a truncated file is an error."""
-    try:
-        array = np.lib.format.open_memmap(path, mode=mode)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is truncated or no array ({error}). Delete it and run notebook 03 "
-            "again."
-        ) from error
-    if array.dtype != np.float16:
-        raise ValueError(f"{path} must hold float16; it holds {array.dtype}.")
-    return array
+def _drop_incomplete(partial: Path, batch_size: int) -> int:
+    """Truncate an array after its last complete batch; return how many rows it has."""
+    with partial.open("r+b") as file:
+        try:
+            np.lib.format.read_magic(file)
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        except ValueError:  # interrupted before the first batch
+            file.truncate(0)
+            return 0
+        begin, row = file.tell(), 2 * math.prod(shape[1:])  # bytes
+        n_rows = (file.seek(0, os.SEEK_END) - begin) // row
+        n_rows -= n_rows % batch_size
+        file.truncate(begin + n_rows * row if n_rows else 0)
+    return n_rows

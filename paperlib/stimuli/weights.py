@@ -1,35 +1,24 @@
-"""Weights of pretrained models: where they lie, and reading some of their tensors."""
+"""Pretrained weights: finding them, reading some of their tensors, checking them."""
 
 import json
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from paperlib.paths import ROOT
-from paperlib.validation import check_shape, did_you_mean
+from paperlib.validation import did_you_mean
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def find_model(name: str) -> str:
-    """Return the absolute folder of a local model, or the name of one on the hub.
-
-    Parameters
-    ----------
-    name
-        Name on the Hugging Face hub, or a folder; relative folders are relative to the
-        repository.
-
-    Raises
-    ------
-    FileNotFoundError
-        If ``name`` is neither a folder nor of the form owner/name.
-    """
+    """Return the absolute folder of a local model, or the name of one on the hub."""
     folder = ROOT / name
     if folder.is_dir():
         return str(folder)
@@ -42,144 +31,122 @@ def find_model(name: str) -> str:
 
 
 def find_commit(model: str, revision: str | None) -> str | None:
-    """Return the commit of a model in the cache of the hub; None for a folder.
-
-    Parameters
-    ----------
-    model
-        From :func:`find_model`.
-    revision
-        Commit or branch on the hub; None for the newest, or with a folder.
-    """
+    """Return the commit of a model in the cache of the hub; None for a folder."""
     if Path(model).is_dir():
         return None
     return Path(cached_file(model, "config.json", revision=revision)).parent.name
 
 
-def read_tensors(
-    model: str, prefixes: tuple[str, ...], *, revision: str | None
-) -> dict[str, Tensor]:
-    """Read the tensors of a sharded model whose names begin in certain ways.
-
-    Only shards that hold one of them are opened (and downloaded, from the hub).
-
-    Parameters
-    ----------
-    model
-        From :func:`find_model`.
-    prefixes
-        Beginnings of the names that are wanted.
-    revision
-        Commit or branch on the hub; None for the newest, or with a folder.
-
-    Returns
-    -------
-    dict
-        Tensors by their whole names, on the CPU.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the model has no index of its shards.
-    ValueError
-        If a shard holds more than tensors.
-    """
-    tensors = {}
-    for shard, names in find_shards(model, prefixes, revision=revision).items():
-        path = Path(cached_file(model, shard, revision=revision))
-        tensors |= _read_shard(path, names)
-    return tensors
-
-
 def find_shards(
     model: str, prefixes: tuple[str, ...], *, revision: str | None
 ) -> dict[str, list[str]]:
-    """Name the shards that hold tensors whose names begin in certain ways.
-
-    Parameters
-    ----------
-    model, prefixes, revision
-        As for :func:`read_tensors`.
-
-    Returns
-    -------
-    dict
-        Of each shard, the names of these tensors.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the model has no index of its shards.
-    """
+    """List, by file of a sharded model, its tensors whose names have these prefixes."""
+    for name in _INDEXES:
+        with suppress(OSError):
+            index = cached_file(model, name, revision=revision)
+            break
+    else:
+        raise FileNotFoundError(
+            f"{model} has no index of its weights: expected {' or '.join(_INDEXES)}. "
+            "Check the name, or the connection."
+        )
+    with loading(index):
+        places = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
     shards: dict[str, list[str]] = {}
-    for name, shard in _read_index(model, revision).items():
+    for name, shard in places.items():
         if name.startswith(prefixes):
             shards.setdefault(shard, []).append(name)
     return shards
 
 
-def read_torch_file(path: Path) -> dict:
-    """Read what ``torch.save`` wrote, provided that it is tensors and plain containers.
+def read_tensors(
+    model: str, prefixes: tuple[str, ...], *, revision: str | None
+) -> dict[str, Tensor]:
+    """Read the tensors that :func:`find_shards` names; no other file is downloaded."""
+    tensors = {}
+    for shard, names in find_shards(model, prefixes, revision=revision).items():
+        path = Path(cached_file(model, shard, revision=revision))
+        if path.suffix != ".safetensors":
+            whole = read_torch_file(path)
+            tensors |= {name: whole[name] for name in names}
+            continue
+        with loading(path), safe_open(path, framework="pt") as file:
+            tensors |= {name: file.get_tensor(name) for name in names}
+    return tensors
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file asks for anything else to be loaded; nothing of it is run.
-    """
+
+def read_torch_file(path: Path, key: str | None = None) -> dict:
+    """Read tensors that ``torch.save`` wrote, or those under a key; nothing else."""
     if not path.is_file():
         raise FileNotFoundError(f"There are no weights at {path}; download them there.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    with loading(path):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return content[key] if key else content
+
+
+def load_model(
+    kind: type[PreTrainedModel],
+    source: str,
+    *,
+    revision: str | None,
+    dtype: torch.dtype,
+) -> PreTrainedModel:
+    """Load a model of transformers, which would fill in missing tensors at random."""
+    with loading(source):
+        model, report = kind.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
         raise ValueError(
-            f"{path} was refused: expected tensors in plain containers, but it asks "
-            "for other objects, which could run code. Download it again from its "
-            "authors."
-        ) from error
+            f"The weights of {source} lack {len(missing)} tensors, such as "
+            f"{missing[0]}. Download them again."
+        )
+    check_weights(source, model)
+    return model.eval()
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Load the tensors whose names begin with ``prefix`` into a module.
-
-    Raises
-    ------
-    ValueError
-        If a tensor of the module is not there or has another shape.
-    """
-    given = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    """Load the tensors whose names begin with ``prefix``; a module needs all of its."""
+    state = {}
     for name, parameter in module.state_dict().items():
-        if name not in given:
+        tensor = tensors.get(prefix + name)
+        if tensor is None:
             raise ValueError(
                 f"The weights must hold a tensor {prefix}{name}; there is none."
                 f"{did_you_mean(prefix + name, tensors)}"
             )
-        check_shape(f"The tensor {prefix}{name}", given[name], tuple(parameter.shape))
-    module.load_state_dict(given, strict=False)
+        if tensor.shape != parameter.shape:
+            raise ValueError(
+                f"The tensor {prefix}{name} must have shape {tuple(parameter.shape)}; "
+                f"got {tuple(tensor.shape)}."
+            )
+        state[name] = tensor
+    module.load_state_dict(state)
+    check_weights(f"Tensors {prefix}*", module)
 
 
-def _read_index(model: str, revision: str | None) -> dict[str, str]:
-    """Return the shard of each tensor, of safetensors where there are both kinds."""
-    for index in _INDEXES:
-        try:
-            path = cached_file(model, index, revision=revision)
-        except OSError:
-            continue
-        return json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"]
-    raise FileNotFoundError(
-        f"{model} has no index of its weights: expected {' or '.join(_INDEXES)}. Check "
-        "the name, or the connection."
-    )
+def check_weights(name: str, module: nn.Module) -> None:
+    """Raise ValueError if a weight is NaN or infinite."""
+    for key, parameter in module.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(
+                f"{name}: the weights {key} are NaN or infinite. Download them again."
+            )
 
 
-def _read_shard(path: Path, names: list[str]) -> dict[str, Tensor]:
-    if path.suffix != ".safetensors":
-        whole = read_torch_file(path)
-        return {name: whole[name] for name in names}
-    with safe_open(path, framework="pt") as shard:
-        return {name: shard.get_tensor(name) for name in names}
+@contextmanager
+def loading(source: str | Path) -> Iterator[None]:
+    """Name the weights that a library failed to load, and what to do."""
+    try:
+        yield
+    except OSError:  # not there, or not reachable: says so itself
+        raise
+    except Exception as error:  # of any kind where files are damaged
+        raise ValueError(
+            f"{source} cannot be loaded: its files are damaged, incomplete or hold "
+            f"more than weights ({type(error).__name__}: {error}). Download it again."
+        ) from error

@@ -1,0 +1,313 @@
+"""What run_all.sh does around Snakemake, its profiles, and what a job depends on."""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import PurePath
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from snakemake.cli import get_argument_parser
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from paperlib.config import load_config
+from paperlib.paths import ROOT
+from workflow import preflight, time_left
+from workflow.jobs import Jobs, code
+from workflow.time_left import TimeLeft
+
+SLURM = {
+    "snakemake-executor-plugin-slurm": "2.8.0",
+    "snakemake-executor-plugin-slurm-jobstep": "0.6.1",
+}
+REQUIRED_BY_SLURM = (  # say the metadata of these versions
+    "numpy>=2.4.5,<3",
+    "pandas>=2.3.3,<4",
+    "pyyaml>=6.0.3,<7",
+    "snakemake-executor-plugin-slurm-jobstep>=0.6.0,<1",
+    "snakemake-interface-common>=1.23.0,<2",
+    "snakemake-interface-executor-plugins>=9.4.0,<10",
+    "throttler>=1.2.2,<2",
+)
+PROFILES = sorted((ROOT / "workflow/profiles").glob("*/config.yaml"))
+SERVE = "workflow/preloaded.py serve python "
+FREE = namedtuple("Usage", "free")
+
+
+def read_pins(path):
+    lines = path.read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.parent.name)
+def test_options_of_profiles_exist(path):
+    known = {
+        name.removeprefix("--")
+        for action in get_argument_parser()._actions
+        for name in action.option_strings
+    }
+    of_plugin = {"slurm-logdir", "slurm-status-command"}
+    assert set(yaml.safe_load(path.read_text())) - of_plugin <= known
+
+
+def test_the_plugin_of_slurm_is_pinned_and_fits():
+    beside = read_pins(ROOT / "workflow/profiles/slurm/requirements.txt")
+    assert beside == SLURM  # of other versions, look up what they require
+    pins = read_pins(ROOT / "requirements.txt")
+    assert not set(beside) & set(pins)
+    pinned = {canonicalize_name(name): pin for name, pin in (beside | pins).items()}
+    for requirement in map(Requirement, REQUIRED_BY_SLURM):
+        assert requirement.specifier.contains(pinned[requirement.name]), requirement
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Make a repository with an environment whose Python prints what it is given."""
+    shutil.copy(ROOT / "run_all.sh", tmp_path)
+    (tmp_path / "bin").mkdir()
+    environment = "env | grep -E '^(HOME|SNAKEMAKE|JUPYTER_PATH)'"
+    programs = {
+        "python": f'[ "$1" = -c ] && exit 0\n{environment} >&2\n'
+        f'[ "$2" != workflow.preflight ] || exec {sys.executable} "$@"\necho "$@"',
+        "nvidia-smi": "echo GPU-a; echo GPU-b",
+    }
+    for name, lines in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    for folder in ("config", "paperlib", "workflow"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    return tmp_path
+
+
+def run_all(machine, *arguments, **variables):
+    environment = os.environ | {"VIRTUAL_ENV": str(machine)} | variables
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    environment |= {k: v for k, v in variables.items() if k == "CUDA_VISIBLE_DEVICES"}
+    return subprocess.run(
+        ["./run_all.sh", *arguments],
+        cwd=machine,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def passed_on(machine, *arguments, **variables):
+    done = run_all(machine, *arguments, **variables)
+    assert done.returncode == 0, done.stderr
+    programs = ("snakemake", "pytest", "workflow.data")
+    starts = tuple(f"{s}-m {p}" for s in ("", SERVE) for p in programs)
+    return next(line for line in done.stdout.splitlines() if line.startswith(starts))
+
+
+def test_one_machine_uses_its_cores_and_gpus(machine):
+    passed = passed_on(machine)
+    memory = psutil.virtual_memory().total // 10**6
+    assert "--cores all" in passed and f"--resources mem_mb={memory} gpu=2 " in passed
+
+
+@pytest.mark.parametrize(("assigned", "passed"), [("1", "gpu=1"), ("", None)])
+def test_gpus_that_the_reader_withholds_do_not_count(machine, assigned, passed):
+    found = re.search(r"gpu=\d", passed_on(machine, CUDA_VISIBLE_DEVICES=assigned))
+    assert (found and found[0]) == passed
+
+
+def test_resources_of_the_command_line_go_before_those_of_the_machine(machine):
+    words = passed_on(machine, "--resources", "gpu=1").split()
+    assert words.index("gpu=2") < words.index("gpu=1")  # the last one decides
+
+
+@pytest.mark.parametrize("form", ["--profile {}", "--profile={}"])
+def test_a_profile_decides_about_cores_and_gpus(machine, form):
+    words = form.format("workflow/profiles/slurm").split()
+    passed = passed_on(machine, *words, "-n")
+    assert " ".join(words) in passed and "config=mini" in passed
+    assert "--cores" not in passed and "--resources" not in passed
+
+
+def test_names_of_tables_and_figures_are_completed(machine):
+    passed = passed_on(machine, "tab07", "fig03", "--cores", "1")
+    assert "only=tab07,fig03" in passed and "--cores 1" in passed
+
+
+@pytest.mark.parametrize("arguments", [("-k", "plan"), ("--config", "a"), ("-h",)])
+def test_the_tests_are_given_every_word(machine, arguments):
+    assert passed_on(machine, "test", *arguments).endswith(" ".join(("", *arguments)))
+
+
+def test_fetch_is_given_its_configuration_and_options(machine):
+    passed = passed_on(machine, "fetch", "--weights", "--config", "paper")
+    assert passed == "-m workflow.data fetch --weights --config paper"
+
+
+def test_a_misspelt_option_is_one_sentence(machine):
+    done = run_all(machine, "--confg", "mini")
+    message = "There is no option --confg. Did you mean '--config'?"
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith(message)
+    assert "snakemake" not in done.stdout
+
+
+def test_a_misspelt_configuration_is_one_sentence(machine):
+    done = run_all(machine, "--config", "papr")
+    assert done.returncode == 1 and "Did you mean 'paper'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_run_in_the_same_folder_is_refused(machine):
+    (machine / ".snakemake").mkdir()
+    with (machine / ".snakemake/run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run_all(machine)
+        assert done.returncode == 1 and "Another ./run_all.sh is at work" in done.stderr
+        assert run_all(machine, "-n").returncode == 0  # a dry run changes nothing
+    assert run_all(machine).returncode == 0
+
+
+def test_a_whole_run_needs_its_data_and_a_part_goes_on(machine):
+    done = run_all(machine, "--config", "paper")
+    assert done.returncode == 1 and "missing  participant 1, raw" in done.stderr
+    assert "-m snakemake" in run_all(machine, "--config", "paper", "tab01").stdout
+
+
+def test_what_the_shell_holds_for_other_work_is_kept_away(machine):
+    foreign = {"SNAKEMAKE_PROFILE": "other", "JUPYTER_PATH": "/other"}
+    done = run_all(machine, "-n", HOME="/nowhere", **foreign)
+    assert done.returncode == 0 and f"HOME={machine}/.home" in done.stderr
+    assert "other" not in done.stderr
+
+
+def test_results_of_a_file_elsewhere_are_listed(machine):
+    (machine / "tables/small").mkdir(parents=True)
+    (machine / "tables/small/tab01.csv").touch()
+    (machine / "tests").symlink_to(ROOT / "tests")
+    done = run_all(machine, "--config", "tests/small.yaml")
+    assert "tables/small/tab01.csv" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ({"python3": "3.15.0"}, "needs Python 3.11, 3.12 or 3.13; found Python 3.15.0"),
+        ({"python3": "3.14.1", "python3.12": "3.12.1"}, "with Python 3.12.1"),
+        ({"python3": "3.13.2", "python3.12": "3.12.1"}, "with Python 3.13.2"),
+    ],
+)
+def test_the_right_python_is_chosen(tmp_path, versions, expected):
+    shutil.copy(ROOT / "run_all.sh", tmp_path)
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    (tmp_path / "bin").mkdir()
+    for name, version in versions.items():
+        info = tuple(map(int, version.split(".")))
+        program = tmp_path / "bin" / name
+        program.write_text(
+            f'#!/bin/sh\n[ "$1" = --version ] && echo Python {version} && exit\n'
+            f'[ "$1" = -c ] || exit 3\n'
+            f'exec {sys.executable} -c "import sys; sys.version_info = {info}; $2"\n'
+        )
+        program.chmod(0o755)
+    for name in ("dirname", "cmp", "grep", "mkdir"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    done = subprocess.run(
+        [shutil.which("bash"), "./run_all.sh"],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and expected in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["run_all.sh", "workflow/Snakefile", "x/y.py"])
+def test_line_endings_are_those_of_unix_in_every_checkout(name):
+    rules = (ROOT / ".gitattributes").read_text().splitlines()
+    patterns = [line.split()[0] for line in rules if line.endswith("text eol=lf")]
+    assert any(PurePath(name).match(pattern) for pattern in patterns)
+
+
+def test_a_full_disk_is_told_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "ROOT", tmp_path)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: FREE(3 * 2**30))
+    with pytest.raises(OSError, match="3.0 GiB of free space; mini needs 4.0 GiB more"):
+        preflight.check_disk("mini", "data/mini")
+    (tmp_path / "data/mini").mkdir(parents=True)
+    with (tmp_path / "data/mini/there.npy").open("wb") as file:
+        file.truncate(2**30)  # what is there needs no space
+    preflight.check_disk("mini", "data/mini")
+
+
+@pytest.mark.parametrize("config", ["mini", "paper", "tests/small.yaml"])
+def test_every_run_without_a_network_leaves_gpus_to_others(config):
+    cfg = load_config(config)
+    for run in cfg.runs:
+        chosen = cfg.of(run=run)
+        is_network = chosen.method in ("dit", "unet", "synbrain")
+        for notebook in ("04_train", "05_sample"):
+            assert is_network or not chosen.resources[notebook].gpu
+
+
+def test_a_job_depends_on_the_modules_that_it_imports():
+    found = code("04_train")["modules"]
+    assert {"paperlib/models/dit.py", "paperlib/diffusion.py"} <= set(found)
+    assert not any("config" in file or "reporting" in file for file in found)
+    assert any("reporting" in file for file in code("06_evaluate")["modules"])
+    assert "minithings/world.py" in code("00_minithings")["modules"]
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    return Jobs("mini", dry_run=lambda: True)
+
+
+def test_values_are_those_that_decide(jobs):
+    wildcards = SimpleNamespace(captioner="qwen2-vl", tokens="efficientnet-lite0")
+    assert jobs.captioning(wildcards)["captioners"]["kind"] == "qwen2-vl"
+    assert jobs.embedding(wildcards) == {"grid": 4}
+    wildcards.tokens = "image"
+    assert "networks" not in jobs.embedding(wildcards)
+    keys = {"dataset": "things-meg", "run": "ours_v"}
+    values = jobs.values("training", "model")(keys)
+    assert values["training"]["seeds"] == jobs.cfg.of(**keys).seeds
+    assert values["model"] == jobs.cfg.of(**keys).model.model_dump(mode="json")
+    assert not {"machine", "resources"} & set(jobs.options(["ours_v"])["ours_v"])
+
+
+def test_parameters_are_typed(jobs):
+    keys = {"dataset": "things-eeg2", "run": "ours", "subject": "02"}
+    assert yaml.safe_load(jobs.parameters()(keys)) == keys | {
+        "config": "mini",
+        "subject": 2,
+    }
+
+
+def test_memory_grows_with_every_attempt(jobs):
+    granted = jobs.granted("memory", 1000)
+    job = SimpleNamespace(notebook="notebooks/06_evaluate.py")
+    first, second = (granted({}, job, "evaluate_things-meg", n) for n in (1, 2))
+    assert second == 2 * first > 0
+
+
+def test_time_left_follows_the_costs_of_jobs(tmp_path, monkeypatch):
+    times = tmp_path / "times.json"
+    entries = {"04_train": 30, "05_sample": 10}
+    notebooks = {name: {"mean_core_seconds": n} for name, n in entries.items()}
+    times.write_text(f'{{"notebooks": {notebooks}}}'.replace("'", '"'))
+    lines, now = [], iter((0.0, 60.0))
+    monkeypatch.setattr(time_left.logger, "info", lines.append)
+    monkeypatch.setattr(time_left.time, "monotonic", lambda: next(now))
+    handler = TimeLeft(times)
+    stats = {"train": 2, "sample": 3, "all": 1, "total": 6}
+    handler.emit(SimpleNamespace(event=LogEvent.RUN_INFO, stats=stats))
+    job = {"jobid": 3, "rule_name": "train"}
+    handler.emit(SimpleNamespace(event=LogEvent.JOB_INFO, **job))
+    handler.emit(SimpleNamespace(event=LogEvent.JOB_FINISHED, job_id=3))
+    assert lines == ["4 jobs left, about 2 min"]

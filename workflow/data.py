@@ -1,0 +1,462 @@
+"""Check whether what a configuration needs from elsewhere is there, and fetch it.
+
+python -m workflow.data check --config paper
+python -m workflow.data fetch --config paper --dataset things-eeg2 --subjects 1,3
+
+Recordings and images come from OSF and OpenNeuro (config/downloads.yml), weights from
+the Hugging Face hub and torchvision.
+"""
+
+import argparse
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from getpass import GetPassWarning, getpass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import requests
+import yaml
+
+from paperlib.config import GROUPS, Config, load_config
+from paperlib.paths import ROOT, template
+from paperlib.validation import check_option
+from workflow.downloads import download, unpack
+
+SOURCES = ROOT / "config/downloads.yml"
+WEIGHTS = "weights"  # group of what belongs to no data set
+SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]  # of a model on the hub
+MAGIC = {  # how files begin; THINGS-EEG2 also has .npy files that are bare pickles
+    **{".npy": (b"\x93NUMPY", b"\x80"), ".fif": (b"\x00\x00\x00\x64",)},
+    **{".meg4": (b"MEG4",), ".res4": (b"MEG4",)},
+}
+
+
+@dataclass
+class Item:
+    """Something that a configuration needs, here a file that only the reader can bring.
+
+    ``group`` is its data set or :data:`WEIGHTS`, ``subject`` the participant whose
+    recordings it is, ``by_hand`` what the reader must do. Subclasses fetch themselves.
+    """
+
+    group: str
+    name: str
+    path: Path
+    source: dict | str | None = None  # its entry of downloads.yml
+    subject: int | None = None
+    by_hand: str | None = None
+
+    def problem(self) -> str | None:
+        """Say what is missing or wrong; None if nothing is."""
+        return first_problem([self.path])
+
+    def fetch(self) -> None:
+        """Download what is missing or wrong."""
+
+
+class _Images(Item):
+    def problem(self):
+        from paperlib.stimuli.images import read_images
+
+        try:
+            read_images(self.path)
+        except FileNotFoundError as error:
+            return f"missing: {error}"
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def fetch(self):
+        _download_files(self.path, self.source["lists"])
+        if not self.problem():
+            return
+        password = None
+        if place := self.source.get("password"):  # asked for before the download
+            password = ask_password(f"Password of the images ({place}): ")
+        for top, url in self.source["archives"].items():
+            _download_archive(url, self.path / f"{top}.zip", self._place(top), password)
+
+    def _place(self, top):
+        """Return a function that places what lies in a folder of an archive."""
+
+        def place(member):
+            parts = Path(member).parts
+            if top not in parts or ".." in parts or parts[-1].startswith("._"):
+                return None
+            return self.path.joinpath(*parts[parts.index(top) :])
+
+        return place
+
+
+class _EEG(Item):
+    def files(self):
+        stems = ["preprocessed_eeg"]
+        if self.path.parent.name == "raw_data":
+            stems = [f"ses-{n:02d}/raw_eeg" for n in (1, 2, 3, 4)]
+        return [self.path / f"{s}_{p}.npy" for s in stems for p in ("training", "test")]
+
+    def problem(self):
+        in_bids = len(list(self.path.glob("ses-*/eeg"))) == 4
+        return None if in_bids else first_problem(self.files())
+
+    def fetch(self):
+        _download_archive(self.source, self.path.with_suffix(".zip"), self._place)
+
+    def _place(self, member):
+        """Recognize a file by the end of its path, but not in another's folder."""
+        owner = re.search(r"sub-0*(\d+)", member)
+        if "__MACOSX" in member or (owner and int(owner[1]) != self.subject):
+            return None
+        ends = {file: file.relative_to(self.path).parts for file in self.files()}
+        parts = Path(member).parts
+        return next((f for f, end in ends.items() if parts[-len(end) :] == end), None)
+
+
+class _Epochs(Item):
+    def problem(self):
+        return first_problem(
+            [self.path / name for name in self.source],
+            [entry["size"] for entry in self.source.values()],
+        )
+
+    def fetch(self):
+        _download_files(self.path, self.source)
+
+
+class _Runs(Item):
+    """Raw CTF runs as BIDS: 64 GB."""
+
+    def problem(self):
+        n_expected = self.source["runs"]
+        runs = sorted(self.path.glob("ses-*/meg/*_task-main_run-*_meg.ds"))
+        if len(runs) < n_expected:
+            missing = n_expected - len(runs)
+            return f"missing: {missing} of {n_expected} runs in {self.path}"
+        signals = [run / f"{run.stem}.meg4" for run in runs]
+        headers = [run / f"{run.stem}.res4" for run in runs]
+        tables = [Path(str(run).replace("_meg.ds", "_events.tsv")) for run in runs]
+        sizes = [self.source["size"]] * len(runs)
+        return first_problem(signals, sizes) or first_problem([*headers, *tables])
+
+    def fetch(self):
+        bucket = self.source["bucket"]
+        prefix = f"{self.source['dataset']}/{self.path.name}/"
+        for key, size in list_bucket(bucket, prefix):
+            name = key.removeprefix(prefix)
+            _download_files(self.path, {name: {"url": f"{bucket}/{key}", "size": size}})
+
+
+@dataclass
+class _Model(Item):
+    """A model of transformers; of a sharded one, only the shards that are read."""
+
+    revision: str | None = None
+    prefixes: tuple[str, ...] = ("",)  # with which the names of its tensors begin
+
+    def problem(self):
+        from huggingface_hub import snapshot_download
+
+        folder = ROOT / self.source
+        try:
+            if not folder.is_dir():
+                folder = snapshot_download(
+                    self.source,
+                    revision=self.revision,
+                    allow_patterns=SMALL_FILES,
+                    local_files_only=True,
+                )
+        except (FileNotFoundError, ValueError) as error:  # not in the cache, no name
+            return f"missing: {self.source} ({str(error).splitlines()[0]})"
+        return first_problem([Path(folder, name) for name in self._files(folder)])
+
+    def fetch(self):
+        from huggingface_hub import snapshot_download
+
+        small = {"revision": self.revision, "allow_patterns": SMALL_FILES}
+        folder = Path(snapshot_download(self.source, **small))
+        whole = {"revision": folder.name, "allow_patterns": self._files(folder)}
+        snapshot_download(self.source, **whole)
+        verify(self.source, folder)
+
+    def _files(self, folder):
+        from paperlib.stimuli.weights import find_shards
+
+        try:
+            shards = list(find_shards(str(folder), self.prefixes, revision=None))
+        except FileNotFoundError:  # in one piece
+            names = ["model.safetensors", "pytorch_model.bin"]
+            shards = [n for n in names if Path(folder, n).exists()] or names[:1]
+        return ["config.json", *shards]
+
+
+class _Clip(_Model):
+    """A CLIP model of open_clip, ``source`` its entry there."""
+
+    def problem(self):
+        from huggingface_hub import try_to_load_from_cache
+        from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+        hub, _, file = self.source["hf_hub"].rpartition("/")
+        names = [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+        found = [try_to_load_from_cache(hub, n, revision=self.revision) for n in names]
+        return None if any(isinstance(f, str) for f in found) else f"missing: {hub}"
+
+    def fetch(self):
+        from open_clip.pretrained import download_pretrained_from_hf
+
+        hub, _, file = self.source["hf_hub"].rpartition("/")
+        path = download_pretrained_from_hf(hub, file or None, revision=self.revision)
+        verify(hub, Path(path).parent)
+
+
+class _AlexNet(Item):
+    def fetch(self):
+        from torchvision.models import AlexNet_Weights
+
+        AlexNet_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+
+
+def list_items(cfg: Config) -> Iterator[Item]:
+    """List what a configuration needs."""
+    sources = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))
+    for dataset, entry in cfg.datasets.items():
+        known = {"data_root": cfg.data_root, "dataset": dataset}
+        kind, source = entry.preprocessing.source, sources[dataset]
+        folder = ROOT / template("images", **known)
+        yield _Images(dataset, "images", folder, source["images"])
+        for subject in entry.subjects:
+            alias = "raw" if kind.startswith("raw") else "published"
+            folder = ROOT / template(alias, subject=subject, **known)
+            about = (dataset, f"participant {subject}, {kind}")
+            if kind == "raw":
+                url = source[kind].format(subject=f"{subject:02d}")
+                yield _EEG(*about, folder, url, subject)
+            elif kind == "published":
+                yield _EEG(*about, folder, source[kind].get(subject), subject)
+            elif kind == "epochs":
+                parts = {n: s for n, s in source[kind].items() if f"_P{subject}-" in n}
+                yield _Epochs(*about, folder, parts, subject)
+            else:
+                folder /= f"sub-BIGMEG{subject}"
+                yield _Runs(*about, folder, source[kind], subject)
+    yield from list_weights(cfg)
+
+
+def list_weights(cfg: Config) -> Iterator[Item]:
+    """List the models that runs and CLIP Scores need."""
+    import open_clip
+    import torch
+    from torchvision.models import AlexNet_Weights
+
+    from paperlib.stimuli.minigpt4 import BLIP2_PARTS
+
+    encoders = [cfg.embedding, *cfg.clip_score.encoders]
+    for model, tag, revision in {(e.model, e.pretrained, e.revision) for e in encoders}:
+        entry = open_clip.get_pretrained_cfg(model, tag or "")
+        name = f"CLIP {model} ({tag})"
+        if model.startswith("local-dir:"):
+            folder = ROOT / model.removeprefix("local-dir:")
+            yield Item(WEIGHTS, name, folder / "open_clip_config.json")
+        elif entry.get("hf_hub"):
+            yield _Clip(WEIGHTS, name, ROOT, entry, revision=revision)
+        else:
+            raise ValueError(f"{name} is not on the Hugging Face hub.")
+    runs = {row.run for row in cfg.comparison}
+    runs.update(run for group in GROUPS for run in getattr(cfg.ablations, group))
+    conditions = [cfg.of(run=run).conditioning for run in runs]
+    if "alexnet" in {condition.network for condition in conditions}:
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        file = folder / Path(AlexNet_Weights.IMAGENET1K_V1.url).name
+        yield _AlexNet(WEIGHTS, "AlexNet", file)
+    needed = {*cfg.clip_score.captioners, *(c.captioner for c in conditions)}
+    for name, entry in cfg.captioning.captioners.items():
+        if name not in needed:
+            continue
+        if entry.kind == "file":
+            advice = f"write {entry.file}: see workflow/visualglm.py"
+            yield Item(WEIGHTS, f"{name}: captions", ROOT / entry.file, by_hand=advice)
+            continue
+        if entry.kind == "qwen2-vl":
+            models = [(entry.model, entry.revision, ("",))]
+        else:
+            models = [
+                (entry.vision, entry.vision_revision, BLIP2_PARTS),
+                (entry.language, entry.language_revision, ("",)),
+            ]
+            advice = (
+                f"put pretrained_minigpt4_7b.pth at {entry.projection}; the README of "
+                "github.com/Vision-CAIR/MiniGPT-4 leads to it (Google Drive)"
+            )
+            file = ROOT / entry.projection
+            yield Item(WEIGHTS, f"{name}: projection", file, by_hand=advice)
+        for model, revision, prefixes in models:
+            about = (WEIGHTS, f"{name}: {model}", ROOT, model)
+            yield _Model(*about, revision=revision, prefixes=prefixes)
+
+
+def first_problem(
+    paths: Iterable[Path], sizes: Iterable[int] | None = None
+) -> str | None:
+    """Say which file is missing, has another size than known, or begins wrongly."""
+    paths = list(paths)
+    for path, size in zip(paths, sizes or [None] * len(paths), strict=True):
+        if not path.is_file():
+            return f"missing: {path}"
+        n_bytes = path.stat().st_size
+        if size not in (None, n_bytes):
+            return f"{path} has {n_bytes:,} bytes; expected {size:,}"
+        with path.open("rb") as file:
+            if not n_bytes or not file.read(8).startswith(MAGIC.get(path.suffix, b"")):
+                return f"{path} is empty or damaged"
+    return None
+
+
+def list_bucket(url: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """List names and sizes of the files of a public S3 bucket."""
+    query = {"list-type": "2", "prefix": prefix}
+    while query:
+        answer = requests.get(url, params=query, timeout=60)
+        answer.raise_for_status()
+        listed = ElementTree.fromstring(answer.content)
+        for entry in listed.iterfind("{*}Contents"):
+            yield entry.findtext("{*}Key"), int(entry.findtext("{*}Size"))
+        token = listed.findtext("{*}NextContinuationToken")
+        query = token and query | {"continuation-token": token}
+
+
+def verify(model: str, folder: Path) -> None:
+    """Compare a snapshot with the hub's checksums; its client compares sizes only."""
+    from huggingface_hub import HfApi
+
+    report = HfApi().verify_repo_checksums(model, revision=folder.name)
+    wrong = [mismatch["path"] for mismatch in report.mismatches]
+    for name in wrong:
+        (folder / name).resolve().unlink()
+        (folder / name).unlink(missing_ok=True)
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} of {model} had another checksum than on the hub and "
+            "was removed; fetch it again."
+        )
+
+
+def ask_password(prompt: str) -> bytes:
+    """Ask for a password on the terminal, without showing it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GetPassWarning)
+        try:
+            return getpass(prompt).encode()
+        except (GetPassWarning, EOFError) as error:
+            raise OSError(
+                "A password must be typed, and there is no terminal to ask on; run "
+                "this command in one."
+            ) from error
+
+
+def _download_files(folder: Path, sources: dict[str, dict]) -> None:
+    for name, source in sources.items():
+        if first_problem([folder / name], [source.get("size")]):
+            (folder / name).unlink(missing_ok=True)
+            download(path=folder / name, **source)
+
+
+def _download_archive(url, archive, place, password=None) -> None:
+    download(url, archive, copies=2)
+    unpack(archive, place, password)
+    archive.unlink()
+
+
+def check(items: list[Item], config: str) -> int:
+    """Print the state of every item; 1 if something is missing or wrong."""
+    group, faulty = None, []
+    for item in items:
+        if item.group != group:
+            group = item.group
+            print(f"\n{group}")
+        problem = item.problem() or ""
+        state = "missing" if problem.startswith("missing") else "wrong"
+        print(f"  {state if problem else 'ok':8} {item.name}", flush=True)
+        if problem:
+            print(f"           {problem.replace(f'{ROOT}/', '')}")
+            faulty.append(item)
+    if not faulty:
+        print(f"\nEverything that {config} needs is there.")
+        return 0
+    print(f"\nTo get it: ./run_all.sh fetch --config {config}")
+    print_by_hand(faulty)
+    print("Or leave participants out: `subjects` of a data set in the configuration.")
+    return 1
+
+
+def fetch(items: list[Item]) -> int:
+    """Get what is missing; 1 if something is left for the reader."""
+    missing = [item for item in items if item.problem()]
+    for item in missing:
+        if item.by_hand:
+            continue
+        print(f"{item.group}: {item.name}", flush=True)
+        item.fetch()
+        if problem := item.problem():
+            raise ValueError(f"Everything was downloaded, and yet: {problem}.")
+    print_by_hand(missing)
+    left = any(item.by_hand for item in missing)
+    print("" if left else "Everything asked for is there.")
+    return int(left)
+
+
+def print_by_hand(items: list[Item]) -> None:
+    """Print what only the reader can do."""
+    for item in items:
+        if item.by_hand:
+            print(f"By hand, {item.name}: {item.by_hand}")
+
+
+def select(items: list[Item], group: str | None, subjects: str | None) -> list[Item]:
+    """Keep the items of a group, and of some participants, as in "1,3"."""
+    chosen = [item for item in items if group in (None, item.group)]
+    if not subjects:
+        return chosen
+    known = [item.subject for item in chosen if item.subject]
+    for number in subjects.split(","):
+        check_option("--subjects", number, [str(subject) for subject in known])
+    wanted = {None, *map(int, subjects.split(","))}
+    return [item for item in chosen if item.subject in wanted]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="./run_all.sh", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in ("check", "fetch"):
+        commands.add_parser(command).add_argument("--config", required=True)
+    fetching = commands.choices["fetch"]
+    fetching.add_argument("--dataset", help="only this data set")
+    fetching.add_argument("--weights", action="store_true", help="only weights")
+    fetching.add_argument("--subjects", help="only these participants, such as 1,3")
+    options = parser.parse_args(arguments)
+    try:
+        cfg = load_config(options.config)
+        if cfg.simulated:
+            print(f"{options.config} makes its own data; nothing to fetch.")
+            return 0
+        items = list(list_items(cfg))
+        if options.command == "check":
+            return check(items, options.config)
+        if options.subjects and not options.dataset:
+            parser.error("--subjects needs --dataset: each data set numbers its own")
+        if options.dataset:
+            check_option("--dataset", options.dataset, tuple(cfg.datasets))
+        group = WEIGHTS if options.weights else options.dataset
+        return fetch(select(items, group, options.subjects))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

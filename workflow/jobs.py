@@ -1,0 +1,220 @@
+"""Names, inputs and values of the jobs that the Snakefile connects.
+
+A job is one execution of a notebook. What is named here is relative to the repository,
+which is the working directory.
+"""
+
+import ast
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic_core import to_jsonable_python
+
+from paperlib.config import GROUPS, Config, load_config
+from paperlib.paths import IDENTITY, job_name, template
+
+
+class Jobs:
+    """The jobs of a configuration.
+
+    Parameters
+    ----------
+    config
+        As for :func:`paperlib.config.load_config`.
+    dry_run
+        Whether Snakemake only lists its jobs: missing public files are left out then,
+        so that every job is shown without any data.
+    """
+
+    def __init__(self, config: str, *, dry_run: Callable[[], bool]):
+        self.config, self.cfg = config, load_config(config)
+        self.cfg.check_runs()
+        self.datasets = {d: self.cfg.of(dataset=d) for d in self.cfg.datasets}
+        self.may_lack_data = lambda: dry_run() and not self.cfg.simulated
+        self._chosen = cache(self.cfg.of)
+
+    def path(self, alias: str, **keys: str | int) -> str:
+        """Fill the configuration into a path template; other keys stay wildcards."""
+        known = {"config": self.cfg.name, "data_root": self.cfg.data_root}
+        return template(alias, **known, **keys)
+
+    def file(self, alias: str, notebook: str, **fixed: str | int) -> str:
+        """Name the record, log or copy of a job, with wildcards for keys not fixed."""
+        keys = {key: f"{{{key}}}" for key in IDENTITY[notebook]} | {"images": ""}
+        return self.path(alias, job=job_name(notebook, **(keys | fixed)))
+
+    def logs(self, notebook: str, **fixed: str | int) -> dict[str, str]:
+        """Name the executed notebook and what it printed."""
+        aliases = {"notebook": "notebook", "text": "log"}
+        return {k: self.file(a, notebook, **fixed) for k, a in aliases.items()}
+
+    def tables(self, *names: str) -> list[str]:
+        """Name the three files of every table."""
+        ends = ("csv", "md", "tex")
+        return [self.path("table", name=f"{n}.{end}") for n in names for end in ends]
+
+    def figures(self, *names: str) -> list[str]:
+        """Name the two files of every figure."""
+        ends = ("png", "pdf")
+        return [self.path("figure", name=f"{n}.{end}") for n in names for end in ends]
+
+    def image_list(self, dataset: str) -> list[str]:
+        """Name the list of a data set's images."""
+        return self._public(self.path("image_list", dataset=dataset))
+
+    def recordings(self, dataset: str, *subjects: int) -> list[str]:
+        """Name the recordings of participants, as they are published."""
+        source = self.datasets[dataset].preprocessing.source
+        files = []
+        for subject in subjects:
+            alias = "raw" if source.startswith("raw") else "published"
+            folder = self.path(alias, dataset=dataset, subject=subject)
+            if source == "raw":
+                sessions = [f"{folder}/ses-0{n}/raw_eeg" for n in (1, 2, 3, 4)]
+                files += [
+                    f"{s}_{p}.npy" for s in sessions for p in ("training", "test")
+                ]
+            elif source == "published":
+                stem = f"{folder}/preprocessed_eeg"
+                files += [f"{stem}_training.npy", f"{stem}_test.npy"]
+            elif source == "epochs":  # their first part
+                files += [f"{folder}/preprocessed_P{subject}-epo.fif"]
+            else:
+                files += [f"{folder}/sub-BIGMEG{subject}"]
+        return self._public(*files)
+
+    def caption_files(self, captioner: str) -> list[str]:
+        """Name captions that were written elsewhere, or weights that are a file."""
+        entry = self.cfg.captioning.captioners[captioner]
+        keys = [key for key in ("file", "projection") if hasattr(entry, key)]
+        return self._public(*[getattr(entry, key) for key in keys])
+
+    def embedded(self, dataset: str, tokens: str) -> list[str]:
+        """Name what is turned into tokens: images, or images with captions."""
+        captions = self.path("captions", dataset=dataset, captioner=tokens)
+        is_text = tokens in self.cfg.captioning.captioners
+        return self.image_list(dataset) + ([captions] if is_text else [])
+
+    def tokens(self, dataset: str, run: str) -> list[str]:
+        """Name the token files that condition a run."""
+        sources = self._chosen(dataset=dataset, run=run).token_sources
+        return [self.path("tokens", dataset=dataset, tokens=name) for name in sources]
+
+    def captions(self, dataset: str, run: str) -> list[str]:
+        """Name the captions that condition a run, if any do."""
+        name = self._chosen(dataset=dataset, run=run).conditioning.captioner
+        return [self.path("captions", dataset=dataset, captioner=name)] if name else []
+
+    def signals(self, dataset: str) -> list[str]:
+        """Name the preprocessed signals of every participant of a data set."""
+        subjects = self.datasets[dataset].subjects
+        folders = [self.path("signals", dataset=dataset, subject=s) for s in subjects]
+        return [f"{folder}/info.json" for folder in folders]
+
+    def sampled(self, dataset: str, runs: list[str], subjects: list[int]) -> list[str]:
+        """Name what notebook 05 leaves of every run and participant."""
+        keys = [{"run": run, "subject": s} for run in runs for s in subjects]
+        return [self.file("record", "05_sample", dataset=dataset, **k) for k in keys]
+
+    def compared(self, dataset: str) -> list[str]:
+        """List the runs of the main table."""
+        rows = self.datasets[dataset].comparison
+        runs = [run for row in rows for run in (row.run, row.average_with) if run]
+        return list(dict.fromkeys(runs))
+
+    def ablated(self, dataset: str) -> list[str]:
+        """List the runs of the ablations."""
+        ablations = self.datasets[dataset].ablations
+        runs = [run for group in GROUPS for run in getattr(ablations, group)]
+        return list(dict.fromkeys(runs))
+
+    def parameters(self, **fixed: str | int) -> Callable:
+        """Return a params function: what papermill injects, as YAML."""
+
+        def of_job(wildcards):
+            keys = {k: int(v) if k == "subject" else v for k, v in wildcards.items()}
+            return yaml.safe_dump({"config": self.config} | keys | fixed)
+
+        return of_job
+
+    def values(self, *sections: str, **fixed: str) -> Callable:
+        """Return a params function: sections of the configuration as plain values."""
+
+        def of_job(wildcards):
+            cfg = self._of(dict(wildcards.items()) | fixed)
+            return {name: to_jsonable_python(getattr(cfg, name)) for name in sections}
+
+        return of_job
+
+    def captioning(self, wildcards) -> dict:
+        """Return the options of one captioner as plain values."""
+        values = self.cfg.captioning.model_dump(mode="json")
+        return values | {"captioners": values["captioners"][wildcards.captioner]}
+
+    def embedding(self, wildcards) -> dict:
+        """Return the options of one network, or of CLIP, as plain values."""
+        clip = self.cfg.embedding.model_dump(mode="json")
+        return clip.pop("networks").get(wildcards.tokens, clip)
+
+    def options(self, runs: list[str]) -> dict:
+        """Return what distinguishes runs as plain values."""
+        speed = {"machine", "resources"}
+        entries = {run: self.cfg.runs[run] for run in runs}
+        return {r: e.model_dump(mode="json", exclude=speed) for r, e in entries.items()}
+
+    def granted(self, name: str, unit: int = 1) -> Callable:
+        """Return a function: how much of a resource a job may use.
+
+        A job that failed gets more memory when it is tried again.
+        """
+
+        def of_job(wildcards, input, rulename, attempt):
+            ends = [d for d in self.datasets if rulename.endswith(d)]
+            keys = dict.fromkeys(["dataset"], *ends) | dict(wildcards.items())
+            resources = self._of(keys).resources[Path(input.notebook).stem]
+            tries = attempt if name == "memory" else 1
+            return round(getattr(resources, name) * unit * tries)
+
+        return of_job
+
+    def _of(self, keys: dict) -> Config:
+        return self._chosen(dataset=keys.get("dataset"), run=keys.get("run"))
+
+    def _public(self, *files: str) -> list[str]:
+        return [f for f in files if Path(f).exists() or not self.may_lack_data()]
+
+
+def code(notebook: str) -> dict:
+    """Name a notebook and the modules that decide what it makes.
+
+    The configuration stands in params instead, and how figures are drawn does not
+    matter to notebooks 00 to 05, which make data.
+    """
+    without = ("paperlib/config.py", "paperlib/notebook.py")
+    without += ("paperlib/reporting/",) if notebook < "06" else ()
+    modules, waiting = set(), [f"notebooks/{notebook}.py"]
+    while waiting:
+        new = _imported(waiting.pop()) - modules
+        new = {file for file in new if not file.startswith(without)}
+        modules |= new
+        waiting += new
+    return {"notebook": f"notebooks/{notebook}.py", "modules": sorted(modules)}
+
+
+@cache
+def _imported(file: str) -> set[str]:
+    """Return the files of this repository that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names.add(node.module)
+    ours = [
+        n.replace(".", "/") for n in names if n.startswith(("paperlib", "minithings"))
+    ]
+    files = [f"{stem}{end}" for stem in ours for end in (".py", "/__init__.py")]
+    return {file for file in files if Path(file).is_file()}

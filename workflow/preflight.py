@@ -1,0 +1,87 @@
+"""What run_all.sh does before Snakemake starts.
+
+``python -m workflow.preflight CONFIG KIND [WORD ...]`` checks the options, the data and
+the disk, takes the lock and prints the options that describe this machine. KIND is
+``run``, ``part`` (of which Snakemake knows what it needs), or ``dry`` for a dry run.
+"""
+
+import fcntl
+import os
+import shutil
+import sys
+from contextlib import redirect_stdout
+
+from snakemake.cli import get_argument_parser
+
+from paperlib.config import load_config
+from paperlib.paths import ROOT
+from paperlib.validation import did_you_mean
+from workflow import data
+from workflow.gpus import visible_gpus
+
+OWN = ("--config", "--cores", "--profile", "--help")
+DISK = {"mini": 4}  # GiB of data and results
+LOCK = 9  # file that run_all.sh has opened: locked until it and Snakemake have ended
+
+
+def check_options(words: list[str]) -> None:
+    """Refuse an option that neither run_all.sh nor Snakemake has."""
+    known = [s for a in get_argument_parser()._actions for s in a.option_strings]
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(k.startswith(name) for k in known):
+            raise ValueError(f"There is no option {name}.{did_you_mean(name, known)}")
+
+
+def check_disk(name: str, data_root: str) -> None:
+    """Refuse to begin what will not fit on the disk."""
+    folders = [ROOT / data_root, ROOT / "results" / name]
+    files = [file for folder in folders for file in folder.rglob("*")]
+    there = sum(file.stat().st_size for file in files if file.is_file())
+    missing = DISK.get(name, 0) * 2**30 - there
+    free = shutil.disk_usage(ROOT).free
+    if free < missing:
+        raise OSError(
+            f"{ROOT} has {free / 2**30:.1f} GiB of free space; {name} needs "
+            f"{missing / 2**30:.1f} GiB more. Make room and run this again."
+        )
+
+
+def take_lock() -> None:
+    """Refuse to begin while another run is at work in this folder."""
+    try:
+        fcntl.flock(LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(
+            "Another ./run_all.sh is at work in this folder. Wait for it, or stop it."
+        ) from None
+
+
+def describe_machine() -> list[str]:
+    """Return Snakemake's options for memory and GPUs; jobs that declare more wait."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6
+    gpus = len(visible_gpus())
+    return ["--resources", f"mem_mb={memory}"] + [f"gpu={gpus}"] * bool(gpus)
+
+
+def main(config: str, kind: str, *words: str) -> int:
+    """Check, lock and print; returns the exit status."""
+    try:
+        check_options(list(words))
+        cfg = load_config(config)
+        if kind != "dry":
+            take_lock()
+            check_disk(cfg.name, cfg.data_root)
+            with redirect_stdout(sys.stderr):
+                lacking = not cfg.simulated and data.main(["check", "--config", config])
+            if lacking and kind == "run":
+                raise ValueError("The run needs what is missing above.")
+    except (OSError, ValueError) as error:
+        print(f"run_all.sh: {error}", file=sys.stderr)
+        return 1
+    print(*describe_machine())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

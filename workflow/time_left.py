@@ -1,0 +1,50 @@
+"""Tell after every job how long the others may take."""
+
+import json
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+
+from snakemake.logging import logger
+from snakemake_interface_logger_plugins.common import LogEvent
+
+
+class TimeLeft(logging.Handler):
+    """Logs the time left, from what jobs took in a whole run before.
+
+    Only their ratios matter: the pace is that of the jobs that have finished.
+
+    Parameters
+    ----------
+    times
+        As ``benchmarks/run_times.py`` writes it.
+    """
+
+    def __init__(self, times: Path):
+        super().__init__()
+        notebooks = json.loads(times.read_text(encoding="utf-8"))["notebooks"]
+        self.costs = {name[3:]: n["mean_core_seconds"] for name, n in notebooks.items()}
+        self.left, self.rules, self.done = Counter(), {}, 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Follow Snakemake's events."""
+        event = getattr(record, "event", None)
+        if event == LogEvent.RUN_INFO:
+            self.left = Counter(
+                {r: n for r, n in record.stats.items() if self._cost(r)}
+            )
+            self.began = time.monotonic()
+        elif event == LogEvent.JOB_INFO:
+            self.rules[record.jobid] = record.rule_name
+        elif event == LogEvent.JOB_FINISHED and self.left[self.rules[record.job_id]]:
+            rule = self.rules[record.job_id]
+            self.left[rule] -= 1
+            self.done += self._cost(rule)
+            costs = sum(n * self._cost(rule) for rule, n in self.left.items())
+            minutes = (time.monotonic() - self.began) * costs / self.done / 60
+            n_left = self.left.total()
+            logger.info(f"{n_left} jobs left, about {minutes:.0f} min" * bool(n_left))
+
+    def _cost(self, rule: str) -> float:
+        return next((c for name, c in self.costs.items() if rule.startswith(name)), 0)
