@@ -184,38 +184,20 @@ def test_folder_without_model_or_weights(tmp_path):
         load(tmp_path)
 
 
-def truncate(folder):
-    weights = folder / "open_clip_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-
-
-def nest_too_deeply(folder):
-    (folder / "open_clip_config.json").write_text("[" * 100_000)
-
-
-def drop_a_tensor(folder):
-    weights = load_file(folder / "open_clip_model.safetensors")
-    del weights["visual.proj"]
-    save_file(weights, folder / "open_clip_model.safetensors")
-
-
-def overflow(folder):
-    weights = load_file(folder / "open_clip_model.safetensors")
-    weights["visual.proj"].fill_(torch.nan)
-    save_file(weights, folder / "open_clip_model.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (truncate, "{} cannot be loaded.*Download"),
-        (nest_too_deeply, "{} cannot be loaded"),
-        (drop_a_tensor, "(?s){} cannot be loaded.*visual.proj"),
-        (overflow, "{}: the weights visual.proj are NaN"),
-    ],
-)
-def test_damaged_folders(tmp_path, folder, damage, message):
+def test_damaged_folders(tmp_path, folder):
     copy = shutil.copytree(folder, tmp_path / "clip")
-    damage(copy)
-    with pytest.raises(ValueError, match=message.format(copy)):
+    file = copy / "open_clip_model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"visual.proj": tensors["visual.proj"] * torch.nan}, file)
+    with pytest.raises(ValueError, match=f"{copy}: the weights visual.proj are NaN"):
+        load(copy)
+    del tensors["visual.proj"]
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=f"(?s){copy} cannot be loaded.*visual.proj"):
+        load(copy)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{copy} cannot be loaded.*Download"):
+        load(copy)
+    (copy / "open_clip_config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=f"{copy} cannot be loaded.*recursion"):
         load(copy)

@@ -68,17 +68,10 @@ def tiny_blip2():
 
 
 def tiny_llama():
-    config = LlamaConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.4,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32}
+    layers |= {"intermediate_size": 48, "max_position_embeddings": 512}
+    tokens = {"vocab_size": len(VOCABULARY), "bos_token_id": 1, "eos_token_id": 2}
+    config = LlamaConfig(**layers, **tokens, initializer_range=0.4)
     return LlamaForCausalLM(config).eval()
 
 
@@ -235,28 +228,17 @@ def test_shards_of_either_kind(released, captioner, whole, tmp_path, pictures):
     assert torch.equal(again.image_tokens(pictures), captioner.image_tokens(pictures))
 
 
-MATRIX, BIAS = torch.zeros(32, WIDTH), torch.zeros(32)
+WEIGHT, BIAS = "llama_proj.weight", {"llama_proj.bias": torch.zeros(32)}
+MATRIX = torch.zeros(32, WIDTH)
 
 
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        (
-            {"llama_proj.weight": MATRIX},
-            "must hold a tensor llama_proj.bias; there is none",
-        ),
-        (
-            {"llama_prj.weight": MATRIX, "llama_proj.bias": BIAS},
-            "llama_proj.weight; there is none. Did you mean 'llama_prj.weight'",
-        ),
-        (
-            {"llama_proj.weight": MATRIX.T, "llama_proj.bias": BIAS},
-            r"llama_proj.weight must have shape \(32, 16\); got \(16, 32\)",
-        ),
-        (
-            {"llama_proj.weight": MATRIX, "llama_proj.bias": BIAS / 0},
-            "the weights bias are NaN",
-        ),
+        ({WEIGHT: MATRIX}, "must hold a tensor llama_proj.bias; there is none"),
+        ({"llama_prj.weight": MATRIX, **BIAS}, "is none. Did you mean 'llama_prj."),
+        ({WEIGHT: MATRIX.T, **BIAS}, r"weight must .* \(32, 16\); got \(16, 32\)"),
+        ({WEIGHT: MATRIX / 0, **BIAS}, "the weights weight are NaN"),
         (None, "projection.pth cannot be .*KeyError: 'model'"),
     ],
 )
