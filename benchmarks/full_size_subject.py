@@ -29,6 +29,8 @@ import psutil
 import torch
 import yaml
 from machine import processor
+from paperlib.provenance import environment
+from paperlib.stimuli.embeddings import load_clip, write_text_tokens
 from PIL import Image
 from safetensors.torch import save_file
 from scipy.linalg import fractional_matrix_power
@@ -38,7 +40,6 @@ from sklearn.preprocessing import StandardScaler
 from paperlib.atomic import write_text
 from paperlib.config import load_settings
 from paperlib.paths import ROOT, locate
-from paperlib.provenance import environment
 from paperlib.recordings.mvnn import noise_covariance, whiten, whitening_matrix
 from paperlib.recordings.preprocessing import cut_trials
 from paperlib.recordings.things_eeg2 import (
@@ -51,7 +52,6 @@ from paperlib.recordings.things_eeg2 import (
 from paperlib.recordings.trials import TrialWindow
 from paperlib.recordings.unpickling import load_dict
 from paperlib.stimuli.captions import read_captions, save_imported_captions
-from paperlib.stimuli.embeddings import load_clip, write_text_tokens
 from paperlib.stimuli.images import read_images
 from paperlib.stimuli.tokens import Tokens, write_tokens
 

@@ -102,6 +102,11 @@ class Jobs:
         sources = self._chosen(dataset=dataset, run=run).token_sources
         return [self.path("tokens", dataset=dataset, tokens=name) for name in sources]
 
+    def captions(self, dataset: str, run: str) -> list[str]:
+        """Name the captions that condition a run, if any do."""
+        name = self._chosen(dataset=dataset, run=run).conditioning.captioner
+        return [self.path("captions", dataset=dataset, captioner=name)] if name else []
+
     def signals(self, dataset: str) -> list[str]:
         """Name the preprocessed signals of every participant of a data set."""
         subjects = self.datasets[dataset].subjects
