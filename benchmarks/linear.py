@@ -1,10 +1,10 @@
 """Time and memory of the linear encoders at the size of THINGS-EEG2.
 
-Random features and responses of 16540 images; 63 channels x 250 samples. Two
-alternatives are measured as well: ridge regression by one singular value decomposition
-for all blocks of responses, in single precision, instead of RidgeCV; and PLSRegression,
-its first latent variable only, instead of a deflation of covariances. Every fit has a
-process of its own, so that its peak is its own.
+Random features and responses of 16540 images. Ridge regression is measured on one block
+of responses, which has the same time and memory in every block; RidgeCV stands beside a
+singular value decomposition in single precision, shared by all blocks. PLSRegression,
+its first latent variable only, stands beside a deflation of covariances. Every fit has
+a process of its own, so that its peak is its own.
 
 Run: ``python benchmarks/linear.py [NAME ...]`` (updates the .json beside it).
 """
@@ -22,89 +22,91 @@ from pathlib import Path
 import numpy as np
 from machine import processor
 from sklearn.cross_decomposition import PLSRegression
+from sklearn.linear_model import RidgeCV
 from threadpoolctl import threadpool_limits
 
 from paperlib.atomic import write_text
 from paperlib.config import HALF_DECADES
-from paperlib.models.linear import fit_kernel_regression, fit_pls, fit_ridge
+from paperlib.models.linear import fit_kernel_regression, fit_pls
 
-N_IMAGES, N_TARGETS = 16_540, 63 * 250
-N_FEATURES, N_COMPONENTS, N_LATENT, N_COMPARED, BLOCK = 4096, 1000, 25, 1, 2000
+N_IMAGES, N_TARGETS, BLOCK = 16_540, 63 * 250, 2000
+N_FEATURES, N_COMPONENTS, N_LATENT = 4096, 1000, 25
 REPORT = Path(__file__).with_suffix(".json")
 
 
-def simulate(n_features: int) -> tuple[np.ndarray, np.ndarray]:
+def simulate(n_features: int, n_targets: int) -> tuple[np.ndarray, np.ndarray]:
     """Return features (N, D) with a decaying spectrum, and noisy linear responses."""
     rng = np.random.default_rng(0)
     latent = rng.standard_normal((N_IMAGES, 200), dtype=np.float32)
     latent *= np.geomspace(10, 0.1, 200, dtype=np.float32)
     features = latent @ rng.standard_normal((200, n_features), dtype=np.float32)
     features += rng.standard_normal(features.shape, dtype=np.float32)
-    responses = latent @ rng.standard_normal((200, N_TARGETS), dtype=np.float32)
+    responses = latent @ rng.standard_normal((200, n_targets), dtype=np.float32)
     responses += 30 * rng.standard_normal(responses.shape, dtype=np.float32)
     return features, responses
 
 
-def shared_svd(scores: np.ndarray, responses: np.ndarray) -> np.ndarray:
-    """Return ridge weights (P, T) by leave-one-out errors from one decomposition."""
+def ridge_block(scores: np.ndarray, responses: np.ndarray) -> np.ndarray:
+    """Return ridge weights (P, T) by RidgeCV, as fit_ridge does for each block."""
+    return RidgeCV(HALF_DECADES, alpha_per_target=True).fit(scores, responses).coef_.T
+
+
+def ridge_block_by_svd(scores: np.ndarray, responses: np.ndarray) -> np.ndarray:
+    """Return ridge weights (P, T) by leave-one-out errors in single precision."""
     basis, lengths, axes = np.linalg.svd(scores - scores.mean(0), full_matrices=False)
     gains = lengths / (lengths**2 + np.float32(HALF_DECADES)[:, None])  # A P
     remainders = 1 - 1 / len(basis) - (gains * lengths) @ basis.T**2  # A N
-    weights = np.empty((scores.shape[1], responses.shape[1]), responses.dtype)
-    for i in range(0, responses.shape[1], BLOCK):
-        block = responses[:, i : i + BLOCK] - responses[:, i : i + BLOCK].mean(axis=0)
-        projected = basis.T @ block  # P block
-        errors = []
-        for gain, remainder in zip(gains * lengths, remainders, strict=True):
-            residuals = block - basis @ (gain[:, None] * projected)
-            residuals /= remainder[:, None]
-            errors.append(np.einsum("nt,nt->t", residuals, residuals))
-        best = np.argmin(errors, axis=0)
-        weights[:, i : i + BLOCK] = axes.T @ (gains[best].T * projected)
-    return weights
+    centered = responses - responses.mean(axis=0)
+    projected = basis.T @ centered  # P T
+    errors = []
+    for gain, remainder in zip(gains * lengths, remainders, strict=True):
+        residuals = centered - basis @ (gain[:, None] * projected)
+        residuals /= remainder[:, None]
+        errors.append(np.einsum("nt,nt->t", residuals, residuals))
+    return axes.T @ (gains[np.argmin(errors, axis=0)].T * projected)
 
 
-def ridge() -> None:
-    fit_ridge(
-        *simulate(N_COMPONENTS),
-        n_components=N_COMPONENTS,
-        alphas=HALF_DECADES,
-        block=BLOCK,
-        seed=0,
-    )
+def pls(features: np.ndarray, responses: np.ndarray) -> None:
+    fit_pls(features, responses, n_components=N_LATENT)
 
 
-def ridge_shared_svd() -> None:
-    shared_svd(*simulate(N_COMPONENTS))
+def pls_scikit_learn(features: np.ndarray, responses: np.ndarray) -> None:
+    PLSRegression(1, scale=False).fit(features, responses)
 
 
-def pls() -> None:
-    fit_pls(*simulate(N_FEATURES), n_components=N_LATENT)
+def kernel_regression(features: np.ndarray, responses: np.ndarray) -> None:
+    fit_kernel_regression(features, responses, n_components=N_COMPONENTS, seed=0)
 
 
-def pls_scikit_learn() -> None:
-    PLSRegression(N_COMPARED, scale=False).fit(*simulate(N_FEATURES))
+FITS = {  # features and responses
+    ridge_block: (N_COMPONENTS, BLOCK),
+    ridge_block_by_svd: (N_COMPONENTS, BLOCK),
+    pls: (N_FEATURES, N_TARGETS),
+    pls_scikit_learn: (N_FEATURES, N_TARGETS),
+    kernel_regression: (N_FEATURES, N_TARGETS),
+}
 
 
-def kernel_regression() -> None:
-    fit_kernel_regression(*simulate(N_FEATURES), n_components=N_COMPONENTS, seed=0)
-
-
-def data_only() -> None:
-    simulate(N_FEATURES)
-
-
-FITS = (data_only, ridge_shared_svd, pls, ridge, pls_scikit_learn, kernel_regression)
+def peak() -> float:
+    """Return the peak memory of this process in GiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
 def measure(name: str, results: dict) -> None:
     """Run one fit in this process, on one thread."""
+    fit, size = next((f, size) for f, size in FITS.items() if f.__name__ == name)
     with threadpool_limits(1):
-        began = time.process_time()
-        globals()[name]()
+        data = simulate(*size)
+        before, began = peak(), time.process_time()
+        fit(*data)
         seconds = time.process_time() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    results[name] = {"core_seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
+    results[name] = {
+        "features": size[0],
+        "targets": size[1],
+        "core_seconds": round(seconds, 1),
+        "peak_gib": peak(),
+        "peak_gib_of_data": before,
+    }
 
 
 def main() -> None:
@@ -113,16 +115,11 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": f"{processor()}, 1 core, {platform.machine()}",
         "versions": {p: metadata.version(p) for p in ("numpy", "scikit-learn")},
-        "sizes": {
-            "images": N_IMAGES,
-            "targets": N_TARGETS,
-            "features": {"ridge": N_COMPONENTS, "pls and kernel": N_FEATURES},
-            "components": N_COMPONENTS,
-            "latent_variables": {"pls": N_LATENT, "pls_scikit_learn": N_COMPARED},
-            "penalties": len(HALF_DECADES),
-            "block": BLOCK,
-        },
-        "note": "data_only is part of all; other programs ran on the same cores",
+        "images": N_IMAGES,
+        "components": N_COMPONENTS,
+        "latent_variables": {"pls": N_LATENT, "pls_scikit_learn": 1},
+        "penalties": len(HALF_DECADES),
+        "note": "other programs ran on the same core",
         "results": {},
     }
     if REPORT.is_file():

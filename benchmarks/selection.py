@@ -38,51 +38,68 @@ from paperlib.training import Pairs
 RESULTS = ROOT / "benchmarks/selection_mini.json"
 SUBJECT, FOLDS, PARTS = 1, (0, 1), 6
 
-CANDIDATES = {  # run -> changes of its values, one candidate each
-    "ours_plus": [
-        "",
-        "training: {learning_rate: 1.0e-3}",
-        "training: {learning_rate: 3.0e-3}",
-        "training: {steps: 300}",
-    ],
-    "ours_v": [
-        "",
-        "training: {learning_rate: 1.0e-3}",
-        "training: {learning_rate: 3.0e-3}",
-        "training: {steps: 300}",
-    ],
-    "ours_skip": [
-        "training: {learning_rate: 4.0e-4}",
-        "training: {learning_rate: 7.5e-4}",
-        "training: {learning_rate: 1.5e-3}",
-    ],
-    "ours": [
-        "",
-        "training: {learning_rate: 5.0e-4}",
-        "training: {learning_rate: 2.0e-3}",
-    ],
-    "ours_plus_cnn": [
-        "",
-        "training: {learning_rate: 1.0e-3}",
-        "training: {learning_rate: 3.0e-3}",
-        "training: {steps: 200}",
-    ],
-    "synbrain": [
-        "training: {learning_rate: 2.0e-3}",
-        "training: {learning_rate: 4.0e-3}",
-        "training: {learning_rate: 8.0e-3}",
-        "training: {learning_rate: 1.6e-2}",
-    ],
-    "first_version": [
-        "training: {learning_rate: 5.0e-4}",
-        "training: {learning_rate: 1.0e-3}",
-        "training: {learning_rate: 2.0e-3}",
-        "training: {learning_rate: 4.0e-3}",
-    ],
-    "clip_ridge": ["", "coordinates: {whitening: null}"],
-    "image_ridge": [""],
-    "cnn_ridge": [""],
-    "guclu": ["", "coordinates: {whitening: null}"],
+CANDIDATES = {  # data set -> run -> changes of its values, one candidate each
+    "things-eeg2": {
+        "ours_plus_cnn": [
+            "training: {steps: 300}",
+            "training: {steps: 200}",
+            "training: {steps: 300, learning_rate: 1.0e-3}",
+        ],
+        "ours_plus": [
+            "training: {steps: 400}",
+            "training: {steps: 300}",
+            "training: {steps: 400, learning_rate: 1.0e-3}",
+        ],
+        "ours_v": [
+            "training: {steps: 400}",
+            "training: {steps: 300}",
+            "training: {steps: 400, learning_rate: 1.0e-3}",
+        ],
+        "ours_skip": [
+            "training: {learning_rate: 4.0e-4}",
+            "training: {learning_rate: 7.5e-4}",
+            "training: {learning_rate: 1.5e-3}",
+        ],
+        "ours": [
+            "",
+            "training: {learning_rate: 5.0e-4}",
+            "training: {learning_rate: 2.0e-3}",
+        ],
+        "synbrain": [
+            "training: {learning_rate: 2.0e-3}",
+            "training: {learning_rate: 4.0e-3}",
+            "training: {learning_rate: 8.0e-3}",
+        ],
+        "first_version": [
+            "training: {learning_rate: 1.0e-3}",
+            "training: {learning_rate: 2.0e-3}",
+            "training: {learning_rate: 4.0e-3}",
+        ],
+        "image_ridge": [""],
+        "cnn_ridge": [""],
+    },
+    "things-meg": {
+        "ours_plus": [
+            "coordinates: {whitening: 0.25}",
+            "coordinates: {whitening: 0.35}",
+        ],
+        "ours_plus_cnn": [
+            "training: {steps: 260}",
+            "training: {steps: 260, learning_rate: 7.5e-4}",
+            "training: {steps: 160}",
+            "training: {steps: 260}, model: {width: 32, heads: 2}",
+        ],
+        "synbrain": [
+            "training: {learning_rate: 4.0e-3}",
+            "training: {learning_rate: 8.0e-3}",
+        ],
+        "first_version": [
+            "training: {learning_rate: 1.0e-3}",
+            "training: {learning_rate: 4.0e-3}",
+        ],
+        "image_ridge": [""],
+        "cnn_ridge": [""],
+    },
 }
 
 
@@ -145,11 +162,12 @@ def validate(cfg: Config, dataset: str, fold: int, seed: int) -> dict[str, float
 def main() -> None:
     """Score every candidate that was asked for, keeping what others scored."""
     dataset, *runs = sys.argv[1:]
-    runs = runs or list(CANDIDATES)
+    candidates = CANDIDATES[dataset]
+    runs = runs or list(candidates)
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
     rows = [r for r in kept if r["dataset"] != dataset or r["run"] not in runs]
     for run in runs:
-        for change in CANDIDATES[run]:
+        for change in candidates[run]:
             overrides = f"runs: {{{run}: {{{change}}}}}" if change else ""
             cfg = load_config("mini", overrides).of(dataset=dataset, run=run)
             scores = [validate(cfg, dataset, fold, seed=0) for fold in FOLDS]

@@ -33,8 +33,8 @@ from minithings.scenes import Scene, draw_object
 from minithings.world import World
 from paperlib.stimuli.captioners import load_captioner
 
-IMAGE_SIZE = 24  # pixels that the model sees; every image is resized to it
-PATCH_SIZE = 4
+IMAGE_SIZE = 32  # pixels that the model sees; every image is resized to it
+PATCH_SIZE = 8
 GRID = IMAGE_SIZE // PATCH_SIZE  # patches a side; the merger makes one token of all
 WIDTH = 64  # of the image token and of the language model
 SPECIAL_TOKENS = (
@@ -216,7 +216,7 @@ def build_captioner(processor: Qwen2VLProcessor) -> Qwen2VLForConditionalGenerat
         },
         vision_config={
             "depth": 3,
-            "embed_dim": 48,
+            "embed_dim": 64,
             "hidden_size": WIDTH,
             "num_heads": 2,
             "mlp_ratio": 3,

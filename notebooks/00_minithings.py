@@ -116,7 +116,8 @@ for name, (spectrum, mixing) in spectra.items():
     parts[name] = irfft(coefficients, n_times, norm="forward")
 
 # %% [markdown]
-# *Look for* a response of a few microvolts that drowns in what goes on anyway.
+# *Look for* a response of a few microvolts, and for how little of it is left to see in
+# the trial.
 
 # %%
 names = head.eeg_info(person.head).ch_names
@@ -292,8 +293,8 @@ for name, measured in trials.items():
 # %% [markdown]
 # ## Encoders
 #
-# A CLIP model and a Qwen2-VL model of a few million weights at most, trained on
-# rendered scenes. Snapshots of the second, whose language model was trained less, stand
+# A CLIP model and a Qwen2-VL model of one to four million weights, trained on rendered
+# scenes. Snapshots of the second, whose language model was trained less, stand
 # for weaker captioners. Scores on 256 held-out scenes: for how many images CLIP ranks
 # their own caption first, and how many captions name each attribute correctly
 # (*concept*: texture, color and shape at once). *Look for* scores that fall from row to

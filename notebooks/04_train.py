@@ -138,15 +138,9 @@ plt.show()
 # tokens attend to each other and to the condition (section 3.2).
 
 # %%
-untrained = methods.build_model(
-    cfg.method,
-    cfg.model,
-    ch_names=ch_names,
-    n_tokens=condition.n_tokens,
-    context_width=condition.width,
-    coordinates=coordinates,
-    diffusion=cfg.diffusion,
-)
+sizes = {"n_tokens": condition.n_tokens, "context_width": condition.width}
+parts = {"ch_names": ch_names, "coordinates": coordinates, "diffusion": cfg.diffusion}
+untrained = methods.build_model(cfg.method, cfg.model, **parts, **sizes)
 is_diffusion = isinstance(untrained, methods.DiffusionModel)
 if is_diffusion:
     print(f"{cfg.label}: {untrained.n_parameters:,} parameters; {cfg.model}")
@@ -162,6 +156,7 @@ if cfg.method == "dit":
     ax.invert_yaxis()
     firsts = [layout.row_regions.index(region) for region in range(len(names))]
     ax.set_yticks(np.array(firsts) + 0.5, names)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="Patch in time", title=f"{layout.n_patches} patches")
     plt.show()
 
@@ -210,34 +205,20 @@ if is_diffusion:
 curves = {}
 for seed in cfg.seeds:
     torch.manual_seed(seed)
-    model = methods.build_model(
-        cfg.method,
-        cfg.model,
-        ch_names=ch_names,
-        n_tokens=condition.n_tokens,
-        context_width=condition.width,
-        coordinates=coordinates,
-        diffusion=cfg.diffusion,
-    )
-    curves[seed] = model.fit(
-        training,
-        validation,
-        options=cfg.training,
-        machine=cfg.machine,
-        seed=seed,
-        folder=nb.output("training", seed=seed),
-    )
+    model = methods.build_model(cfg.method, cfg.model, **parts, **sizes)
+    options = {"options": cfg.training, "machine": cfg.machine, "seed": seed}
+    folder = nb.output("training", seed=seed)
+    curves[seed] = model.fit(training, validation, **options, folder=folder)
+    chosen = ("simulated", "method", "conditioning", "tokens", "diffusion", "training")
     recipe = Recipe(
-        **{"simulated": cfg.simulated, "dataset": dataset, "subject": subject},
-        **{"run": run, "seed": seed, "method": cfg.method, "tokens": cfg.tokens},
-        **{key: getattr(cfg, key) for key in ("conditioning", "diffusion", "training")},
+        **{key: getattr(cfg, key) for key in chosen},
+        **{"dataset": dataset, "subject": subject, "run": run, "seed": seed},
         options=cfg.model.model_dump(mode="json"),
-        n_tokens=condition.n_tokens,
-        context_width=condition.width,
         ch_names=ch_names,
         sfreq=recorded.sfreq,
         times=recorded.times.tolist(),
         unit=recorded.unit,
+        **sizes,
     )
     Checkpoint(model, recipe, maps).save_pretrained(nb.output("checkpoint", seed=seed))
 
@@ -256,26 +237,29 @@ plt.show()
 # %% [markdown]
 # ## Where the image decides
 #
-# At $t = 1$ almost everything is seen and only noise is left to predict; at $t = T$
-# nothing but the image is known. *Look for* a validation loss below the variance of the
-# target (dashed; what a network that ignores everything reaches) at the last timesteps,
-# too: that difference is the part of the response that the image explains.
+# The target has variance 1 ($\bar\alpha_t$ with `epsilon_skip`): the loss of a
+# network that ignores its input (dashed). At $t = T$ nothing but the image is known,
+# and the difference is what it explains of the response. *Look for* a loss below the
+# dashed line at the last timesteps. The difference is small: most of a response is
+# ongoing activity.
 
 # %%
 if is_diffusion:
     model.network.cpu()
     y0, context = validation.__getitems__(range(min(128, len(validation))))
-    rows_of_curve = []
-    for step in torch.linspace(1, cfg.diffusion.timesteps, 9).long():
+    by_timestep = []
+    for t in torch.linspace(1, cfg.diffusion.timesteps, 9).long():
         draws = torch.Generator().manual_seed(0)
         with torch.inference_mode():
-            error = model.loss(model.network, y0, context, draws, step.expand(len(y0)))
-        rows_of_curve.append({"t": step.item(), "loss": error.item()})
-    by_timestep = pd.DataFrame(rows_of_curve)
+            error = model.loss(model.network, y0, context, draws, t.expand(len(y0)))
+        is_skip = cfg.diffusion.prediction == "epsilon_skip"
+        ignorant = model.loss.alpha_bar[t].item() if is_skip else 1.0
+        by_timestep.append({"t": t.item(), "loss": error.item(), "ignorant": ignorant})
+    by_timestep = pd.DataFrame(by_timestep)
     fig, ax = plt.subplots(figsize=(figures.COLUMN, 0.5 * figures.COLUMN))
     ax.plot(by_timestep["t"], by_timestep["loss"], "o-")
-    ax.axhline(1, color=figures.COLORS["control"], ls="--")
-    ax.set(xlabel="Timestep", ylabel="Validation loss", ylim=(0, None))
+    ax.plot(by_timestep["t"], by_timestep["ignorant"], "--", color="gray")
+    ax.set(xlabel="Timestep", ylabel="Validation loss")
     plt.show()
 
 # %% [markdown]

@@ -95,7 +95,7 @@ if is_diffusion:
     tokens = torch.from_numpy(condition([0])).to(device)  # 1 L D
     torch.manual_seed(cfg.seed)
     x = model.coordinates.color(torch.randn(1, *model.coordinates.mean.shape))
-    trajectory = [x]
+    trajectory = []
     for t, t_prev in pairs:
         now, then = alpha_bar[[t]], alpha_bar[t_prev]
         seen = diffusion.shown(x, now, loss.scale_input).to(device)
@@ -105,22 +105,25 @@ if is_diffusion:
         if cfg.sampling.bound:
             x0 = x0.clamp(-cfg.sampling.bound, cfg.sampling.bound)
             noise = (x - now.sqrt() * x0) / (1 - now).sqrt()
+        trajectory.append((t, x, x0))
         x = then.sqrt() * x0 + (1 - then).sqrt() * noise
-        trajectory.append(x)
 
 # %% [markdown]
-# *Look for* noise of the recordings' own color at the top where `color` is set (white
-# noise otherwise), and a signal at the bottom.
+# The noisy signal (blue) and the network's estimate of the clean one (green), from pure
+# noise at the top to the last step. *Look for* noise that looks like a recording where
+# `color` is set: little of it has to change then, and what is added is the estimate,
+# nearly the same at every step. White noise must be turned into a recording first.
 
 # %%
 if is_diffusion:
     drawn = np.linspace(0, len(trajectory) - 1, 5).round().astype(int)
     fig, axes = plt.subplots(5, 1, figsize=(figures.COLUMN, 3.6), sharex=True)
     for step, ax in zip(drawn, axes, strict=True):
-        x = model.coordinates.back(trajectory[step])[0, sensor]
-        ax.plot(times_ms, x, color=figures.COLORS["generated"])
-        left = pairs[step][0] if step < len(pairs) else 0
-        ax.set_title(f"t = {left}", loc="right", y=0.7, size=7)
+        t, *both = trajectory[step]
+        for x, color in zip(both, ("generated", "plus"), strict=True):
+            y = model.coordinates.back(x)[0, sensor]
+            ax.plot(times_ms, y, color=figures.COLORS[color])
+        ax.set_title(f"t = {t}", loc="right", y=0.7, size=7)
     axes[2].set_ylabel(f"{recipe.ch_names[sensor]} ({recipe.unit})")
     axes[-1].set_xlabel("Time (ms)")
     plt.show()

@@ -59,6 +59,13 @@ sfreq, n_images = first.sfreq, len(first.test)
 bootstrap = {"seed": cfg.seed, "resamples": cfg.evaluation.resamples}
 own_model = {"training_subject": cfg.training_subject}
 
+
+def array(alias: str, run: str, subject: int, seed: int) -> np.ndarray:
+    """Open the samples or predictions of a run."""
+    path = nb.input(alias, run=run, subject=subject, seed=seed)
+    return np.load(path, mmap_mode="r")
+
+
 # %% [markdown]
 # ## Rows
 #
@@ -67,24 +74,15 @@ own_model = {"training_subject": cfg.training_subject}
 # mean of all; for its own participant or across participants; and, as a control, for
 # another image.
 
-
 # %%
-def array(alias: str, run: str, subject: int, seed: int) -> np.ndarray:
-    """Open the samples or predictions of a run."""
-    path = nb.input(alias, run=run, subject=subject, seed=seed)
-    return np.load(path, mmap_mode="r")
-
-
 runs = {run for row in cfg.comparison for run in (row.run, row.average_with) if run}
 seeds = {run: cfg.of(run=run).seeds for run in runs}
 n_samples = {
     run: array("samples", run, cfg.subjects[0], trained[0]).shape[1]
     for run, trained in seeds.items()
 }
-n_seeds = {run: len(trained) for run, trained in seeds.items()}
-rows = comparison.comparison_rows(
-    cfg.comparison, cfg.runs, n_samples=n_samples, n_seeds=n_seeds
-)
+numbers = {"n_samples": n_samples, "n_seeds": {r: len(t) for r, t in seeds.items()}}
+rows = comparison.comparison_rows(cfg.comparison, cfg.runs, **numbers)
 own = rows[~rows["cross_subject"] & ~rows["other_image"]]
 reference = comparison.reference_row(rows, cfg.evaluation.reference)
 display(rows)
@@ -101,7 +99,7 @@ def predictions(row: pd.Series, subject: int) -> dict[int, np.ndarray]:
 
     found = {seed: read(row["run"], seed) for seed in seeds[row["run"]]}
     if row["seeds"] == "ensemble":
-        found = {0: np.mean(list(found.values()), axis=0)}
+        found = {0: np.mean([*found.values()], axis=0)}
     if other := row["average_with"]:
         second = np.mean([read(other, seed) for seed in seeds[other]], axis=0)
         found = {seed: (values + second) / 2 for seed, values in found.items()}
@@ -401,7 +399,12 @@ show("_distribution", proper, distribution.METRICS, text)
 fig = scores.plot_scores(
     proper,
     kinds=kinds,
-    metrics={k: v for k, v in distribution.METRICS.items() if k != "energy"},
+    metrics={
+        "crps": "CRPS",
+        "spread_skill": "Spread / skill",
+        "coverage": "Coverage",
+        "spectrum": "Spectrum (dB)",
+    },
     levels=perfect,
     level_label="perfect",
 )

@@ -78,16 +78,9 @@ all_groups = groups | {figure: cfg.ablations.regions}
 
 def options(run: str) -> pd.Series:
     """Return the options of a run, one a place."""
-    sections = {
-        "conditioning",
-        "model",
-        "channels",
-        "coordinates",
-        "diffusion",
-        "training",
-    }
+    sections = ("conditioning", "model", "channels", "diffusion")
     chosen = cfg.of(run=run)
-    values = {key: getattr(chosen, key).model_dump() for key in sorted(sections)}
+    values = {key: getattr(chosen, key).model_dump() for key in sections}
     return pd.json_normalize(values).iloc[0].astype(str)
 
 
@@ -118,6 +111,7 @@ def prediction(run: str, subject: int, seed: int) -> np.ndarray:
     return np.load(nb.input("posterior_mean", **keys))
 
 
+# %%
 recorded = {
     subject: comparison.Responses.prepare(
         signals.average_repetitions(signal.test),
@@ -146,7 +140,8 @@ scored = pd.concat(frames)
 # ## Tables
 #
 # The last measured row of each is the full model; the published values are below. Then
-# the paired difference: with scores $s_{pri}$ of participant $p$, training $r$, image $i$,
+# the paired difference: with scores $s_{pri}$ of participant $p$, training $r$ and
+# image $i$,
 #
 # $$\Delta = \frac{1}{P N} \sum_{p i} \Big( \frac{1}{R} \sum_r
 # s^\mathrm{ablated}_{pri} - \frac{1}{R} \sum_r s^\mathrm{full}_{pri} \Big),$$

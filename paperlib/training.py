@@ -253,13 +253,6 @@ def validation_loss(
 
     A low value at one evaluation and a higher one at the next is then a change of the
     model, not of the draw.
-
-    Parameters
-    ----------
-    model
-        In evaluation mode.
-    pairs, loss, batch_size
-        As for :func:`train`.
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(0)

@@ -20,6 +20,12 @@ N_REPETITIONS = 12
 SENSORS = ("MLO11-1609", "MZF01-1609", "MRT57-1609")
 
 
+def helmet():
+    """The 271 sensors: the whole helmet without the four that failed."""
+    names = [name.split("-")[0] for name in mne.channels.read_layout("CTF-275").names]
+    return [n for n in names if n not in ("MLF25", "MRF43", "MRO13", "MRO11")]
+
+
 def trial_table(images, rng):
     """Show each training image once, the others 12 times, in random order."""
     repeats = np.where(images["trial_type"] == "exp", 1, N_REPETITIONS)

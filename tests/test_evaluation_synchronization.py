@@ -234,7 +234,7 @@ def test_windows_may_share_their_distances(rng):
     x = rng.standard_normal((4, 3, 100))
     parameters = {"dim": 5, "delay": 2, "neighbors": 4}
     together = recurrences(x, DelayEmbedding(**parameters), theilers=(0, 3, 8))
-    assert together.shape == (3, 4, 3, 92, 12) and together.dtype == np.uint8
+    assert together.shape == (3, 4, 3, 92, 16) and together.dtype == np.uint8
     for window, found in zip((0, 3, 8), together, strict=True):
         alone = packed_recurrences(x, **parameters, theiler=window)
         np.testing.assert_array_equal(found, alone)
@@ -252,7 +252,7 @@ def peak_memory(n_signals):
     recurrences(x, DelayEmbedding(3, 2, 5))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return peak - n_signals * 96 * 12  # without the result
+    return peak - n_signals * 96 * 16  # without the result
 
 
 def test_extra_memory_does_not_grow_with_the_number_of_signals(monkeypatch):

@@ -70,7 +70,7 @@ def test_clip_is_loaded_as_any_other(clip_folder):
 
 def test_captioner_is_loaded_as_any_other(captioner_folder):
     captioner = load_small_captioner(captioner_folder)
-    assert sum(p.numel() for p in captioner.model.parameters()) < 1e6
+    assert sum(p.numel() for p in captioner.model.parameters()) < 2e6
     reloaded = Qwen2VLForConditionalGeneration.from_pretrained(captioner_folder)
     for name, value in reloaded.state_dict().items():
         torch.testing.assert_close(value, captioner.model.state_dict()[name])

@@ -46,33 +46,25 @@ def test_a_constant_channel_has_no_covariance():
     assert not covariance[1].any() and not covariance[:, 1].any()
 
 
-@pytest.mark.parametrize("n_repetitions", [2, 3])
-def test_mode_time_averages_over_conditions_and_times(n_repetitions):
+@pytest.mark.parametrize(
+    ("mode", "n_repetitions"), [("time", 2), ("time", 3), ("epochs", 3)]
+)
+def test_covariances_of_conditions_and_times_or_trials_are_averaged(
+    mode, n_repetitions
+):
     epochs = trials(0, (5, n_repetitions, 4, 6))
-    expected = np.mean(
-        [closed_form(c[:, :, t]) for c in epochs for t in range(6)], axis=0
-    )
-    np.testing.assert_allclose(noise_covariance(epochs, "time"), expected, atol=1e-12)
+    samples = np.moveaxis(epochs, 3, 1) if mode == "time" else epochs.swapaxes(2, 3)
+    expected = np.mean([closed_form(x) for c in samples for x in c], axis=0)
+    np.testing.assert_allclose(noise_covariance(epochs, mode), expected, atol=1e-12)
 
 
-def test_mode_epochs_averages_over_trials():
-    epochs = trials(1)
-    expected = np.mean([closed_form(trial.T) for c in epochs for trial in c], axis=0)
-    np.testing.assert_allclose(noise_covariance(epochs, "epochs"), expected, atol=1e-12)
-
-
-def test_whitened_channels_are_uncorrelated_with_unit_variance():
+def test_whitening_makes_channels_uncorrelated_with_unit_variance():
     noise = trials(2, (20, 2, 4, 30))  # with pairs the estimate is not shrunk
-    whiten(noise, whitening_matrix(noise_covariance(noise, "time")))
+    matrix = whitening_matrix(noise_covariance(noise, "time"))
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
+    whiten(noise, matrix)
     after = noise_covariance(noise, "time")
     np.testing.assert_allclose(after, np.eye(4), atol=1e-10)
-
-
-def test_whitening_matrix_is_the_inverse_square_root():
-    covariance = noise_covariance(trials(7), "epochs")
-    matrix = whitening_matrix(covariance)
-    np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
-    np.testing.assert_allclose(matrix @ covariance @ matrix, np.eye(4), atol=1e-10)
 
 
 def test_whiten_works_in_place_over_channels():

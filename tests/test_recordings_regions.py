@@ -1,6 +1,7 @@
 from collections import Counter
 
 import pytest
+from meg_participant import helmet
 
 from paperlib.recordings.regions import (
     EEG_REGIONS,
@@ -9,32 +10,6 @@ from paperlib.recordings.regions import (
     channels_outside,
 )
 from paperlib.recordings.things_eeg2 import NICE_CHANNELS
-
-# Numbers of the THINGS-MEG sensors whose region does not have them all, by prefix.
-LEFT = {
-    "C": "11-17 21-25 31 32 41 42 51-55 61-63",
-    "F": "11-14 21-24 31-35 41-46 51-56 61-67",
-    "O": "11-14 21-24 31-34 41-44 51-53",
-    "P": "11 12 21-23 31-35 41-45 51-57",
-    "T": "11-16 21-27 31-37 41-47 51-57",
-}
-RIGHT = {
-    **LEFT,
-    "F": "11-14 21-25 31-35 41 42 44-46 51-56 61-67",
-    "O": "11 12 14 21-24 31-34 41-44 51-53",
-}
-MIDLINE = {"C": "1-4", "F": "1-3", "O": "1-3", "P": "1"}
-
-
-def sensors():
-    for side, regions in (("L", LEFT), ("R", RIGHT), ("Z", MIDLINE)):
-        for letter, spans in regions.items():
-            for span in spans.split():
-                first, _, last = span.partition("-")
-                for number in range(int(first), int(last or first) + 1):
-                    name = f"M{side}{letter}{number:02d}"
-                    if name != "MRO11":  # broken; removed before publication
-                        yield name
 
 
 def test_eeg_regions_have_the_sizes_of_appendix_b():
@@ -47,20 +22,11 @@ def test_eeg_regions_have_the_sizes_of_appendix_b():
     ]
 
 
-def test_electrodes_that_other_data_sets_have():
-    assert channel_regions(["Fz", "PO9", "Iz"]) == ["Frontal", "Parietal", "Occipital"]
-
-
 def test_meg_regions_have_the_sizes_of_appendix_b():
-    names = list(sensors())
-    counts = Counter(channel_regions(names))
-    assert len(names) == 271
+    counts = Counter(channel_regions(helmet()))
     assert [counts[region] for region in MEG_REGIONS] == [67, 52, 45, 39, 68]
-
-
-def test_serial_number_of_the_helmet_is_ignored():
-    with_serial = [f"{name}-1609" for name in sensors()]
-    assert channel_regions(with_serial) == channel_regions(sensors())
+    with_serial = [f"{name}-1609" for name in helmet()]
+    assert channel_regions(with_serial) == channel_regions(helmet())
 
 
 @pytest.mark.parametrize(

@@ -81,67 +81,50 @@ def test_events_leave_targets_out_and_keep_direct_repeats(load):
 
 @pytest.mark.parametrize("value", [-3.0, 2.5, 3e8, 1e300])
 def test_a_trigger_row_with_other_values_is_refused(load, session, value):
-    data = session["raw_eeg_data"].copy()
-    data[-1, 20] = value
+    session["raw_eeg_data"][-1, 20] = value
     with pytest.raises(ValueError, match="row 'stim' must hold 0, condition numbers"):
-        stimulus_events(load(raw_eeg_data=data))
+        stimulus_events(load())
+
+
+EEG, STIM = ["eeg"] * 62, "exactly one named 'stim'"
+RATE, ARRAY = (
+    "'sfreq' must be a sampling rate in Hz",
+    "of floating-point numbers; got a",
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ch_names", ["Fp1x", *RAW_CHANNELS[1:], "stim"], "'Fp1x'.*Did you mean 'Fp1'"),
+        ("ch_names", ["F3", *RAW_CHANNELS[1:], "stim"], "'F3' is listed twice"),
+        ("ch_names", [*RAW_CHANNELS, "Status"], f"{STIM}.*'Status'"),
+        ("ch_types", ["misc", *EEG, "stim"], rf"{STIM}.*\['misc', 'eeg'"),
+        ("raw_eeg_data", np.zeros((63, 300)), r"got shape \(63, 300\), the names"),
+        *(("sfreq", f, RATE) for f in (0, -1, "1000", None, np.nan, np.inf)),
+        *(
+            ("raw_eeg_data", x, ARRAY)
+            for x in ([["a"]], [[1.0]], np.eye(9, dtype=int), 3)
+        ),
+        *(("ch_names", x, "a list of names") for x in ("Fp1", 3, [1, 2], [["Fp1"]])),
+    ],
+)
+def test_raw_sessions_that_are_not_valid(load, key, value, message):
+    with pytest.raises(ValueError, match=message):
+        load(**{key: value})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_counted_and_placed(load, session, value):
-    data = session["raw_eeg_data"].copy()
-    data[5, [17, 40]] = value
+    session["raw_eeg_data"][5, [17, 40]] = value
     with pytest.raises(ValueError, match=r"2 values.*first at index \(5, 17\)"):
-        load(raw_eeg_data=data)
+        load()
 
 
-def test_unknown_channel_name_is_suggested(load, session):
-    names = ["Fp1x", *session["ch_names"][1:]]
-    with pytest.raises(ValueError, match="unknown channel 'Fp1x'.*Did you mean 'Fp1'"):
-        load(ch_names=names)
-
-
-def test_channel_listed_twice(load, session):
-    names = ["F3", *session["ch_names"][1:]]
-    with pytest.raises(ValueError, match="'F3' is listed twice"):
-        load(ch_names=names)
-
-
-def test_rows_and_names_must_agree(load, session):
-    with pytest.raises(ValueError, match=r"got shape \(63, 300\), the names"):
-        load(raw_eeg_data=session["raw_eeg_data"][1:])
-
-
-def test_channel_types_must_be_eeg_and_one_trigger(load, session):
-    with pytest.raises(ValueError, match=r"exactly one named 'stim'.*\['misc', 'eeg'"):
-        load(ch_types=["misc", *session["ch_types"][1:]])
-    with pytest.raises(ValueError, match="exactly one named 'stim'.*'Status'"):
-        load(ch_names=[*RAW_CHANNELS, "Status"])
-
-
-@pytest.mark.parametrize("sfreq", [0, -1, "1000", None, float("nan"), float("inf")])
-def test_sampling_rate_must_be_positive(load, sfreq):
-    with pytest.raises(ValueError, match="'sfreq' must be a sampling rate in Hz"):
-        load(sfreq=sfreq)
-
-
-def test_signal_must_be_an_array_of_numbers(load):
-    for wrong in ([["a"]], [[1.0]], np.zeros((64, 9), int), 3):
-        with pytest.raises(ValueError, match="array of floating-point numbers; got a"):
-            load(raw_eeg_data=wrong)
-
-
-@pytest.mark.parametrize("names", ["Fp1", 3, [1, 2], [["Fp1"]]])
-def test_names_must_be_a_list_of_strings(load, names):
-    with pytest.raises(ValueError, match="'ch_names' must be a list of names"):
-        load(ch_names=names)
-
-
-def test_missing_key_lists_what_is_there(tmp_path, session):
+def test_missing_key_lists_what_is_there(load, session):
     del session["ch_types"]
-    np.save(tmp_path / "raw.npy", session)
     with pytest.raises(ValueError, match="lacks 'ch_types'; it has .*'raw_eeg_data'"):
-        load_raw_session(tmp_path / "raw.npy")
+        load()
 
 
 def test_session_folders_must_be_complete(tmp_path):
@@ -156,31 +139,23 @@ def test_session_folders_must_be_complete(tmp_path):
 TRAINING = "preprocessed_eeg_training.npy"
 
 
-def test_official_container_with_17_channels(tmp_path):
-    content = published(17, 100, names=POSTERIOR_CHANNELS)
-    np.save(tmp_path / TRAINING, content)
+@pytest.mark.parametrize(
+    ("content", "bare", "ch_names", "start"),
+    [
+        (published(17, 100, names=POSTERIOR_CHANNELS), False, POSTERIOR_CHANNELS, -0.2),
+        (published(64, 100, names=[*RAW_CHANNELS, "stim"]), False, RAW_CHANNELS, -0.2),
+        (published(n_listed=300), True, NICE_CHANNELS, 0),
+    ],
+    ids=["official, 17 channels", "official, with trigger row", "NICE"],
+)
+def test_published_containers(tmp_path, content, bare, ch_names, start):
+    (write_pickle if bare else np.save)(tmp_path / TRAINING, content)
     signals = load_published(tmp_path, "training")
-    np.testing.assert_array_equal(signals.data, content["preprocessed_eeg_data"])
-    np.testing.assert_array_equal(signals.times, content["times"])
-    assert signals.ch_names == POSTERIOR_CHANNELS
-
-
-def test_official_container_with_64_rows_loses_the_trigger_row(tmp_path):
-    content = published(64, 100, names=[*RAW_CHANNELS, "stim"])
-    np.save(tmp_path / TRAINING, content)
-    signals = load_published(tmp_path, "training")
-    assert signals.ch_names == RAW_CHANNELS
-    expected = content["preprocessed_eeg_data"][:, :, :63]
-    np.testing.assert_array_equal(signals.data, expected)
-
-
-def test_nice_container_gets_the_times_of_its_samples(tmp_path):
-    content = published(n_listed=300)
-    write_pickle(tmp_path / TRAINING, content)
-    signals = load_published(tmp_path, "training")
-    np.testing.assert_array_equal(signals.data, content["preprocessed_eeg_data"])
-    np.testing.assert_allclose(signals.times, np.arange(250) / 250, atol=1e-12)
-    assert signals.ch_names == NICE_CHANNELS
+    data = content["preprocessed_eeg_data"][:, :, : len(ch_names)]  # no trigger row
+    np.testing.assert_array_equal(signals.data, data)
+    times = start + np.arange(data.shape[3]) / 250
+    np.testing.assert_allclose(signals.times, times, atol=1e-12)
+    assert signals.ch_names == ch_names
 
 
 def with_times(times):

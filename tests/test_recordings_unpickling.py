@@ -2,7 +2,6 @@ import codecs
 import io
 import os
 import pickle
-import pickletools
 import subprocess
 import sys
 from contextlib import suppress
@@ -46,41 +45,41 @@ def assert_same(loaded):
 
 def npy_bytes(content):
     stream = io.BytesIO()
-    np.save(stream, np.array(content, dtype=object), allow_pickle=True)
+    np.save(stream, content)
     return stream.getvalue()
 
 
-def test_official_container(tmp_path):
-    np.save(tmp_path / "raw.npy", CONTENT)
-    assert_same(load_dict(tmp_path / "raw.npy", "signals"))
+@pytest.fixture
+def load(tmp_path):
+    """Load bytes from a file."""
+
+    def load_bytes(written):
+        (tmp_path / "file.npy").write_bytes(written)
+        return load_dict(tmp_path / "file.npy", "signals")
+
+    return load_bytes
 
 
+@pytest.mark.parametrize("module", [b"numpy._core", b"numpy.core"])  # numpy 2 and 1
 @pytest.mark.parametrize("protocol", range(6))
-def test_bare_pickle_of_every_protocol(tmp_path, protocol):
-    path = tmp_path / "bare.npy"
-    path.write_bytes(pickle.dumps(CONTENT, protocol=protocol))
-    assert_same(load_dict(path, "signals"))
-
-
-@pytest.mark.parametrize("protocol", range(4))
-def test_numpy_1_module_path(tmp_path, protocol):
+def test_bare_pickle_of_every_protocol(load, protocol, module):
     written = pickle.dumps(CONTENT, protocol=protocol)
-    path = tmp_path / "old.npy"
-    path.write_bytes(written.replace(b"numpy._core", b"numpy.core"))
-    assert b"numpy.core.multiarray" in path.read_bytes()
-    assert_same(load_dict(path, "signals"))
+    if protocol < 4 or module == b"numpy._core":  # later ones store a name's length
+        assert_same(load(written.replace(b"numpy._core", module)))
+
+
+def test_official_container(load):
+    assert_same(load(npy_bytes(CONTENT)))
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("container", ["bare", "npy"])
-def test_a_command_is_refused_and_not_run(tmp_path, protocol, container):
+def test_a_command_is_refused_and_not_run(load, tmp_path, protocol, container):
     marker = tmp_path / "executed"
     hostile = {"data": [Command(os.system, f"touch {marker}")]}
     written = pickle.dumps(hostile, protocol=protocol)
-    path = tmp_path / "hostile.npy"
-    path.write_bytes(written if container == "bare" else npy_bytes(hostile))
-    with pytest.raises(ValueError, match=r"hostile\.npy is refused.*system"):
-        load_dict(path, "signals")
+    with pytest.raises(ValueError, match=r"file\.npy is refused.*system"):
+        load(written if container == "bare" else npy_bytes(hostile))
     assert not marker.exists()
     pickle.loads(written)  # the file does run a command where nobody looks
     assert marker.exists()
@@ -98,21 +97,30 @@ def test_a_command_is_refused_and_not_run(tmp_path, protocol, container):
     ],
     ids=["eval", "exec", "getattr", "np.load", "np.fromfile", "Path"],
 )
-def test_every_other_name_is_refused(tmp_path, command):
-    path = tmp_path / "hostile.npy"
-    path.write_bytes(pickle.dumps({"x": command}, protocol=4))
+def test_every_other_name_is_refused(load, command):
     with pytest.raises(ValueError, match="refused.*Nothing was run"):
-        load_dict(path, "signals")
+        load(pickle.dumps({"x": command}, protocol=4))
 
 
-def test_dotted_path_into_an_allowed_name_is_refused(tmp_path):
-    path = tmp_path / "dotted.npy"
-    path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
-    assert "ndarray.tofile" in [
-        arg for _, arg, _ in pickletools.genops(path.open("rb"))
-    ]
-    with pytest.raises(ValueError, match=r"refused.*numpy\.ndarray\.tofile"):
-        load_dict(path, "signals")
+DOTTED = b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93."  # into an allowed name
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (DOTTED, r"refused.*numpy\.ndarray\.tofile"),
+        (b"<!DOCTYPE html>", "not a complete pickle.*expected signals"),
+        (b"version https://git-lfs", "not a complete pickle.*expected signals"),
+        (b"\0", "not a complete pickle.*expected signals"),
+        (npy_bytes(np.zeros((3, 4))), r"'<f8'.*\(3, 4\).*expected"),
+        (npy_bytes(np.array([{}, {}])), r"refused.*\(2,\).*one dictionary"),
+        (pickle.dumps([1, 2]), "holds a list; expected signals"),
+    ],
+    ids=["dotted", "html", "git-lfs", "zero", "array", "object array", "list"],
+)
+def test_what_is_no_pickled_dictionary(load, written, message):
+    with pytest.raises(ValueError, match=message):
+        load(written)
 
 
 @given(st.data(), st.sampled_from([pickle.dumps(CONTENT, 4), npy_bytes(CONTENT)]))
@@ -122,34 +130,6 @@ def test_a_truncated_file_is_reported(tmp_path_factory, data, written):
     path.write_bytes(written[:n_kept])
     with pytest.raises(ValueError, match=r"cut\.npy.*Download the file again"):
         load_dict(path, "signals")
-
-
-@pytest.mark.parametrize(
-    "text", [b"<!DOCTYPE html>", b"version https://git-lfs", b"\0"]
-)
-def test_not_a_pickle(tmp_path, text):
-    path = tmp_path / "page.npy"
-    path.write_bytes(text)
-    with pytest.raises(ValueError, match=r"not a complete pickle.*expected signals"):
-        load_dict(path, "signals")
-
-
-def test_a_plain_array_is_not_a_dictionary(tmp_path):
-    np.save(tmp_path / "plain.npy", np.zeros((3, 4)))
-    with pytest.raises(ValueError, match=r"plain.*'<f8'.*\(3, 4\).*expected"):
-        load_dict(tmp_path / "plain.npy", "signals")
-
-
-def test_an_object_array_of_another_shape_is_refused(tmp_path):
-    np.save(tmp_path / "list.npy", np.array([{}, {}], dtype=object))
-    with pytest.raises(ValueError, match=r"refused.*\(2,\).*one dictionary"):
-        load_dict(tmp_path / "list.npy", "signals")
-
-
-def test_another_object_is_not_a_dictionary(tmp_path):
-    (tmp_path / "list.npy").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(ValueError, match="holds a list; expected signals"):
-        load_dict(tmp_path / "list.npy", "signals")
 
 
 def test_missing_file(tmp_path):
@@ -180,7 +160,6 @@ RECONSTRUCT = EMPTY.__reduce__()[0]
     "forged",
     [
         Forged(np.dtype, ("V8", False, True), (3, "|", None, ("a",), {}, 8, 1, 27)),
-        Forged(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)),
         Forged(np.dtype, ("f8", False, True), (3, "?", None, None, None, -1, -1, 0)),
         Forged(np.dtype, ("f8,f8", False, True), TYPE_STATE),
         Forged(RECONSTRUCT, ARRAY, (1, (10**12,), np.dtype("f8"), False, b"12345678")),
@@ -194,16 +173,16 @@ RECONSTRUCT = EMPTY.__reduce__()[0]
         {"a": frozenset([1])},
         {"a": {1, 2}},
     ],
-    ids=range(14),
+    ids=range(13),
 )
-def test_forged_types_sizes_and_codecs(tmp_path, forged):
-    path = tmp_path / "forged.npy"
-    path.write_bytes(pickle.dumps({"x": forged}, protocol=4))
-    if isinstance(forged, Forged) and forged.reduced[1] == ("O8", False, True):
-        load_dict(path, "signals")  # a type alone does no harm
-        return
-    with pytest.raises(ValueError, match=r"forged\.npy"):
-        load_dict(path, "signals")
+def test_forged_types_sizes_and_codecs(load, forged):
+    with pytest.raises(ValueError, match=r"file\.npy"):
+        load(pickle.dumps({"x": forged}, protocol=4))
+
+
+def test_a_type_alone_does_no_harm(load):
+    kind = Forged(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0))
+    load(pickle.dumps({"x": kind}, protocol=4))
 
 
 @pytest.mark.parametrize(

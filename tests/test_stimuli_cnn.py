@@ -11,8 +11,7 @@ from torchvision.models import alexnet
 
 from paperlib.stimuli import cnn
 from paperlib.stimuli.cnn import LAYERS, layer_outputs, load_cnn, write_layer_outputs
-from paperlib.stimuli.conditions import layer_maps
-from paperlib.stimuli.features import LayerFeatures
+from paperlib.stimuli.features import LayerFeatures, layer_maps
 from paperlib.stimuli.tokens import Tokens
 
 # ImageNet classes that name what scikit-learn's two photographs show

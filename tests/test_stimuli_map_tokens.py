@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from paperlib.stimuli.conditions import layer_maps
+from paperlib.stimuli.features import layer_maps
 from paperlib.stimuli.map_tokens import fit_map_tokens
 from paperlib.stimuli.tokens import Tokens, write_tokens
 

@@ -28,17 +28,11 @@ class Encoder:
     prefix: str = ""
 
 
-def hessel_score(cosine: np.ndarray) -> np.ndarray:
-    """Return 2.5 max(cos, 0) (Hessel et al., 2021, EMNLP); it may exceed 1."""
-    return 2.5 * np.maximum(cosine, 0)
-
-
-def shifted_score(cosine: np.ndarray) -> np.ndarray:
-    """Return (1 + cos) / 2, which lies between 0 and 1."""
-    return (1 + cosine) / 2
-
-
-SCORES = {"2.5 max(cos, 0)": hessel_score, "(1 + cos) / 2": shifted_score}
+# Of Hessel et al. (2021, EMNLP), which may exceed 1, and one between 0 and 1.
+SCORES = {
+    "2.5 max(cos, 0)": lambda cosine: 2.5 * np.maximum(cosine, 0),
+    "(1 + cos) / 2": lambda cosine: (1 + cosine) / 2,
+}
 
 
 def measure_cosines(
@@ -56,16 +50,13 @@ def measure_cosines(
     Parameters
     ----------
     images
-        Table of :func:`paperlib.stimuli.images.read_images`, N images.
+        Table of `read_images`, N images.
     captions
         Captioner -> N captions, in the order of the images.
     encoders
         Those with the same weights should share one ``Clip``.
-    batch_size
-        Images or captions embedded at a time.
     rng
-        Pairs each image with one of another concept, the same for all captioners and
-        encoders.
+        Pairs images with those of other concepts, the same for all captioners.
 
     Returns
     -------
@@ -106,23 +97,6 @@ def pair_across_concepts(
 
     Images are shuffled such that those of a concept stay together; each gets the one as
     many places away as the largest concept has images.
-
-    Parameters
-    ----------
-    concepts
-        Of N images.
-    rng
-        Draws the order.
-
-    Returns
-    -------
-    ndarray of int, shape (N,)
-        A permutation.
-
-    Raises
-    ------
-    ValueError
-        If one concept has more than half of the images.
     """
     names, codes, counts = np.unique(
         list(concepts), return_inverse=True, return_counts=True
@@ -141,11 +115,7 @@ def pair_across_concepts(
 
 
 def score_cosines(cosines: pd.DataFrame) -> pd.DataFrame:
-    """Turn cosines into scores, once for each of :data:`SCORES`.
-
-    Adds the columns score (its formula), value and other_value to those of
-    :func:`measure_cosines`.
-    """
+    """Add the columns score (a formula of `SCORES`), value and other_value."""
     cosines = cosines.reset_index(drop=True)
     parts = [
         cosines.assign(
@@ -171,13 +141,6 @@ def describe_scores(
     scores: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int
 ) -> pd.DataFrame:
     """Summarize the scores of each captioner, data set, encoder and formula.
-
-    Parameters
-    ----------
-    scores
-        From :func:`score_cosines`, with a column dataset.
-    rng, n_resamples
-        As in :func:`concept_interval`.
 
     Returns
     -------
@@ -214,7 +177,7 @@ def concept_interval(
 ) -> tuple[float, float]:
     """Return the 95 % interval (low, high) of a mean over images.
 
-    Images of a concept resemble each other, so whole concepts are resampled (cluster
+    Images of a concept resemble each other: whole concepts are resampled (cluster
     bootstrap, percentile interval).
     """
     names, codes = np.unique(list(concepts), return_inverse=True)
@@ -228,19 +191,8 @@ def concept_interval(
 def implied_spread(mean: float, share_below: float, edge: float) -> dict[str, float]:
     """Return the SD of cosines that a published mean and share of scores imply.
 
-    Parameters
-    ----------
-    mean
-        Of the scores.
-    share_below
-        Share of the scores below ``edge``.
-    edge
-        Of a range.
-
-    Returns
-    -------
-    dict
-        Formula of :data:`SCORES` -> SD, if cosines are normally distributed.
+    ``share_below`` of the scores lie below ``edge``. The result has the SD for each
+    formula of `SCORES`, if cosines are normally distributed.
     """
     score_sd = (edge - mean) / norm.ppf(share_below)
     return {

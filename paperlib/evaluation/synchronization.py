@@ -136,8 +136,8 @@ def recurrences(
     Returns
     -------
     ndarray of shape (n_windows, ..., n_points, n_bytes), uint8
-        With n_points = n_times - span and n_bytes = ceil(n_points / 8): row i holds the
-        recurrences of time i as packed by `numpy.packbits`.
+        With n_points = n_times - span: row i holds the recurrences of time i as packed
+        by `numpy.packbits`, padded to whole words of 8 bytes.
 
     Raises
     ------
@@ -159,7 +159,8 @@ def recurrences(
     apart = np.abs(np.subtract.outer(np.arange(n_points), np.arange(n_points)))
     bands = [apart <= theiler for theiler in theilers]
     signals = x.reshape(-1, x.shape[-1])
-    packed = np.empty((len(bands), len(signals), n_points, -(-n_points // 8)), np.uint8)
+    n_bytes = 8 * -(-n_points // 64)  # whole words, which are counted faster
+    packed = np.zeros((len(bands), len(signals), n_points, n_bytes), np.uint8)
 
     def fill(part: np.ndarray) -> None:
         distances_of = _SquaredDistances(x.shape[-1], embedding, x.dtype)
@@ -168,7 +169,7 @@ def recurrences(
             for bits, band in zip(packed, bands, strict=True):
                 np.copyto(distances, np.inf, where=band)
                 near = _nearest(distances, embedding.neighbors)
-                bits[signal] = np.packbits(near, axis=-1)
+                bits[signal, :, : -(-n_points // 8)] = np.packbits(near, axis=-1)
 
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
     with ThreadPoolExecutor(threads) as pool:
@@ -233,7 +234,8 @@ def _nearest(distances: np.ndarray, neighbors: int) -> np.ndarray:
 
 
 def _count(bits: np.ndarray) -> np.ndarray:
-    return np.bitwise_count(bits).sum(axis=(-2, -1), dtype=np.int64)
+    words = np.bitwise_count(bits.view(np.uint64))
+    return words.sum(axis=(-2, -1), dtype=np.int64)
 
 
 def _check_signals(x: np.ndarray) -> None:

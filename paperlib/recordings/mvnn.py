@@ -1,8 +1,7 @@
 """Multivariate noise normalization (Guggenmos et al., 2018).
 
 The noise covariance of a session is the mean, over conditions, of shrunk covariances;
-multiplying by its inverse square root makes the noise of all channels uncorrelated and
-of unit variance.
+its inverse square root makes the noise of all channels uncorrelated, of unit variance.
 """
 
 import numpy as np
@@ -31,21 +30,15 @@ def noise_covariance(epochs: np.ndarray, mode: str) -> np.ndarray:
     Parameters
     ----------
     epochs : ndarray of shape (n_conditions, n_repetitions, n_channels, n_times)
-        Single trials.
     mode : {'epochs', 'time'}
-        ``'epochs'``: covariance over the time points of each trial, averaged over
-        trials (Song et al., 2024). ``'time'``: covariance over the repetitions at each
-        time point, averaged over time points (Gifford et al., 2022).
+        ``'epochs'``: over the time points of each trial, averaged over trials (Song et
+        al., 2024). ``'time'``: over the repetitions (at least 2) at each time point,
+        averaged over time points (Gifford et al., 2022).
 
     Returns
     -------
     ndarray of shape (n_channels, n_channels)
         In the square of the unit of ``epochs``.
-
-    Raises
-    ------
-    ValueError
-        If the mode is unknown, or is ``'time'`` with a single repetition.
     """
     check_option("mvnn", mode, ("epochs", "time"))
     n_repetitions = epochs.shape[1]
@@ -77,23 +70,7 @@ def _covariance_of_pairs(epochs: np.ndarray) -> np.ndarray:
 
 
 def whitening_matrix(covariance: np.ndarray) -> np.ndarray:
-    """Invert the square root of a noise covariance.
-
-    Parameters
-    ----------
-    covariance : ndarray of shape (n_channels, n_channels)
-        Symmetric and positive definite.
-
-    Returns
-    -------
-    ndarray of shape (n_channels, n_channels)
-        Symmetric W with W covariance W = identity.
-
-    Raises
-    ------
-    ValueError
-        If the covariance is singular.
-    """
+    """Return the symmetric W such that W covariance W is the identity matrix."""
     variances, axes = np.linalg.eigh(covariance)
     floor = variances[-1] * len(variances) * np.finfo(variances.dtype).eps
     if n_null := int(np.count_nonzero(variances <= floor)):
@@ -106,14 +83,6 @@ def whitening_matrix(covariance: np.ndarray) -> np.ndarray:
 
 
 def whiten(epochs: np.ndarray, matrix: np.ndarray) -> None:
-    """Multiply every time point of every trial by a whitening matrix, in place.
-
-    Parameters
-    ----------
-    epochs : ndarray of shape (n_conditions, n_repetitions, n_channels, n_times)
-        Single trials; afterwards in units of the standard deviation of the noise.
-    matrix : ndarray of shape (n_channels, n_channels)
-        As returned by `whitening_matrix`.
-    """
+    """Multiply all time points of epochs (N R C T) by a whitening matrix, in place."""
     for trials in epochs:
         trials[:] = matrix @ trials  # R C T

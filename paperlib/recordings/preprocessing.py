@@ -2,8 +2,7 @@
 
 One chain of steps with two published parameter sets: that of the data set's authors
 (Gifford et al., 2022) and that of NICE (Song et al., 2024), which the paper uses.
-Sessions are handled one after the other and only kept trials are cut out and resampled:
-memory holds one recording and the kept trials of one session, in double precision.
+Memory holds one recording and the kept trials of one session, in double precision.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ import mne
 import numpy as np
 import pandas as pd
 import scipy.signal
-from numpy.typing import DTypeLike
 from tqdm.auto import tqdm
 
 from paperlib.config import EEGPreprocessing
@@ -31,7 +29,7 @@ from paperlib.recordings.things_eeg2 import (
     session_folders,
     stimulus_events,
 )
-from paperlib.recordings.trials import select_trials
+from paperlib.recordings.trials import Selection, select_trials
 from paperlib.validation import check_finite, check_option
 
 CHANNEL_SETS = {"all": NICE_CHANNELS, "posterior": POSTERIOR_CHANNELS}
@@ -53,11 +51,7 @@ class Recording:
 
 
 def preprocess_recordings(
-    raw_folder: Path,
-    signals_folder: Path,
-    options: EEGPreprocessing,
-    *,
-    dtype: DTypeLike = np.float32,
+    raw_folder: Path, signals_folder: Path, options: EEGPreprocessing
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Cut, select, resample and whiten the trials of one participant.
 
@@ -68,13 +62,8 @@ def preprocess_recordings(
     signals_folder
         Gets what `load_signals` reads, complete or not at all.
     options
-        Parameters of the steps. Trials run from ``tmin`` to ``tmax`` (s from image
-        onset), their mean up to time 0 is subtracted, what lies before ``keep_from`` is
-        cut after resampling to ``sfreq``. ``mvnn`` is the mode of `noise_covariance`,
-        estimated from training trials, or (``covariance: both``) averaged with that of
-        test trials. ``seed`` is that of `select_trials`.
-    dtype
-        Of the arrays written.
+        ``mvnn`` is the mode of `noise_covariance`, estimated from training trials, or
+        (``covariance: both``) averaged with that of test trials.
 
     Returns
     -------
@@ -85,15 +74,11 @@ def preprocess_recordings(
 
     Raises
     ------
-    FileNotFoundError
-        If recordings are missing.
-    ValueError
-        If a recording is not valid, or the sessions do not show the images as the
-        design of the data set says. All recordings are read and checked for this
-        before the first trial is cut out.
+    FileNotFoundError, ValueError
+        If recordings are missing, not valid, or do not show the images as the data
+        set's design says; all are checked before the first trial is cut out.
     """
     names, sessions = channel_names(options.channels), session_folders(raw_folder)
-    n_sessions_each = {"training": SESSIONS_PER_TRAINING_IMAGE, "test": len(sessions)}
     recordings = {
         p: {
             session.name: _survey(session, p, names, options)
@@ -103,12 +88,13 @@ def preprocess_recordings(
     }
     _check_together(recordings)
     raw_sfreq = recordings["test"][sessions[0].name].sfreq
+    n_sessions_each = {"training": SESSIONS_PER_TRAINING_IMAGE, "test": len(sessions)}
     selections, shapes = {}, {}
-    for p in PARTITIONS:
+    for p, n_sessions in n_sessions_each.items():
         selections[p] = select_trials(
             {name: recording.events for name, recording in recordings[p].items()},
             partition=p,
-            n_sessions_each=n_sessions_each[p],
+            n_sessions_each=n_sessions,
             seed=options.seed,
         )
         n_images = max(s.rows.max() for s in selections[p].values()) + 1
@@ -122,11 +108,10 @@ def preprocess_recordings(
         sfreq=options.sfreq,
         tmin=options.keep_from,
         unit="V" if options.mvnn == "none" else "noise SD",
-        dtype=dtype,
     ) as products:
         for session in tqdm(sessions, desc="Preprocessing", unit="session"):
             kept = {p: selections[p][session.name] for p in PARTITIONS}
-            trials = {
+            trials = {  # N R C T
                 p: cut_trials(
                     load_recording(session, p), kept[p].onsets, names, options
                 )
@@ -142,7 +127,15 @@ def preprocess_recordings(
                 products[p][kept[p].rows[:, None], kept[p].slots] = trials[p]
                 release_memory(products[p])
             del trials  # before those of the next session are cut out
-    counts = pd.DataFrame(
+    counts = _count_trials(recordings, selections)
+    return counts, np.array(covariances).reshape(-1, len(names), len(names))
+
+
+def _count_trials(
+    recordings: dict[str, dict[str, Recording]],
+    selections: dict[str, dict[str, Selection]],
+) -> pd.DataFrame:
+    return pd.DataFrame(
         [
             {
                 "partition": p,
@@ -157,40 +150,22 @@ def preprocess_recordings(
             for name, r in recordings[p].items()
         ]
     )
-    return counts, np.array(covariances).reshape(-1, len(names), len(names))
 
 
 def import_published(
-    published_folder: Path,
-    signals_folder: Path,
-    channels: str | Sequence[str],
-    *,
-    dtype: DTypeLike = np.float32,
+    published_folder: Path, signals_folder: Path, channels: str | Sequence[str]
 ) -> None:
-    """Copy published preprocessed signals into the project's format.
+    """Copy signals in a format of `load_published` into the project's own.
 
-    Both files are held in memory meanwhile: 10.4 GB for 63 electrodes at 250 Hz in
-    double precision.
-
-    Parameters
-    ----------
-    published_folder
-        Of one participant, in a format that `load_published` reads.
-    signals_folder
-        Gets what `load_signals` reads, complete or not at all.
-    channels
-        As in `EEGPreprocessing`; the copy has this order. ``'all'`` of signals that
-        `save_signals` wrote are the channels that they have.
-    dtype
-        Of the arrays written.
+    Channels get the order of ``channels``; ``'all'`` of signals that `save_signals`
+    wrote are those that they have. Both files are held in memory meanwhile: 10.4 GB for
+    63 electrodes at 250 Hz in double precision.
 
     Raises
     ------
-    FileNotFoundError
-        If a file is missing.
-    ValueError
-        If a file is not valid (see `load_published`), a channel is missing, a value is
-        not finite, or the two files differ in their times.
+    FileNotFoundError, ValueError
+        If a file or a channel is missing, a file is not valid, a value is not finite,
+        or the two files differ in their times.
     """
     published = {p: load_published(published_folder, p) for p in PARTITIONS}
     first, times = published["training"], published["training"].times
@@ -212,7 +187,6 @@ def import_published(
         sfreq=round((len(times) - 1) / (times[-1] - times[0]), 6),
         tmin=round(float(times[0]), 6),
         unit=first.unit,
-        dtype=dtype,
     ) as products:
         for p, signals in published.items():
             rows = [signals.ch_names.index(name) for name in names]
@@ -236,23 +210,9 @@ def cut(
     channels: Sequence[str],
     options: EEGPreprocessing,
 ) -> np.ndarray:
-    """Cut trials out of a recording.
+    """Cut trials (n C T, volts) out of a recording, both end points included.
 
-    Parameters
-    ----------
-    raw
-        Recording.
-    onsets : ndarray of int, shape (n_trials,)
-        Samples of the image onsets.
-    channels
-        Names, in the order of the result.
-    options
-        Gives ``tmin`` and ``tmax``, in seconds from image onset.
-
-    Returns
-    -------
-    ndarray of shape (n_trials, n_channels, n_samples)
-        In volts, both end points included.
+    ``onsets`` are samples; channels of the result are in the order of ``channels``.
     """
     rows = [raw.ch_names.index(name) for name in channels]
     first, last = _offsets(options, raw.info["sfreq"])
@@ -262,42 +222,17 @@ def cut(
 def subtract_baseline(
     trials: np.ndarray, raw_sfreq: float, options: EEGPreprocessing
 ) -> np.ndarray:
-    """Subtract from each trial and channel the mean from ``tmin`` to 0 s.
-
-    Parameters
-    ----------
-    trials : ndarray of shape (..., n_samples)
-        From `cut`.
-    raw_sfreq
-        Their sampling rate in hertz.
-    options
-        Gives ``tmin``.
-
-    Returns
-    -------
-    ndarray of shape (..., n_samples)
-    """
+    """Subtract from each trial and channel (..., T) the mean from ``tmin`` to 0 s."""
     first, _ = _offsets(options, raw_sfreq)
     return trials - trials[..., : 1 - first].mean(axis=-1, keepdims=True)
 
 
 def resample(data: np.ndarray, raw_sfreq: float, sfreq: float) -> np.ndarray:
-    """Resample in the frequency domain, with the padding of `mne.Epochs.resample`.
+    """Resample (..., T) in the frequency domain, padded as by `mne.Epochs.resample`.
 
     MNE treats one channel of one trial after the other; this is the same computation
     for all at once. Labelled times are off by up to a few milliseconds if the padded
     length is not a whole number of output samples (at 100 Hz, not at 250 Hz).
-
-    Parameters
-    ----------
-    data : ndarray of shape (..., n_samples)
-        Sampled at ``raw_sfreq``.
-    raw_sfreq, sfreq
-        Sampling rates before and after, in hertz.
-
-    Returns
-    -------
-    ndarray of shape (..., round(n_samples * sfreq / raw_sfreq))
     """
     n_samples, ratio = data.shape[-1], sfreq / raw_sfreq
     n_padded = 2 ** ceil(log2(n_samples + 2 * min(n_samples // 8, 100)))
@@ -315,20 +250,15 @@ def cut_trials(
     channels: Sequence[str],
     options: EEGPreprocessing,
 ) -> np.ndarray:
-    """Cut trials out of a recording, subtract their baseline and resample them.
-
-    ``onsets`` (N R) are samples in any order; the result (N R C T) is in volts, from
-    ``options.keep_from`` on.
-    """
+    """Cut out, center and resample trials (N R C T, volts) at ``onsets`` (N R)."""
     raw_sfreq = raw.info["sfreq"]
-    n_cut = round((options.keep_from - options.tmin) * options.sfreq)
     shape = len(channels), _n_times(options, raw_sfreq)
     trials = np.empty((onsets.size, *shape))  # NR C T
     for start in range(0, onsets.size, _TRIALS_PER_BLOCK):
         block = slice(start, start + _TRIALS_PER_BLOCK)
         data = cut(raw, onsets.ravel()[block], channels, options)
         data = subtract_baseline(data, raw_sfreq, options)
-        trials[block] = resample(data, raw_sfreq, options.sfreq)[..., n_cut:]
+        trials[block] = resample(data, raw_sfreq, options.sfreq)[..., -shape[1] :]
     return trials.reshape(*onsets.shape, *shape)  # N R C T
 
 
@@ -345,10 +275,7 @@ def _n_times(options: EEGPreprocessing, raw_sfreq: float) -> int:
 
 
 def _survey(
-    session: Path,
-    partition: str,
-    channels: Sequence[str],
-    options: EEGPreprocessing,
+    session: Path, partition: str, channels: Sequence[str], options: EEGPreprocessing
 ) -> Recording:
     """Load and check a recording; list its trials."""
     raw = load_recording(session, partition)

@@ -35,39 +35,16 @@ _CTF_SENSOR = re.compile(r"M[LRZ](?P<letters>[CFOPT])\d\d(-\d+)?")
 def channel_regions(ch_names: Iterable[str]) -> list[str]:
     """Name the brain region of each channel.
 
-    Parameters
-    ----------
-    ch_names
-        Electrodes of the 10-10 system (``"PO7"``) or CTF sensors (``"MLO11"`` or,
-        with the serial number of the helmet, ``"MLO11-1609"``).
-
-    Returns
-    -------
-    list of str
-        One of the keys of `EEG_REGIONS` and `MEG_REGIONS` for each channel.
-
-    Raises
-    ------
-    ValueError
-        If a name is neither an electrode nor a CTF sensor.
+    Channels are electrodes of the 10-10 system (``"PO7"``) or CTF sensors, with or
+    without the serial number of the helmet (``"MLO11-1609"``); others raise ValueError.
     """
     return [_region(name) for name in ch_names]
 
 
 def channels_outside(ch_names: Sequence[str], region: str | None) -> np.ndarray:
-    """Return the channels outside a region, for the ablation of section 4.4.
+    """Return the positions of channels outside a region (ablation of section 4.4).
 
-    Parameters
-    ----------
-    ch_names
-        As for :func:`channel_regions`.
-    region
-        A region that some channel has; None leaves nothing out.
-
-    Returns
-    -------
-    ndarray of int
-        Positions in ``ch_names``, sorted.
+    A region that no channel has raises ValueError; None leaves nothing out.
     """
     regions = channel_regions(ch_names)
     if region is not None:

@@ -13,24 +13,9 @@ from paperlib.validation import did_you_mean
 def sensor_info(ch_names: Sequence[str], sfreq: float) -> mne.Info:
     """Return an MNE Info with the positions of electrodes or of MEG sensors.
 
-    Parameters
-    ----------
-    ch_names
-        Electrodes of the extended 10-05 system, or CTF sensors with or without the
-        serial number of the helmet (``"MLO11-1609"``), in the order of the data.
-    sfreq
-        Sampling rate in Hz.
-
-    Returns
-    -------
-    Info
-        Electrodes have type ``eeg``; CTF's axial gradiometers have MNE's type ``mag``
-        and positions in device coordinates.
-
-    Raises
-    ------
-    ValueError
-        If a sensor is unknown, or electrodes and MEG sensors are mixed.
+    Channels are electrodes of the extended 10-05 system (type ``eeg``) or CTF sensors
+    with or without the serial number of the helmet (MNE's type ``mag``, in device
+    coordinates); unknown sensors raise ValueError. ``sfreq`` is in Hz.
     """
     bare = [without_serial(name) for name in ch_names]
     helmet = ctf_helmet()
@@ -55,16 +40,10 @@ def without_serial(name: str) -> str:
 
 @cache
 def ctf_helmet() -> dict[str, np.ndarray]:
-    """Return coil positions and axes of the CTF-275 helmet by name.
+    """Return 12 numbers for each coil, in device coordinates: position (m), three axes.
 
-    MNE's canonical helmet lacks MLO42, which THINGS-MEG recorded; it is set at the
-    mirror image of MRO42.
-
-    Returns
-    -------
-    dict of str to ndarray of shape (12,)
-        In device coordinates: position in meters and three axes. Names are without
-        the serial number.
+    MNE's canonical CTF-275 helmet lacks MLO42, which THINGS-MEG recorded; it is set at
+    the mirror image of MRO42.
     """
     info = mne.channels.read_meg_canonical_info("ctf275", verbose="error")
     helmet = {without_serial(ch["ch_name"]): ch["loc"] for ch in info["chs"]}

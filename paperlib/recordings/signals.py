@@ -1,17 +1,8 @@
 """Preprocessed signals on disk: what notebook 01 writes and all later ones read.
 
 A folder holds ``training.npy`` and ``test.npy``, float32, of shape (images,
-repetitions, channels, times), and ``info.json``. Row i belongs to condition i + 1.
-
-Adding a data set
------------------
-Recordings of your own need three things. (1) For each participant, a folder written by
-`save_signals`: single trials of training and test images as arrays, channel names,
-sampling rate and unit. In ``<data_root>/things-eeg2/preprocessed_data/sub-01``, with a
-data root of its own, notebook 01 reads it with ``source: published``. (2) Channels
-whose region and position are known: electrodes of the 10-10 system or CTF sensors; for
-others, extend `regions.channel_regions` and `sensors.sensor_info`. (3) The images, in
-the order of the rows, with an ``image_metadata.npy`` as in THINGS-EEG2.
+repetitions, channels, times), and ``info.json``. Row i belongs to condition i + 1. The
+end of notebook 01 says how a data set of your own comes in.
 """
 
 import mmap
@@ -24,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.lib.format import open_memmap
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from paperlib.atomic import atomic_path, write_text
@@ -38,32 +29,15 @@ _N_SAMPLED = 16  # images of each partition that are checked when signals are lo
 
 @dataclass(frozen=True)
 class Signals:
-    """Responses of one participant, memory-mapped and read-only.
+    """Responses of one participant, memory-mapped and read-only."""
 
-    Attributes
-    ----------
-    training, test : memmap of shape (n_images, n_repetitions, n_channels, n_times)
-        Single trials in `unit`.
-    ch_names : tuple of str
-        Channels, in the order of the arrays.
-    sfreq : float
-        Sampling rate in hertz.
-    times : ndarray of shape (n_times,)
-        In seconds from image onset.
-    unit : str
-        ``"V"``, ``"noise SD"`` after noise normalization, or ``"baseline SD"`` if each
-        trial was standardized by its baseline.
-    concepts : {'all_concepts', 'zero_shot'}
-        Which training images of the data set are there (see `select_concepts`).
-    """
-
-    training: np.memmap
+    training: np.memmap  # N R C T: single trials of images
     test: np.memmap
     ch_names: tuple[str, ...]
-    sfreq: float
-    times: np.ndarray
-    unit: str
-    concepts: str = "all_concepts"
+    sfreq: float  # Hz
+    times: np.ndarray  # (T,), s from image onset
+    unit: str  # "V", "noise SD" (whitened) or "baseline SD" (by the trial's baseline)
+    concepts: str = "all_concepts"  # which training images: see `select_concepts`
 
 
 class _Info(BaseModel):
@@ -86,12 +60,11 @@ def create_signals(
     tmin: float,
     unit: str,
     concepts: str = "all_concepts",
-    dtype: DTypeLike = np.float32,
 ) -> Iterator[dict[str, np.memmap]]:
     """Yield the arrays of a new folder of signals to fill, by partition.
 
     They are kept if the block succeeds; after an error nothing new is left and older
-    files are untouched. Options are as in `Signals`; ``tmin`` is the first time.
+    files are untouched.
     """
     info = _Info(
         ch_names=ch_names, sfreq=sfreq, tmin=tmin, unit=unit, concepts=concepts
@@ -101,7 +74,7 @@ def create_signals(
         for p in PARTITIONS:
             partial = files.enter_context(atomic_path(folder / f"{p}.npy"))
             shape = tuple(int(size) for size in shapes[p])
-            arrays[p] = open_memmap(partial, "w+", dtype=dtype, shape=shape)
+            arrays[p] = open_memmap(partial, "w+", np.float32, shape)
         yield arrays
         for array in arrays.values():
             array.flush()
@@ -122,22 +95,14 @@ def save_signals(
 
     Parameters
     ----------
-    folder
-        Gets what `load_signals` reads.
     training, test : array_like of shape (n_images, n_repetitions, n_channels, n_times)
-        Single trials; the rows are in the order of the list of images.
+        Finite single trials; the rows are in the order of the list of images.
     ch_names
         Channels, in the order of the arrays.
     sfreq, tmin
-        Sampling rate in hertz, and time of the first sample in seconds from image
-        onset.
+        Sampling rate in Hz, and time of the first sample in seconds from image onset.
     unit
         As in `Signals`.
-
-    Raises
-    ------
-    ValueError
-        If shapes disagree or a value is not finite.
     """
     arrays = {"training": np.asarray(training), "test": np.asarray(test)}
     grid = len(ch_names), arrays["training"].shape[-1]
@@ -155,22 +120,11 @@ def save_signals(
 def load_signals(folder: Path) -> Signals:
     """Open the signals of one participant without reading them.
 
-    Parameters
-    ----------
-    folder
-        Of one participant, as notebook 01 writes it.
-
-    Returns
-    -------
-    Signals
-
     Raises
     ------
-    FileNotFoundError
-        If one of the three files is missing.
-    ValueError
-        If a file is damaged, shapes and ``info.json`` disagree, or one of the images
-        that are sampled for a check holds NaN or infinite values.
+    FileNotFoundError, ValueError
+        If a file is missing or damaged, shapes and ``info.json`` disagree, or one of
+        the images that are sampled for a check holds NaN or infinite values.
     """
     folder = Path(folder)
     for name in ("info.json", "training.npy", "test.npy"):
@@ -233,18 +187,8 @@ def release_memory(array: np.memmap) -> None:
 def select_concepts(images: pd.DataFrame, concepts: str) -> pd.DataFrame:
     """Select the training images by their concepts; all test images stay.
 
-    Parameters
-    ----------
-    images
-        Table with columns ``partition`` ('training' or 'test') and ``concept``.
-    concepts : {'all_concepts', 'zero_shot'}
-        ``'zero_shot'`` leaves out training images of test concepts. In THINGS-EEG2
-        there are none; in THINGS-MEG it makes 19 848 of 22 248.
-
-    Returns
-    -------
-    DataFrame
-        Some of the rows, in the same order.
+    ``'zero_shot'`` leaves out training images of test concepts: none in THINGS-EEG2, in
+    THINGS-MEG all but 19 848 of 22 248. ``'all_concepts'`` leaves out nothing.
     """
     check_option("concepts", concepts, CONCEPTS)
     if concepts == "all_concepts":
@@ -254,15 +198,7 @@ def select_concepts(images: pd.DataFrame, concepts: str) -> pd.DataFrame:
 
 
 def check_counts(signals: Signals, images: pd.DataFrame) -> None:
-    """Raise ValueError unless there is one response for each row of a list of images.
-
-    Parameters
-    ----------
-    signals
-        Responses.
-    images
-        Table with a column ``partition`` ('training' or 'test').
-    """
+    """Raise ValueError unless each row of a list of images has one response."""
     for p in PARTITIONS:
         n_signals, n_images = len(getattr(signals, p)), (images["partition"] == p).sum()
         if n_signals != n_images:
@@ -274,18 +210,7 @@ def check_counts(signals: Signals, images: pd.DataFrame) -> None:
 
 
 def average_repetitions(trials: np.ndarray) -> np.ndarray:
-    """Average the repetitions of each image, a block of images at a time.
-
-    Parameters
-    ----------
-    trials : ndarray or memmap of shape (n_images, n_repetitions, n_channels, n_times)
-        Single trials.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_images, n_channels, n_times)
-        In the unit of ``trials``.
-    """
+    """Average the repetitions of trials (N R C T), as float32 (N C T)."""
     averages = np.empty((len(trials), *trials.shape[2:]), np.float32)
     for block in _blocks(trials):
         averages[block] = trials[block].mean(axis=1, dtype=np.float64)  # N R C T
@@ -293,36 +218,16 @@ def average_repetitions(trials: np.ndarray) -> np.ndarray:
 
 
 def mean_response(trials: np.ndarray) -> np.ndarray:
-    """Average all trials of all images, a block of images at a time.
-
-    Parameters
-    ----------
-    trials : ndarray or memmap of shape (n_images, n_repetitions, n_channels, n_times)
-        Single trials.
-
-    Returns
-    -------
-    ndarray of shape (n_channels, n_times)
-        In the unit of ``trials``.
-    """
+    """Average all trials of all images (N R C T), as C T."""
     sums = [trials[block].sum(axis=(0, 1), dtype=float) for block in _blocks(trials)]
     return np.sum(sums, axis=0) / (trials.shape[0] * trials.shape[1])
 
 
 def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
-    """Return what a model is trained on.
+    """Return the responses (N R C T) that a model is trained on.
 
-    Parameters
-    ----------
-    signals
-        Responses of one participant.
-    repetitions : {'mean', 'single'}
-        One average for each image, or every trial.
-
-    Returns
-    -------
-    ndarray or memmap of shape (n_images, n_repetitions, n_channels, n_times)
-        With one repetition for ``'mean'``; mapped if nothing is averaged.
+    One average for each image (``'mean'``, R is 1) or every trial (``'single'``),
+    mapped if nothing is averaged.
     """
     check_option("repetitions", repetitions, ("mean", "single"))
     if repetitions == "single" or signals.training.shape[1] == 1:
@@ -331,26 +236,12 @@ def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
 
 
 def split_half_reliability(trials: np.ndarray) -> np.ndarray:
-    """Estimate how well each channel's image-specific response repeats.
+    """Estimate how well each channel's image-specific response repeats, from N R C T.
 
     Odd and even repetitions are averaged; the mean over images is subtracted, so that
     the response common to all images does not count; what remains is correlated over
-    images and times and corrected to the full number of repetitions.
-
-    Parameters
-    ----------
-    trials : ndarray or memmap of shape (n_images, n_repetitions, n_channels, n_times)
-        Single trials; at least two images and two repetitions.
-
-    Returns
-    -------
-    ndarray of shape (n_channels,)
-        1 if the mean response is free of noise, near 0 if it is all noise.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two images or repetitions.
+    images and times and corrected to the full number of repetitions. The result (C,) is
+    1 if the mean response is free of noise, near 0 if it is all noise.
     """
     if min(trials.shape[:2]) < 2:
         raise ValueError(
@@ -365,11 +256,7 @@ def split_half_reliability(trials: np.ndarray) -> np.ndarray:
 
 
 def spearman_brown(correlation: np.ndarray) -> np.ndarray:
-    """Reliability of all repetitions, 2 r / (1 + r), from the correlation of halves.
-
-    The mean of all repetitions cannot correlate with any prediction by more than its
-    square root.
-    """
+    """Return the reliability of all repetitions, 2 r / (1 + r), from that of halves."""
     return 2 * correlation / (1 + correlation)
 
 

@@ -8,18 +8,13 @@ import pandas as pd
 
 
 def read_trials(
-    path: Path,
-    kinds: Mapping[str, str],
-    whole: Sequence[str],
-    *,
-    separator: str = "\t",
+    path: Path, kinds: Mapping[str, str], whole: Sequence[str], *, separator: str = "\t"
 ) -> pd.DataFrame:
     """Read a table of trials and check its types of trials and its numbers.
 
-    ``kinds`` names each type of trial that the table may have; the column ``kind`` of
-    the result holds these names. ``whole`` lists columns of whole numbers, which only
-    trials of other kinds than ``"training"`` and ``"test"`` may lack (except for
-    ``sample``); they get -1.
+    ``kinds`` maps each type of trial that the table may have to its name in the column
+    ``kind``. ``whole`` lists columns of whole numbers, which only trials of kinds other
+    than ``"training"`` and ``"test"`` may lack (but not ``sample``); they get -1.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; it comes with the recordings.")

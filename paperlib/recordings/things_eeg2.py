@@ -49,37 +49,17 @@ _NICE_CUT = 50  # samples that NICE cuts from the data but leaves in `times`
 
 @dataclass(frozen=True)
 class PublishedSignals:
-    """Preprocessed responses as published.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    data : ndarray of shape (n_images, n_repetitions, n_channels, n_times)
-        In `unit`.
-    ch_names : tuple of str
-        In the order of the file, without the trigger row.
-    times : ndarray of shape (n_times,)
-        In seconds from image onset.
-    unit : str
-        ``"noise SD"`` of whitened signals.
-    """
+    """Preprocessed responses of a partition as published."""
 
     path: Path
-    data: np.ndarray
-    ch_names: tuple[str, ...]
-    times: np.ndarray
+    data: np.ndarray  # N R C T
+    ch_names: tuple[str, ...]  # in the order of the file, without the trigger row
+    times: np.ndarray  # (T,), s from image onset
     unit: str = "noise SD"
 
 
 def session_folders(folder: Path) -> list[Path]:
-    """List ``ses-*`` of a participant's raw folder, in order.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none, or a session lacks its training or its test recording.
-    """
+    """List the sessions of a participant's raw folder; all must be complete."""
     sessions = sorted(path for path in folder.glob("ses-*") if path.is_dir())
     if not sessions:
         raise FileNotFoundError(
@@ -87,8 +67,13 @@ def session_folders(folder: Path) -> list[Path]:
             f"raw_eeg_training.npy and raw_eeg_test.npy. Unpack the raw data of "
             f"THINGS-EEG2 there."
         )
-    pairs = [(session, p) for session in sessions for p in PARTITIONS]
-    if missing := [str(raw_file(*x)) for x in pairs if not _recorded(*x)]:
+    missing = [
+        str(raw_file(session, p))
+        for session in sessions
+        for p in PARTITIONS
+        if not raw_file(session, p).is_file() and not bids_runs(session, p)
+    ]
+    if missing:
         raise FileNotFoundError(
             f"missing raw recordings: {', '.join(missing)} (or, in BIDS, "
             f"{folder.name}_{sessions[0].name}_task-train_run-01_eeg.bdf and so on in "
@@ -116,24 +101,10 @@ def bids_runs(session: Path, partition: str) -> list[BIDSPath]:
     )
 
 
-def _recorded(session: Path, partition: str) -> bool:
-    return raw_file(session, partition).is_file() or bool(bids_runs(session, partition))
-
-
 def load_recording(session: Path, partition: str) -> mne.io.RawArray:
-    """Load and check the training or the test recording of a session.
+    """Load and check a session's ``'training'`` or ``'test'`` recording.
 
-    Parameters
-    ----------
-    session
-        One of `session_folders`.
-    partition : {'training', 'test'}
-        Runs in BIDS are joined, as the data set's authors did in their files.
-
-    Returns
-    -------
-    mne.io.RawArray
-        As from `load_raw_session`.
+    Runs in BIDS are joined, as the data set's authors did in their files.
     """
     path = raw_file(session, partition)
     if path.is_file():
@@ -142,32 +113,22 @@ def load_recording(session: Path, partition: str) -> mne.io.RawArray:
     rates = sorted({sfreq for _, sfreq in runs})
     if len(rates) > 1:
         raise ValueError(f"the runs in {session} differ in their rate: {rates} Hz.")
-    names, types = [*RAW_CHANNELS, "stim"], ["eeg"] * len(RAW_CHANNELS) + ["stim"]
     data = np.concatenate([data for data, _ in runs], axis=1)
-    info = mne.create_info(names, rates[0], types)
+    types = ["eeg"] * len(RAW_CHANNELS) + ["stim"]
+    info = mne.create_info([*RAW_CHANNELS, "stim"], rates[0], types)
     return mne.io.RawArray(data, info, verbose="error")
 
 
 def load_raw_session(path: Path) -> mne.io.RawArray:
-    """Load and check one raw recording.
+    """Load and check ``raw_eeg_training.npy`` or ``raw_eeg_test.npy`` of a session.
 
-    Parameters
-    ----------
-    path
-        ``raw_eeg_training.npy`` or ``raw_eeg_test.npy`` of one session.
-
-    Returns
-    -------
-    mne.io.RawArray
-        EEG channels in volts, in the order of the file, and the channel ``stim``.
+    It has EEG channels in volts, in the order of the file, and the channel ``stim``.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged or refused (see `load_dict`), or its keys, channels,
-        sampling rate or values are not those of a THINGS-EEG2 recording.
+    FileNotFoundError, ValueError
+        If the file is missing, damaged or refused (see `load_dict`), or its keys,
+        channels, sampling rate or values are not those of a THINGS-EEG2 recording.
     """
     content = load_dict(path, "a raw session of THINGS-EEG2")
     data = _float_array(path, content, "raw_eeg_data")
@@ -219,22 +180,12 @@ def _load_run(run: BIDSPath, partition: str) -> tuple[np.ndarray, float]:
 def stimulus_events(raw: mne.io.RawArray) -> tuple[np.ndarray, int]:
     """Find the image onsets of a recording.
 
-    Parameters
-    ----------
-    raw
-        As returned by `load_recording`.
-
     Returns
     -------
     events : ndarray of int, shape (n_events, 2)
         Sample of the onset and condition (image number, from 1), in order of time.
     n_targets : int
         Catch trials left out.
-
-    Raises
-    ------
-    ValueError
-        If the trigger row holds something other than condition numbers.
     """
     triggers = raw.get_data(picks=[raw.ch_names.index("stim")])[0]
     lowest, highest = triggers.min(), triggers.max()
@@ -258,34 +209,20 @@ def load_published(folder: Path, partition: str) -> PublishedSignals:
     the image were cut; that of UBP (``train.pt``, ``test.pt``: whitened, float16, the
     same ``times``); and signals of any data set that `save_signals` wrote.
 
-    Parameters
-    ----------
-    folder
-        Of one participant.
-    partition : {'training', 'test'}
-
-    Returns
-    -------
-    PublishedSignals
-
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged or refused (see `load_dict`), or its parts disagree.
+    FileNotFoundError, ValueError
+        If the file is missing, damaged or refused (see `load_dict`), or its parts
+        disagree.
     """
     if (folder / "info.json").is_file():
         own = load_signals(folder)
         path, data = folder / f"{partition}.npy", getattr(own, partition)
         return PublishedSignals(path, data, own.ch_names, own.times, own.unit)
-    path = folder / f"preprocessed_eeg_{partition}.npy"
+    path, key = folder / f"preprocessed_eeg_{partition}.npy", "preprocessed_eeg_data"
     whitened = folder / f"{_BIDS_TASKS[partition]}.pt"
-    path, key = (
-        (whitened, "eeg")
-        if whitened.is_file() and not path.is_file()
-        else (path, "preprocessed_eeg_data")
-    )
+    if whitened.is_file() and not path.is_file():
+        path, key = whitened, "eeg"
     content = load_dict(path, "preprocessed signals of THINGS-EEG2")
     data, times = (_float_array(path, content, k) for k in (key, "times"))
     ch_names = _texts(path, content, "ch_names")
@@ -304,7 +241,14 @@ def load_published(folder: Path, partition: str) -> PublishedSignals:
             f"{path}: 'times' has {len(times)} entries but the data have "
             f"{data.shape[3]} samples; expected as many, or {_NICE_CUT} more."
         )
-    _check_times(path, times)
+    steps = np.diff(times.astype(float))
+    step = (times[-1] - times[0]) / max(1, len(steps))
+    if not (0 < step < 0.1) or np.abs(steps - step).max() > 0.05 * step:
+        raise ValueError(
+            f"{path}: 'times' must ascend evenly, in seconds from image onset; got "
+            f"{times[0]:g}, {times[min(1, len(times) - 1)]:g} ... {times[-1]:g}. "
+            f"Times in milliseconds must be divided by 1000."
+        )
     return PublishedSignals(path, data, tuple(ch_names), times)
 
 
@@ -360,15 +304,3 @@ def _check_electrodes(path: Path, ch_names: Sequence[str]) -> None:
             )
         if ch_names.count(name) > 1:
             raise ValueError(f"{path}: channel {name!r} is listed twice.")
-
-
-def _check_times(path: Path, times: np.ndarray) -> None:
-    """Raise ValueError unless times ascend evenly, by less than 0.1 s."""
-    steps = np.diff(times.astype(float))
-    step = (times[-1] - times[0]) / max(1, len(steps))
-    if not (0 < step < 0.1) or np.abs(steps - step).max() > 0.05 * step:
-        raise ValueError(
-            f"{path}: 'times' must ascend evenly, in seconds from image onset; got "
-            f"{times[0]:g}, {times[min(1, len(times) - 1)]:g} ... {times[-1]:g}. "
-            f"Times in milliseconds must be divided by 1000."
-        )

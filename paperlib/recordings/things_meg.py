@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import mne
@@ -18,7 +18,7 @@ import pandas as pd
 from mne.io.constants import FIFF
 from tqdm.auto import tqdm
 
-from paperlib.recordings.regions import channel_regions
+from paperlib.recordings.regions import MEG_REGIONS, channel_regions
 from paperlib.recordings.signals import (
     PARTITIONS,
     create_signals,
@@ -33,13 +33,7 @@ TRIAL_TABLE = "sourcedata/sample_attributes_P1.csv"
 
 TRIAL_KINDS = {"exp": "training", "test": "test", "catch": "catch"}
 CATCH_NUMBER = 999999  # stands for all artificial images of the catch trials
-REGION_SIZES = {
-    "Frontal": 67,
-    "Central": 52,
-    "Parietal": 45,
-    "Occipital": 39,
-    "Temporal": 68,
-}
+REGION_SIZES = dict(zip(MEG_REGIONS, (67, 52, 45, 39, 68), strict=True))
 """Sensors of each region: 271, without four that failed (paper, Appendix B.1)."""
 
 DURATION = 1.0  # s from image onset, end point excluded: 200 samples at 200 Hz
@@ -51,26 +45,8 @@ def list_images(folder: Path) -> pd.DataFrame:
     """List the images of THINGS-MEG in the order of the signals.
 
     Training images come first; within a partition, images are in the order of their
-    numbers in THINGS. Images of catch trials are left out.
-
-    Parameters
-    ----------
-    folder
-        The data set's folder, which holds `TRIAL_TABLE`.
-
-    Returns
-    -------
-    DataFrame
-        Columns image_number (row in the list of THINGS, from 1), partition
-        (``"training"`` or ``"test"``), concept and file (its name).
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no trial table.
-    ValueError
-        If the table cannot be read, lacks a column or a number, or names two files for
-        one number.
+    numbers in THINGS. Images of catch trials are left out. Columns are image_number
+    (row in the list of THINGS, from 1), partition, concept and file (its name).
     """
     path = Path(folder) / TRIAL_TABLE
     trials = read_trials(path, TRIAL_KINDS, ("things_image_nr",), separator=",")
@@ -105,21 +81,16 @@ def list_images(folder: Path) -> pd.DataFrame:
 def import_epochs(
     folder: Path, signals_folder: Path, *, subject: int, concepts: str
 ) -> pd.DataFrame:
-    """Sort the released epochs of a participant by image.
-
-    Epochs are read a block at a time, so that memory holds 0.1 GB of them.
+    """Sort the released epochs of a participant by image, a block at a time.
 
     Parameters
     ----------
     folder
-        The data set's folder, with ``derivatives/preprocessed`` and ``sourcedata``.
-        All parts of the epochs, ``preprocessed_P1-epo.fif``, ``…-epo-1.fif`` and so on,
-        must be there.
+        The data set's folder, with all parts of the epochs in
+        ``derivatives/preprocessed``, and ``sourcedata``.
     signals_folder
         Gets what `load_signals` reads, complete or not at all: the first second of
         each trial, a row for each image of `list_images`, repetitions in order of time.
-    subject
-        Number of the participant.
     concepts
         Which training images to keep, as for `select_concepts`.
 
@@ -130,56 +101,42 @@ def import_epochs(
 
     Raises
     ------
-    FileNotFoundError
-        If a file is missing.
-    ValueError
-        If a file is damaged, a channel is not a CTF sensor, the epochs are too short or
-        another participant's, or a value is not finite.
+    FileNotFoundError, ValueError
+        If a file is missing or damaged, a channel is not a CTF sensor, the epochs are
+        too short or another participant's, or a value is not finite.
     """
     path = folder / "derivatives/preprocessed" / f"preprocessed_P{subject}-epo.fif"
     epochs = open_epochs(path)
     check_sensors(epochs.ch_names, source=path)
     kept = first_second(epochs.times, epochs.info["sfreq"], source=path)
-    numbers = epochs.events[:, 2]
-    trials, counts = place_trials(
-        numbers, folder, subject=subject, concepts=concepts, source=path
-    )
 
-    def blocks():
-        for start in range(0, len(trials), _TRIALS_PER_BLOCK):
-            positions = trials.index[start : start + _TRIALS_PER_BLOCK].to_numpy()
+    def read(positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(positions), _TRIALS_PER_BLOCK):
+            block = positions[start : start + _TRIALS_PER_BLOCK]
             try:
-                data = epochs.get_data(item=positions, copy=False, verbose="error")
+                data = epochs.get_data(item=block, copy=False, verbose="error")
             except Exception as error:  # a damaged file can raise almost anything
                 raise _damaged(path, error) from error
-            yield positions, data[..., kept]  # N C T
+            yield block, data[..., kept]  # N C T
 
-    sort_trials(
-        blocks(),
+    return sort_trials(
+        read,
+        epochs.events[:, 2],
+        folder,
         signals_folder,
-        trials=trials,
+        subject=subject,
+        concepts=concepts,
         ch_names=epochs.ch_names,
         sfreq=epochs.info["sfreq"],
-        concepts=concepts,
         source=path,
     )
-    return counts
 
 
 def open_epochs(path: Path) -> mne.BaseEpochs:
-    """Open split epochs of MNE without reading them.
+    """Open split epochs of MNE by the path of their first part, without reading them.
 
-    Parameters
-    ----------
-    path
-        The first part.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a part is missing.
-    ValueError
-        If a part is damaged or a copy of an earlier one.
+    A part that is missing raises FileNotFoundError, one that is damaged or a copy of an
+    earlier one ValueError.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -266,9 +223,9 @@ def place_trials(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Find the place of each trial in the signals.
 
-    ``numbers`` are image numbers in order of time (`CATCH_NUMBER` for catch trials).
-    The first table has partition, row and repetition of each trial that is kept; its
-    index is the position in ``numbers``. The second counts trials recorded and kept.
+    ``numbers`` are image numbers in order of time. The first table has partition, row
+    and repetition of each trial that is kept; its index is the position in ``numbers``.
+    The second counts trials recorded and kept.
     """
     images = list_images(folder)
     shown = pd.Series(numbers)[numbers != CATCH_NUMBER]
@@ -291,19 +248,24 @@ def place_trials(
 
 
 def sort_trials(
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+    read: Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]],
+    numbers: np.ndarray,
+    folder: Path,
     signals_folder: Path,
     *,
-    trials: pd.DataFrame,
+    subject: int,
+    concepts: str,
     ch_names: Sequence[str],
     sfreq: float,
-    concepts: str,
     source: Path,
-) -> None:
-    """Write trials to their places (from `place_trials`) in new signals.
+) -> pd.DataFrame:
+    """Write trials to their places (see `place_trials`) in new signals; count them.
 
-    ``blocks`` are pairs of positions and the first second of these trials (n C T).
+    For the positions of all trials that are kept, ``read`` yields, a block at a time,
+    positions and the first second of these trials (n C T).
     """
+    options = {"subject": subject, "concepts": concepts, "source": source}
+    trials, counts = place_trials(numbers, folder, **options)
     sizes = trials.groupby("partition")[["row", "repetition"]].max() + 1
     grid = len(ch_names), round(DURATION * sfreq)
     with (
@@ -318,17 +280,16 @@ def sort_trials(
         ) as products,
         tqdm(total=len(trials), desc="Sorting", unit="trial") as bar,
     ):
-        for positions, data in blocks:
+        for positions, data in read(trials.index.to_numpy()):
             check_finite(f"{source}: trials {positions[0]} to {positions[-1]}", data)
             places = trials.loc[positions]
             for p, product in products.items():
-                chosen = (places["partition"] == p).to_numpy()
-                rows, repetitions = (
-                    places.loc[chosen, ["row", "repetition"]].to_numpy().T
-                )
-                product[rows, repetitions] = data[chosen]
+                chosen = places[places["partition"] == p]
+                is_chosen = (places["partition"] == p).to_numpy()
+                product[chosen["row"], chosen["repetition"]] = data[is_chosen]
                 release_memory(product)
             bar.update(len(positions))
+    return counts
 
 
 def _check_shown(shown: pd.Series, images: pd.DataFrame, source: Path) -> None:

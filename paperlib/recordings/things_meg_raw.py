@@ -5,7 +5,7 @@ resampling: they low-pass at 40 Hz and keep every sixth sample; a band up to 100
 in the paper, needs a filter before samples can be left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,6 @@ from paperlib.recordings.things_meg import (
     TRIAL_KINDS,
     check_sensors,
     first_second,
-    place_trials,
     sort_trials,
 )
 
@@ -55,32 +54,14 @@ def preprocess_runs(
 ) -> pd.DataFrame:
     """Filter, cut, standardize and resample the trials of one participant.
 
-    Memory holds one run in double precision, about 1 GB.
-
-    Parameters
-    ----------
-    folder
-        The data set's folder, which holds ``sub-BIGMEG1`` and so on.
-    signals_folder
-        Gets what `load_signals` reads, as from `things_meg.import_epochs`.
-    options
-        Band (``l_freq``, ``h_freq``), first and last time of a trial and its baseline
-        (s from image onset), sampling rate, and which training images to keep.
-    subject
-        Number of the participant.
-
-    Returns
-    -------
-    DataFrame
-        Trials recorded and kept, a row for each kind of trial.
+    ``folder`` holds ``sub-BIGMEG1`` and so on; signals and counts are as from
+    `things_meg.import_epochs`. Memory holds one run in double precision, about 1 GB.
 
     Raises
     ------
-    FileNotFoundError
-        If there are no runs, or an event table is missing.
-    ValueError
-        If a run, an event table or the order of images is not valid. All runs are
-        checked before the first is processed.
+    FileNotFoundError, ValueError
+        If runs or an event table are missing or not valid, or the order of images is
+        not; all runs are checked before the first is processed.
     """
     source = folder / f"sub-BIGMEG{subject}"
     n_times = int((options.tmax - options.tmin) * options.sfreq + 1e-6) + 1
@@ -97,45 +78,33 @@ def preprocess_runs(
                 f"expected the same sensors and rate in all runs."
             )
     check_sensors(first.ch_names, source=first.path)
-    trials, counts = place_trials(
-        np.concatenate([run.numbers for run in runs]),
-        folder,
-        subject=subject,
-        concepts=options.concepts,
-        source=source,
-    )
 
-    def blocks():
+    def read(positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         start = 0
         for run in runs:
-            raw = clean_run(run, options)
-            inside = trials.loc[start : start + len(run.numbers) - 1].index.to_numpy()
+            raw, stop = clean_run(run, options), start + len(run.numbers)
+            inside = positions[(positions >= start) & (positions < stop)]
             for i in range(0, len(inside), _TRIALS_PER_BLOCK):
-                positions = inside[i : i + _TRIALS_PER_BLOCK]
-                data = cut_trials(raw, run.samples[positions - start], options)
-                yield positions, data[..., kept]  # N C T
-            start += len(run.numbers)
+                block = inside[i : i + _TRIALS_PER_BLOCK]
+                data = cut_trials(raw, run.samples[block - start], options)
+                yield block, data[..., kept]  # N C T
+            start = stop
 
-    sort_trials(
-        blocks(),
+    return sort_trials(
+        read,
+        np.concatenate([run.numbers for run in runs]),
+        folder,
         signals_folder,
-        trials=trials,
+        subject=subject,
+        concepts=options.concepts,
         ch_names=first.ch_names,
         sfreq=options.sfreq,
-        concepts=options.concepts,
         source=source,
     )
-    return counts
 
 
 def find_runs(folder: Path, subject: int) -> list[BIDSPath]:
-    """List the runs of a participant in order of time.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    """
+    """List the runs of a participant in order of time; there must be one."""
     runs = find_matching_paths(
         folder,
         subjects=f"BIGMEG{subject}",
@@ -155,21 +124,8 @@ def find_runs(folder: Path, subject: int) -> list[BIDSPath]:
 def survey_run(run: BIDSPath, options: MEGPreprocessing) -> Run:
     """Check a run and its event table.
 
-    Parameters
-    ----------
-    run
-        One of `find_runs`. It is opened by MNE, not by mne-bids, because the channel
-        tables of the data set give all sensors the type OTHER.
-    options
-        Which times belong to a trial.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the event table is missing.
-    ValueError
-        If the run cannot be read, triggers and event table disagree, or a trial
-        leaves the recording.
+    It is opened by MNE, not by mne-bids, because the channel tables of the data set
+    give all sensors the type OTHER.
     """
     path = run.fpath
     table = run.copy().update(suffix="events", extension=".tsv").fpath
@@ -215,28 +171,15 @@ def read_events(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def clean_run(run: Run, options: MEGPreprocessing) -> mne.io.BaseRaw:
-    """Load the sensors of a run, repair dropouts and filter.
-
-    Parameters
-    ----------
-    run
-        From `survey_run`.
-    options
-        Gives the band.
-    """
+    """Load the sensors of a run, set dropouts to the median of the run, and filter."""
     raw = mne.io.read_raw(run.path, verbose="error")
     raw.pick(list(run.ch_names)).load_data(verbose="error")
     if run.path.stem in DROPOUTS:
         start = round(DROPOUTS[run.path.stem] * run.sfreq)
         lost = slice(start, start + round(DROPOUT_DURATION * run.sfreq))
-        raw.apply_function(_replace_by_median, lost=lost)
+        for row in range(len(raw.ch_names)):
+            raw[row, lost] = np.median(raw[row][0])
     return raw.filter(options.l_freq, options.h_freq, verbose="error")
-
-
-def _replace_by_median(signal: np.ndarray, lost: slice) -> np.ndarray:
-    """Set the samples at which a channel's signal was lost to its median."""
-    signal[lost] = np.median(signal)
-    return signal
 
 
 def cut_trials(
@@ -244,19 +187,8 @@ def cut_trials(
 ) -> np.ndarray:
     """Cut out trials, standardize them by their baseline and resample them.
 
-    Parameters
-    ----------
-    raw
-        Filtered run.
-    samples : ndarray of int, shape (n_trials,)
-        Image onsets from the first sample.
-    options
-        Parameters of the steps.
-
-    Returns
-    -------
-    ndarray of shape (n_trials, n_channels, n_times)
-        At ``options.sfreq``, in units of the standard deviation of the baseline.
+    ``samples`` (n,) are image onsets from the first sample of the filtered run. The
+    result (n C T) is in units of the standard deviation of the baseline.
     """
     onsets = samples + raw.first_samp
     epochs = mne.Epochs(
@@ -276,10 +208,10 @@ def cut_trials(
 def standardize(
     data: np.ndarray, times: np.ndarray, baseline: Sequence[float]
 ) -> np.ndarray:
-    """Give each channel of each trial mean 0 and standard deviation 1 at baseline.
+    """Give each channel of trials (n C T) mean 0 and standard deviation 1 at baseline.
 
-    ``data`` (n C T) at ``times`` (T, s); both ends of ``baseline`` belong to it. The
-    result is not finite for a channel that is flat there.
+    Both ends of ``baseline`` (s) belong to it; a channel that is flat there gets values
+    that are not finite.
     """
     tolerance = (times[1] - times[0]) / 10
     start, stop = baseline

@@ -26,9 +26,8 @@ def select_trials(
     """Draw the same number of trials of each image and order the repetitions.
 
     ``events`` holds samples and conditions (n_events, 2) of each session, in order of
-    time. Each condition must occur in ``n_sessions_each`` sessions; the number of
-    trials kept per image and session is the smallest that occurs. ``seed`` is that of
-    both permutations.
+    time. Each condition must occur in ``n_sessions_each`` sessions; the smallest number
+    of trials that occurs is kept per image and session.
     """
     sessions = list(events)
     n_images = max(shown[:, 1].max() for shown in events.values())

@@ -134,26 +134,9 @@ def load_dict(path: Path, content: str) -> dict:
     """Load the dictionary of a ``.npy`` file, of a bare pickle or of ``torch.save``.
 
     The whole file is read into memory: a pickled array cannot be memory-mapped.
-
-    Parameters
-    ----------
-    path
-        File written by ``np.save``, ``pickle.dump`` or ``torch.save``.
-    content
-        What the file should hold, for messages ("a raw session of THINGS-EEG2").
-
-    Returns
-    -------
-    dict
-        As stored: arrays, numbers, strings and containers of these.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is damaged, is not a pickled dictionary, or names an object other
-        than arrays and numbers. Nothing that it names has been run.
+    Messages say that ``content`` ("a raw session") was expected. A file that is
+    damaged, holds no dictionary, or names an object other than arrays, numbers and
+    their containers raises ValueError; nothing that it names has been run.
     """
     path = Path(path)
     if not path.is_file():

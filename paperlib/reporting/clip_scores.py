@@ -28,18 +28,12 @@ def score_table(
     Parameters
     ----------
     measured
-        From :func:`paperlib.evaluation.clip_score.describe_scores`, of one captioner.
+        From `describe_scores`, of one captioner.
     published
-        From ``tables/published/``: captioner, dataset, participants, n_images, mean,
-        and counts and shares as far as the paper states them. Data sets that were not
-        measured are left out.
+        From ``tables/published/``. Data sets that were not measured are left out;
+        encoder becomes ``"Published: <captioner>"``.
     subjects
         Data set -> its participants. They share a measured row: all saw its images.
-
-    Returns
-    -------
-    DataFrame
-        The columns of both; encoder is ``"Published: <captioner>"`` in published rows.
     """
     ranges = measured["dataset"].map(lambda name: participant_range(subjects[name]))
     ours = measured.assign(participants=ranges)
@@ -62,13 +56,7 @@ def participant_range(subjects: Sequence[int]) -> str:
 
 
 def distribution_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Lay distributions out as text, a row for each and a column a range.
-
-    Parameters
-    ----------
-    scores
-        From :func:`score_table`.
-    """
+    """Lay `score_table` out as text, a row a distribution and a column a range."""
     rows = []
     for row in scores.to_dict("records"):
         viewers = f"P{row['participants']}"
@@ -84,8 +72,8 @@ def distribution_table(scores: pd.DataFrame) -> pd.DataFrame:
             "Score": source,
             "n": f"{row['n_images']:,}",
             "Mean": format_interval(row["mean"], row["low"], row["high"]),
-            "SD": _number(row["sd"]),
-            "Other concept": _number(row["other_mean"]),
+            "SD": format_interval(row["sd"]),
+            "Other concept": format_interval(row["other_mean"]),
         }
         for low, high in pairwise(EDGES):
             heading = f"[{low}, {high}{']' if high == 1 else ')'}"
@@ -95,15 +83,7 @@ def distribution_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_caption(captioner: str, *, simulated: bool) -> str:
-    """Return the caption of a table of CLIP Scores.
-
-    Parameters
-    ----------
-    captioner
-        Whose captions were scored.
-    simulated
-        Whether images and participants are.
-    """
+    """Return the caption of a table of CLIP Scores."""
     kind = "Simulated participants, rendered images, small models. "
     beside = ", measured on real pictures: not comparable with the others"
     return (
@@ -149,7 +129,7 @@ def plot_distributions(
     Parameters
     ----------
     scores
-        From :func:`paperlib.evaluation.clip_score.score_cosines`, with dataset.
+        From `score_cosines`, with a column dataset.
     hue
         Column whose values have a color each.
     subjects
@@ -204,12 +184,8 @@ def plot_distributions(
     return fig
 
 
-def _number(value: float) -> str:
-    return MISSING if pd.isna(value) else f"{value:.3f}"
-
-
 def _share(share: float, count: float) -> str:
-    """Write share and count; either may not be stated."""
+    """Write a share and its count, which may not be stated."""
     if pd.isna(share):
         return MISSING
     if share == 0 or pd.isna(count):

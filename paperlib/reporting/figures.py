@@ -50,19 +50,7 @@ def set_theme() -> None:
 def save_figure(fig: Figure, stem: str | Path, *, simulated: bool) -> list[Path]:
     """Write ``<stem>.pdf`` and ``<stem>.png`` (300 dpi), the same bytes at every run.
 
-    Parameters
-    ----------
-    fig
-        A figure drawn at its printed size; the size is kept.
-    stem
-        Path without ending.
-    simulated
-        Whether the participants are; the figure then says so.
-
-    Returns
-    -------
-    list of Path
-        The files written.
+    A figure of simulated participants says so. The size is kept.
     """
     # No dates and no versions in the files: a re-run must not change them.
     metadata = {

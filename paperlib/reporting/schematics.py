@@ -26,33 +26,15 @@ _PAGE = b"""
 
 
 def fill_template(name: str, fields: dict[str, object]) -> str:
-    """Return a drawing as SVG text with its fields filled in.
-
-    Parameters
-    ----------
-    name
-        A file of ``templates/`` without its ending, such as ``"fig01_framework"``.
-    fields
-        Field -> value; every ``{field}`` of the template needs one.
-    """
+    """Return a drawing of ``templates/`` as SVG text with all its fields filled in."""
     template = (TEMPLATES / f"{name}.svg").read_text(encoding="utf-8")
     return template.format_map({key: escape(str(v)) for key, v in fields.items()})
 
 
 def network_fields(network: DiT, tokens: dict[str, tuple[int, int]]) -> dict[str, str]:
-    """Describe a network in the fields of Figure 2.
+    """Describe a network, which may be on the device ``"meta"``, in fields of Figure 2.
 
-    Parameters
-    ----------
-    network
-        It may be on the device ``"meta"``: only its sizes are read.
-    tokens
-        Number and width of the condition tokens: of ``"image"``, ``"text"`` or both.
-
-    Returns
-    -------
-    dict of str to str
-        With ``code_<name>`` for the number of each of the position codes.
+    ``tokens`` are number and width of the ``"image"`` or ``"text"`` tokens or both.
     """
     layout, block = network.layout, network.blocks[0]
     length = sum(n for n, _ in tokens.values())
@@ -79,22 +61,7 @@ def network_fields(network: DiT, tokens: dict[str, tuple[int, int]]) -> dict[str
 
 
 def save_schematic(svg: str, stem: str | Path) -> list[Path]:
-    """Write a drawing as ``<stem>.pdf`` and ``<stem>.png`` (300 dpi).
-
-    The files have the same bytes at every run.
-
-    Parameters
-    ----------
-    svg
-        From :func:`fill_template`.
-    stem
-        Path without ending.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-    """
+    """Write an SVG as PDF and PNG (300 dpi), the same bytes at every run."""
     written = []
     for kind in ("pdf", "png"):
         written.append(Path(f"{stem}.{kind}"))

@@ -13,13 +13,11 @@ from paperlib.reporting.figures import SIMULATED
 MISSING = "–"
 
 
-def format_interval(mean: float, low: float, high: float, digits: int = 3) -> str:
+def format_interval(mean: float, low: float = np.nan, high: float = np.nan) -> str:
     """Write ``mean [low, high]``; a value that is not defined becomes a dash."""
     if np.isnan(mean):
         return MISSING
-    if np.isnan(low):
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def wide_table(
@@ -35,11 +33,6 @@ def wide_table(
         Methods in their order.
     metrics
         Metric -> column heading, in their order.
-
-    Returns
-    -------
-    DataFrame
-        Text cells, a dash where a method has no score; n is the number of subjects.
     """
     n_subjects = scores.groupby("method")["n_subjects"].max().reindex(rows)
     cells = {
@@ -69,24 +62,14 @@ def save_table(
     stem
         Path without ending; its last part is the LaTeX label.
     tidy
-        One value per cell, full precision.
+        One value per cell, full precision. Rows in which a name begins with
+        "Published: " are the paper's, never simulated.
     wide
         What a reader sees; the name of its index heads the first column.
     caption
         What the numbers are, their intervals and n.
     simulated
-        Whether the participants of the measured rows are; caption and a column of the
-        CSV say so. Rows in which a name begins with "Published: " are the paper's.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-
-    Raises
-    ------
-    ValueError
-        If the index of ``wide`` has no name.
+        Caption and a column of the CSV say so.
     """
     if not wide.index.name:
         raise ValueError("The index of `wide` needs a name: it heads the first column.")

@@ -18,24 +18,10 @@ _ELECTRODES = (0.0, 0.015, 0.0, 0.1)  # m: middle and radius of a head around th
 def window_means(
     response: np.ndarray, times: np.ndarray, windows: Sequence[Sequence[float]]
 ) -> np.ndarray:
-    """Average a response over time windows.
+    """Average a response (C, T) over windows as (n_windows, C).
 
-    Parameters
-    ----------
-    response : ndarray of shape (C, T)
-    times : ndarray of shape (T,)
-        In seconds.
-    windows
-        Start (inclusive) and end (exclusive) of each window, in seconds.
-
-    Returns
-    -------
-    ndarray of shape (n_windows, C)
-
-    Raises
-    ------
-    ValueError
-        If a window holds no sample.
+    Times are in seconds; the start of a window belongs to it, its end does not. A
+    window without a sample raises ValueError.
     """
     chosen = [(times >= start) & (times < end) for start, end in windows]
     for (start, end), inside in zip(windows, chosen, strict=True):
@@ -56,22 +42,8 @@ def plot_topographies(
 ) -> Figure:
     """Draw rows of scalp maps on one color scale, symmetric about zero.
 
+    Each row is labelled and has maps of shape (n_windows, C) from `window_means`.
     Colors end with the sensors: nothing is extrapolated to the edge of the head.
-
-    Parameters
-    ----------
-    maps
-        Row label -> ndarray of shape (n_windows, C), from :func:`window_means`.
-    windows
-        Start and end of each window, in seconds.
-    info
-        Sensor positions, channels in the order of the maps.
-    unit
-        Of the values, for the color bar.
-
-    Returns
-    -------
-    Figure
     """
     limit = max(np.abs(values).max() for values in maps.values())
     size = (PAGE, 0.5 + len(maps) * 0.95 * PAGE / (len(windows) + 1))
@@ -100,24 +72,12 @@ def plot_response(
 
     Parameters
     ----------
-    image
-        Drawn at the left.
     responses
         Row label -> ndarray of shape (C, T). All share their scales.
-    times : ndarray of shape (T,)
-        In seconds.
-    moments
-        Times of the maps, in seconds.
+    times, moments
+        Of the samples (T,) and of the maps, in seconds.
     regions
         Brain region of each channel, for the colors of the curves.
-    info
-        Sensor positions, channels in the order of the responses.
-    unit
-        Of the values.
-
-    Returns
-    -------
-    Figure
     """
     n_rows, n_maps = len(responses), len(moments)
     colors = {name: c for name, c in REGION_COLORS.items() if name in regions}

@@ -5,18 +5,13 @@ those of any other program, are imported from a file.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from transformers import (
-    AutoProcessor,
-    Qwen2VLForConditionalGeneration,
-    Qwen2VLProcessor,
-)
+from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from paperlib.stimuli.captions import GREEDY, Captioner, decoding
-from paperlib.stimuli.minigpt4 import load_minigpt4
+from paperlib.stimuli.minigpt4 import MiniGPT4
 from paperlib.stimuli.weights import find_commit, find_model, load_model, loading
 from paperlib.validation import check_option
 
@@ -28,29 +23,19 @@ def load_captioner(kind: str, *, device: torch.device, **options) -> Captioner:
     ----------
     kind
         ``"qwen2-vl"`` or ``"minigpt4"``.
-    device
-        Where the model runs.
     **options
-        Of :func:`load_qwen2_vl` or :func:`paperlib.stimuli.minigpt4.load_minigpt4`:
-        the other values of a configuration's captioner.
-
-    Returns
-    -------
-    Captioner
-        Called as ``captioner(images, prompt=..., max_new_tokens=...)``.
+        Of :class:`Qwen2VL` or :class:`paperlib.stimuli.minigpt4.MiniGPT4`.
 
     Raises
     ------
     ValueError
-        If models of this kind cannot be loaded, or the weights are damaged or
-        incomplete; for ``"file"`` see
-        :func:`paperlib.stimuli.captions.import_captions`.
+        If the kind is unknown, or weights are damaged or incomplete.
     FileNotFoundError
         If a model is neither a folder nor of the form owner/name.
     """
-    loaders = {"qwen2-vl": load_qwen2_vl, "minigpt4": load_minigpt4}
-    check_option("The kind of a captioner to load", kind, tuple(loaders))
-    return loaders[kind](**options, device=device, dtype=pick_dtype(device))
+    kinds = {"qwen2-vl": Qwen2VL, "minigpt4": MiniGPT4}
+    check_option("The kind of a captioner to load", kind, tuple(kinds))
+    return kinds[kind](**options, device=device, dtype=pick_dtype(device))
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
@@ -64,23 +49,30 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-@dataclass(frozen=True)
 class Qwen2VL:
-    """A Qwen2-VL model in evaluation mode with its processor.
+    """Qwen2-VL in evaluation mode; every image is resized to the area ``pixels``."""
 
-    Attributes
-    ----------
-    model : Qwen2VLForConditionalGeneration
-    processor : Qwen2VLProcessor
-    name, revision, decoding
-        See :class:`paperlib.stimuli.captions.Captioner`.
-    """
-
-    model: Qwen2VLForConditionalGeneration
-    processor: Qwen2VLProcessor
-    name: str
-    revision: str | None
-    decoding: dict
+    def __init__(
+        self,
+        *,
+        model: str,
+        revision: str | None,
+        pixels: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        source = find_model(model)
+        self.name, self.revision = model, find_commit(source, revision)
+        self.decoding = decoding(pixels, dtype)
+        area = {"shortest_edge": pixels, "longest_edge": pixels}
+        with loading(source):
+            self.processor = AutoProcessor.from_pretrained(
+                source, revision=revision, size=area
+            )
+        self.processor.tokenizer.padding_side = "left"  # answers continue at the right
+        kind = Qwen2VLForConditionalGeneration
+        weights = load_model(kind, source, revision=revision, dtype=dtype)
+        self.model = weights.to(device)
 
     def chat(self, prompt: str) -> str:
         """Return the text that the language model reads, with a place for the image."""
@@ -93,7 +85,7 @@ class Qwen2VL:
     def __call__(
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
-        """Describe B images; see :class:`paperlib.stimuli.captions.Captioner`."""
+        """Describe images, as every captioner does."""
         inputs = self.processor(
             images=list(images),
             text=[self.chat(prompt)] * len(images),
@@ -105,46 +97,3 @@ class Qwen2VL:
         answers = ids[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
-
-
-def load_qwen2_vl(
-    *,
-    model: str,
-    revision: str | None,
-    pixels: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Qwen2VL:
-    """Load Qwen2-VL through transformers.
-
-    Parameters
-    ----------
-    model
-        Name on the Hugging Face hub, or a folder; relative folders are relative to the
-        repository.
-    revision
-        Commit or branch on the hub; None for the newest, or with a folder.
-    pixels
-        Area to which every image is resized, so that all cost the same: 448 x 448 is
-        256 tokens of Qwen2-VL-2B.
-    device, dtype
-        Where and in which precision the model runs.
-    """
-    source = find_model(model)
-    with loading(source):
-        processor = AutoProcessor.from_pretrained(
-            source,
-            revision=revision,
-            size={"shortest_edge": pixels, "longest_edge": pixels},
-        )
-    processor.tokenizer.padding_side = "left"  # answers continue at the right
-    loaded = load_model(
-        Qwen2VLForConditionalGeneration, source, revision=revision, dtype=dtype
-    )
-    return Qwen2VL(
-        model=loaded.to(device),
-        processor=processor,
-        name=model,
-        revision=find_commit(source, revision),
-        decoding=decoding(pixels, dtype),
-    )

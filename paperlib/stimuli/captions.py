@@ -8,7 +8,7 @@ can stand behind it (paper, section 3.2.2 and appendix F).
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -26,44 +26,20 @@ from paperlib.validation import did_you_mean
 
 CLIP_CONTEXT = 77  # tokens of CLIP's text encoder, start and end token included
 GREEDY = {"do_sample": False, "num_beams": 1}  # decoding, in transformers' terms
+_clip_tokenizer = cache(SimpleTokenizer)
 
 
 class Captioner(Protocol):
-    """A model that describes images.
+    """A model that describes images."""
 
-    Attributes
-    ----------
-    name : str
-        Of the model or its parts, on the hub or as folders.
-    revision : str or None
-        Commit of the weights; None for folders.
-    decoding : dict
-        How words are chosen, and at which size images are shown.
-    """
-
-    name: str
-    revision: str | None
-    decoding: dict
+    name: str  # of the model or its parts, on the hub or as folders
+    revision: str | None  # commit of the weights; None for folders
+    decoding: dict  # how words are chosen, and at which size images are shown
 
     def __call__(
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
-        """Describe images by greedy decoding.
-
-        Parameters
-        ----------
-        images
-            B pictures of any size.
-        prompt
-            The question.
-        max_new_tokens
-            Longest answer, in tokens of the captioner.
-
-        Returns
-        -------
-        list of str
-            One caption for each image, the same as for the image alone.
-        """
+        """Describe images of any size, each as if it were alone."""
 
 
 def decoding(pixels: int, dtype: torch.dtype) -> dict:
@@ -80,21 +56,10 @@ def write_captions(
     max_new_tokens: int,
     batch_size: int,
 ) -> None:
-    """Caption images in batches and write the caption file.
+    """Caption a table of images in batches and write the caption file.
 
     Lines go to ``<stem>.partial.jsonl`` first; an interrupted run of the same images
     and settings resumes after the last complete batch.
-
-    Parameters
-    ----------
-    path
-        Of the finished file, ``.jsonl``.
-    images
-        Table of :func:`paperlib.stimuli.images.read_images`.
-    captioner, prompt, max_new_tokens
-        See :class:`Captioner`.
-    batch_size
-        Images captioned together.
 
     Raises
     ------
@@ -131,18 +96,12 @@ def import_captions(path: Path, source: str | Path, image_ids: Sequence[str]) ->
 
     Parameters
     ----------
-    path
-        Of the caption file, ``.jsonl``.
     source
         One JSON object a line with image_id and caption, in UTF-8; a relative path is
         relative to the repository. Captions of other images are ignored.
-    image_ids
-        Images that need a caption.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no file ``source``.
     ValueError
         If a line is damaged, or an image has no caption, one without a letter, or more
         than one.
@@ -161,33 +120,15 @@ def import_captions(path: Path, source: str | Path, image_ids: Sequence[str]) ->
             f"{len(captions)} images: {', '.join(empty[:5])}."
         )
     made_by = {"model": str(source), "revision": None, "prompt": None, "decoding": None}
-    lines = [
-        _as_line(name, line["caption"].strip(), made_by)
-        for name, line in captions.items()
-    ]
-    write_text(path, "".join(lines))
+    texts = {name: line["caption"].strip() for name, line in captions.items()}
+    write_text(path, "".join(_as_line(*pair, made_by) for pair in texts.items()))
 
 
 def read_captions(path: Path, image_ids: Sequence[str]) -> pd.DataFrame:
-    """Read a caption file.
-
-    Parameters
-    ----------
-    path
-        Written by :func:`write_captions` or :func:`import_captions`.
-    image_ids
-        Images whose captions are wanted, in this order.
-
-    Returns
-    -------
-    DataFrame
-        A row for each image: image_id, caption, model, revision, prompt, decoding,
-        n_clip_tokens and truncated.
+    """Read a caption file: one row for each of ``image_ids``, in their order.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     ValueError
         If a line is damaged, an image has no caption or more than one, or no caption
         contains a letter.
@@ -204,11 +145,6 @@ def read_captions(path: Path, image_ids: Sequence[str]) -> pd.DataFrame:
 def count_clip_tokens(caption: str) -> int:
     """Count CLIP's tokens of a caption, start and end included, without truncation."""
     return len(_clip_tokenizer().encode(caption)) + 2
-
-
-@cache
-def _clip_tokenizer() -> SimpleTokenizer:
-    return SimpleTokenizer()
 
 
 def _as_line(image_id: str, caption: str, source: dict) -> str:
@@ -259,31 +195,29 @@ def _read_lines(path: Path) -> list[dict]:
         raise ValueError(
             f"{path} is not encoded in UTF-8 ({error}). Save it with that encoding."
         ) from error
-    numbered = enumerate(
-        text.split("\n"), 1
-    )  # not splitlines: captions may hold U+2028
-    return [_parse(line, number, path) for number, line in numbered if line.strip()]
+    lines = []
+    for number, written in enumerate(text.split("\n"), 1):  # captions hold U+2028
+        if not written.strip():
+            continue
+        try:
+            line = json.loads(written)
+            for key in ("image_id", "caption"):
+                line[key].encode()  # a text, without half of a surrogate pair
+        except Exception as error:  # of any kind, where a line is damaged
+            raise ValueError(
+                f"Line {number} of {path} must be a JSON object with image_id and "
+                f"caption, both of them text; got {written[:60]!r}."
+            ) from error
+        lines.append(line)
+    return lines
 
 
-def _parse(text: str, number: int, path: Path) -> dict:
-    try:
-        line = json.loads(text)
-        for key in ("image_id", "caption"):
-            line[key].encode()  # a text, without half of a surrogate pair
-        return line
-    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as e:
-        raise ValueError(
-            f"Line {number} of {path} must be a JSON object with image_id and caption, "
-            f"both of them text; got {text[:60]!r}."
-        ) from e
-
-
-def _check_words(captions: Collection[str], source: str) -> None:
+def _check_words(captions: Sequence[str], source: str) -> None:
     """Stop if not one caption contains a letter; a model may fail at single images."""
     if captions and not any(map(_has_letter, captions)):
         raise ValueError(
             f"{source} gives only captions without a letter, such as "
-            f"{next(iter(captions))[:20]!r}. Check the weights and their dtype "
+            f"{captions[0][:20]!r}. Check the weights and their dtype "
             "(float16 overflows in models trained in bfloat16), and run notebook 02 "
             "again."
         )

@@ -19,26 +19,14 @@ from paperlib.paths import ROOT
 from paperlib.stimuli.weights import check_weights, loading
 from paperlib.validation import did_you_mean
 
-_LOCAL = "local-dir:"
-
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP model in evaluation mode, with what prepares its inputs.
-
-    Attributes
-    ----------
-    model : open_clip.CLIP
-    preprocess : callable
-        PIL image -> Tensor of shape (3, H, W).
-    tokenizer : callable
-        List of B texts -> ids, Tensor of shape (B, 77), padded with 0 after the end
-        token and cut at 77.
-    """
+    """A CLIP model in evaluation mode, with what prepares its inputs."""
 
     model: open_clip.CLIP
-    preprocess: Callable[[Image.Image], Tensor]
-    tokenizer: Callable[[list[str]], Tensor]
+    preprocess: Callable[[Image.Image], Tensor]  # 3 H W
+    tokenizer: Callable[[list[str]], Tensor]  # B 77, padded with 0 after the end token
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """Prepare B images, (B, 3, H, W)."""
@@ -62,31 +50,34 @@ def load_clip(
     Parameters
     ----------
     model
-        Name of an architecture, such as ``"ViT-L-14-quickgelu"``, or
-        ``"local-dir:<folder>"`` for a folder with ``open_clip_config.json`` and
-        weights; relative folders are relative to the repository.
+        An architecture, such as ``"ViT-L-14-quickgelu"``, or ``"local-dir:<folder>"``,
+        relative to the repository.
     pretrained
         Tag (``"openai"``) or checkpoint file; None with ``local-dir:``.
     revision
-        Commit or branch on the Hugging Face hub, where open_clip's tags lead; None for
-        the newest, or without a tag.
-    device
-        Where the model runs.
+        Commit or branch of the tag's weights on the Hugging Face hub.
 
     Raises
     ------
     ValueError
-        If the weights were trained with another activation than the architecture has
-        (OpenAI's with QuickGELU: open_clip's plain ``ViT-L-14`` has GELU), if the name,
-        tag or revision is unknown, if the weights are damaged, or if the model has no
-        projected tokens.
-    FileNotFoundError
-        If a local folder or its weights are missing.
+        If names do not fit together (OpenAI's weights need QuickGELU; open_clip's plain
+        ``ViT-L-14`` has GELU), weights are damaged, or image tokens have no projection.
     """
-    if model.startswith(_LOCAL):
-        source = f"{_LOCAL}{_check_folder(ROOT / model.removeprefix(_LOCAL))}"
+    if model.startswith("local-dir:"):
+        folder = ROOT / model.removeprefix("local-dir:")
+        if not (folder / "open_clip_config.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no open_clip_config.json; expected a folder with an "
+                "open_clip model."
+            )
+        if not any(folder.glob("*.safetensors")):  # open_clip would only warn
+            raise FileNotFoundError(
+                f"{folder} holds no weights; expected open_clip_model.safetensors."
+            )
+        source = f"local-dir:{folder}"
     else:
-        source = _check_tag(model, pretrained)
+        _check_tag(model, pretrained)
+        source = model
     tag = open_clip.get_pretrained_cfg(source, pretrained or "")
     preprocessing = {  # which a file of weights does not name
         f"image_{key}": tag[key]
@@ -94,7 +85,13 @@ def load_clip(
         if key in tag
     }
     if revision is not None:
-        pretrained = clip_file(source, pretrained, revision)
+        if not tag.get("hf_hub"):
+            raise ValueError(
+                f"revision must be null: the weights {pretrained!r} of {model!r} are "
+                f"not on the Hugging Face hub; got {revision!r}."
+            )
+        name, _, file = tag["hf_hub"].rpartition("/")
+        pretrained = download_pretrained_from_hf(name, file or None, revision=revision)
     with loading(f"CLIP {model}"):
         loaded, _, preprocess = open_clip.create_model_and_transforms(
             source, pretrained=pretrained, device=device, **preprocessing
@@ -110,32 +107,13 @@ def load_clip(
     return Clip(loaded.eval(), preprocess, tokenizer)
 
 
-def clip_file(model: str, pretrained: str | None, revision: str) -> str:
-    """Return the file of a CLIP's weights, downloaded unless it is in the cache."""
-    tag = open_clip.get_pretrained_cfg(model, pretrained or "")
-    if not tag.get("hf_hub"):
-        raise ValueError(
-            f"revision must be null: the weights {pretrained!r} of {model!r} are not "
-            f"on the Hugging Face hub; got {revision!r}."
-        )
-    name, _, file = tag["hf_hub"].rpartition("/")
-    return download_pretrained_from_hf(name, file or None, revision=revision)
-
-
 @torch.inference_mode()
 def image_tokens(
     clip: Clip, images: Sequence[Image.Image], *, normalize_by_cls: bool
 ) -> np.ndarray:
-    """Compute the tokens of images after the last layer norm and projection.
+    """Compute the tokens of B images after the last layer norm and projection.
 
-    Parameters
-    ----------
-    clip
-        The encoder.
-    images
-        B pictures of any size.
-    normalize_by_cls
-        Divide all tokens of an image by the norm of its class token.
+    ``normalize_by_cls`` divides them by the norm of the class token of their image.
 
     Returns
     -------
@@ -160,21 +138,14 @@ def image_tokens(
 
 @torch.inference_mode()
 def text_tokens(clip: Clip, texts: Sequence[str], *, project: bool) -> np.ndarray:
-    """Compute the last hidden states of texts after the last layer norm.
+    """Compute the last hidden states of B texts after the last layer norm.
 
-    Parameters
-    ----------
-    clip
-        The encoder.
-    texts
-        B captions, truncated to CLIP's context of 77 tokens.
-    project
-        Apply the text projection, which maps text tokens to the space of image tokens.
+    ``project`` applies the text projection, which leads to the space of image tokens.
 
     Returns
     -------
     ndarray of shape (B, 77, D), float32
-        Positions after the end token hold the hidden states of open_clip's padding.
+        Longer texts are cut; after the end token stand the states of padding.
     """
     hidden = clip.model.forward_intermediates(
         text=clip.ids(texts),
@@ -202,20 +173,7 @@ def embed_texts(clip: Clip, texts: Sequence[str]) -> np.ndarray:
     return embeddings.float().cpu().numpy()
 
 
-def _check_folder(folder: Path) -> Path:
-    if not (folder / "open_clip_config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no open_clip_config.json; expected a folder with an "
-            "open_clip model."
-        )
-    if not any(folder.glob("*.safetensors")):  # open_clip would only warn
-        raise FileNotFoundError(
-            f"{folder} holds no weights; expected open_clip_model.safetensors."
-        )
-    return folder
-
-
-def _check_tag(model: str, pretrained: str | None) -> str:
+def _check_tag(model: str, pretrained: str | None) -> None:
     """Stop, before anything is downloaded, at names that do not fit together."""
     config = open_clip.get_model_config(model)
     if config is None:
@@ -235,4 +193,3 @@ def _check_tag(model: str, pretrained: str | None) -> str:
             f"{model!r} computes with GELU, but the weights {pretrained!r} were "
             f"trained with QuickGELU. Use '{model}-quickgelu'."
         )
-    return model

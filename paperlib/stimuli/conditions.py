@@ -5,24 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from paperlib.stimuli.tokens import Tokens
-from paperlib.validation import check_option
 
 
 class Condition:
     """Unified embeddings (paper, section 3.2.3): tokens of several sources in a row.
 
-    Parameters
-    ----------
-    sources
-        :class:`~paperlib.stimuli.tokens.Tokens`, or anything with their shape and their
-        reading by image id.
-    image_ids
-        The image of each row.
-
-    Attributes
-    ----------
-    n_tokens, width : int
-        Tokens of an image over all sources, and their width.
+    ``image_ids`` names the image of each row.
 
     Raises
     ------
@@ -52,50 +40,15 @@ class Condition:
         return np.concatenate([tokens[ids] for tokens in self.sources], axis=1)
 
 
-def layer_maps(
-    tokens: Tokens, image_ids: Sequence[str], layers: Sequence[str]
-) -> np.ndarray:
-    """Read layers of a CNN as maps, float32 (B, places, channels of all layers)."""
-    widths, channels = tokens.settings["layers"], tokens.settings["channels"]
-    for layer in layers:
-        check_option(f"A layer in {tokens.path.name}", layer, tuple(widths))
-    places = {layer: widths[layer] // channels[layer] for layer in layers}
-    if len(set(places.values())) > 1:
-        raise ValueError(
-            f"Maps must have the same number of places to stand in a row; got {places}."
-        )
-    stops = dict(zip(widths, np.cumsum(list(widths.values())).tolist(), strict=True))
-    maps = []
-    for layer in layers:
-        columns = slice(stops[layer] - widths[layer], stops[layer])
-        flat = tokens.read(image_ids, columns=columns)  # N 1 channels*places
-        maps.append(flat.reshape(len(flat), channels[layer], -1).swapaxes(1, 2))
-    return np.concatenate(maps, axis=-1)
-
-
 def hold_out_concepts(
     concepts: Sequence[str], *, n_held_out: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split images by concept, so that validation uses concepts never trained on.
 
-    Parameters
-    ----------
-    concepts
-        Concept of each training image.
-    n_held_out
-        Concepts for validation.
-    seed
-        Of the draw.
-
     Returns
     -------
     training, validation : ndarray of int
         Rows of ``concepts``, sorted.
-
-    Raises
-    ------
-    ValueError
-        If there are not enough concepts.
     """
     names = np.unique(concepts)
     if not 1 <= n_held_out < len(names):

@@ -9,20 +9,7 @@ from paperlib.validation import check_option
 
 
 class LayerFeatures(Mapping[str, np.ndarray]):
-    """Flat features of N images by layer, float32 (N, D), read when asked for.
-
-    Parameters
-    ----------
-    tokens
-        Opened file of :func:`paperlib.stimuli.cnn.write_layer_outputs`.
-    image_ids
-        The image of each row.
-
-    Raises
-    ------
-    ValueError
-        If the file holds something else, or has no such layer.
-    """
+    """Flat features of N images by layer of a CNN, float32 (N, D), read on demand."""
 
     def __init__(self, tokens: Tokens, image_ids: Sequence[str]):
         if "layers" not in tokens.settings:
@@ -35,7 +22,7 @@ class LayerFeatures(Mapping[str, np.ndarray]):
 
     def __getitem__(self, layer: str) -> np.ndarray:
         layers = tuple(self._widths)
-        check_option(f"A layer of {self._tokens.path.name}", layer, layers)
+        check_option(f"A layer in {self._tokens.path.name}", layer, layers)
         start = sum(self._widths[name] for name in layers[: layers.index(layer)])
         columns = slice(start, start + self._widths[layer])
         return self._tokens.read(self._image_ids, columns=columns)[:, 0]
@@ -45,6 +32,24 @@ class LayerFeatures(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._widths)
+
+
+def layer_maps(
+    tokens: Tokens, image_ids: Sequence[str], layers: Sequence[str]
+) -> np.ndarray:
+    """Read layers of a CNN as maps, float32 (B, places, channels of all layers)."""
+    features = LayerFeatures(tokens, image_ids)
+    maps = {}
+    for layer in layers:
+        flat = features[layer]  # B channels*places
+        n_channels = tokens.settings["channels"][layer]
+        maps[layer] = flat.reshape(len(flat), n_channels, -1).swapaxes(1, 2)
+    places = {layer: values.shape[1] for layer, values in maps.items()}
+    if len(set(places.values())) > 1:
+        raise ValueError(
+            f"Maps must have the same number of places to stand in a row; got {places}."
+        )
+    return np.concatenate([maps[layer] for layer in layers], axis=-1)
 
 
 _POOLINGS = {  # B L D to B features
@@ -65,25 +70,14 @@ def token_features(
 
     Parameters
     ----------
-    sources
-        Tokens of the images, of their captions, or of a CNN's maps.
-    image_ids
-        The image of each of N rows.
     pooling
         ``"mean"`` over tokens, ``"first"`` (CLIP's image embedding; of a caption, the
         start token, which is the same for all) or ``"flatten"``.
-    batch_size
-        Images read at a time; only pooled ones stay in memory.
 
     Returns
     -------
     ndarray of shape (N, D), float32
         D is the sum of the sources' widths, or of their L x D if flattened.
-
-    Raises
-    ------
-    ValueError
-        If an image has no tokens, or the pooling is unknown.
     """
     check_option("pooling", pooling, tuple(_POOLINGS))
     pool, ids = _POOLINGS[pooling], list(image_ids)

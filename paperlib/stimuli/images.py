@@ -1,7 +1,7 @@
 """Images: which one each condition shows, and picture files as a person sees them."""
 
 import re
-from collections import Counter
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -14,10 +14,8 @@ from paperlib.recordings.unpickling import load_dict
 
 # Decoders that run inside Pillow; its EPS reader would start another program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF")
-ENDINGS = frozenset(
-    (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
-)
-UNREADABLE = frozenset((".heic", ".heif", ".eps", ".svg", ".pdf", ".psd", ".jxl"))
+ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
+UNREADABLE = (".heic", ".heif", ".eps", ".svg", ".pdf", ".psd", ".jxl")
 METADATA = "image_metadata.npy"
 _PHOTOMETRIC = 262  # tag of TIFF; 0: zero is white
 
@@ -28,14 +26,8 @@ def read_images(folder: Path) -> pd.DataFrame:
     THINGS-EEG2 (Gifford et al. 2022, osf.io/y63gw): condition i of a partition is
     entry i of its lists in ``image_metadata.npy``, the file
     ``<partition>_images/<concept>/<file>``. THINGS-MEG (Hebart et al. 2023,
-    osf.io/jum2f): it is image number i of the trial table, the file
-    ``object_images/<concept>/<file>``.
-
-    Parameters
-    ----------
-    folder
-        Holds ``image_metadata.npy``, ``training_images`` and ``test_images``, or
-        ``sourcedata/sample_attributes_P1.csv`` and ``object_images``.
+    osf.io/jum2f): it is image number i of ``sourcedata/sample_attributes_P1.csv``, the
+    file ``object_images/<concept>/<file>``.
 
     Returns
     -------
@@ -53,16 +45,23 @@ def read_images(folder: Path) -> pd.DataFrame:
     """
     folder = Path(folder).absolute()
     if (folder / TRIAL_TABLE).is_file():
-        images = _list_meg(folder)
+        listed, pictures = list_images(folder), folder / "object_images"
+        rows = [
+            (row.partition, row.concept, pictures / row.concept / row.file)
+            for row in listed.itertuples()
+        ]
     elif (folder / METADATA).is_file():
-        images = _list_eeg(folder)
+        rows = _list_eeg(folder)
     else:
         raise FileNotFoundError(
             f"{folder / METADATA} is missing (THINGS-EEG2), and so is {TRIAL_TABLE} "
             f"(THINGS-MEG); expected one of them."
         )
-    counts = Counter(images["image_id"])
-    if repeated := [name for name, count in counts.items() if count > 1]:
+    images = pd.DataFrame(rows, columns=["partition", "concept", "path"])
+    images.insert(0, "image_id", [path.stem for path in images["path"]])
+    images.insert(2, "condition", images.groupby("partition").cumcount() + 1)
+    repeated = images.loc[images["image_id"].duplicated(), "image_id"].unique()
+    if len(repeated):
         raise ValueError(
             f"Images are identified by the stem of their file's name, but "
             f"{len(repeated)} stems occur more than once in the list of images: "
@@ -79,15 +78,7 @@ def read_images(folder: Path) -> pd.DataFrame:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """List the picture files of a folder by name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are none.
-    ValueError
-        If some are of a format that cannot be read, such as HEIC.
-    """
+    """List the picture files of a folder by name; refuse formats such as HEIC."""
     files = sorted(Path(folder).iterdir())
     unreadable = [path.name for path in files if path.suffix.lower() in UNREADABLE]
     if unreadable:
@@ -106,14 +97,10 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read a picture file as RGB, as an image viewer shows it.
-
-    See :func:`to_rgb`; of an animation, the first frame.
+    """Read a picture file as RGB, as an image viewer shows it (see :func:`to_rgb`).
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
     ValueError
         If the file is damaged, is not a picture or is too large.
     """
@@ -151,15 +138,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("1", "P"):
         image = image.convert("RGB")
     if profile:
-        try:
-            return ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(BytesIO(profile)),
-                ImageCms.createProfile("sRGB"),
-                outputMode="RGB",
-            )
-        except (ImageCms.PyCMSError, OSError):
-            pass  # damaged, or of another mode than the picture: viewers ignore it
+        # one that is damaged, or of another mode than the picture, viewers ignore
+        with suppress(ImageCms.PyCMSError, OSError):
+            own = ImageCms.ImageCmsProfile(BytesIO(profile))
+            srgb = ImageCms.createProfile("sRGB")
+            return ImageCms.profileToProfile(image, own, srgb, outputMode="RGB")
     return image.convert("RGB")
 
 
@@ -177,56 +160,29 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(255 * scaled).astype(np.uint8))
 
 
-def _list_eeg(folder: Path) -> pd.DataFrame:
+def _list_eeg(folder: Path) -> list[tuple[str, str, Path]]:
+    """List partition, concept and path of the images of THINGS-EEG2."""
     metadata = load_dict(folder / METADATA, "the image metadata of THINGS-EEG2")
-    tables = []
+    rows = []
     for partition, prefix in (("training", "train"), ("test", "test")):
-        concepts = _entry(metadata, f"{prefix}_img_concepts")
-        files = _entry(metadata, f"{prefix}_img_files")
+        lists = []
+        for key in (f"{prefix}_img_concepts", f"{prefix}_img_files"):
+            names = list(metadata.get(key, []))
+            if not names or not all(isinstance(name, str) for name in names):
+                raise ValueError(
+                    f"{METADATA} must hold a list of names {key!r}; it holds "
+                    f"{sorted(map(str, metadata))}. Use the file that comes with the "
+                    "image set of THINGS-EEG2."
+                )
+            lists.append(names)
+        concepts, files = lists
         if len(concepts) != len(files):
             raise ValueError(
                 f"{METADATA} must name one concept for each image; its {partition} "
                 f"lists hold {len(concepts)} concepts and {len(files)} files. Download "
                 "it again."
             )
-        names = [re.sub(r"^\d+_", "", concept) for concept in concepts]
-        paths = [
-            folder / f"{partition}_images" / concept / file
-            for concept, file in zip(concepts, files, strict=True)
-        ]
-        tables.append(_table(partition, names, paths))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _list_meg(folder: Path) -> pd.DataFrame:
-    tables = []
-    for partition, images in list_images(folder).groupby("partition", sort=False):
-        names = images["concept"].tolist()
-        pairs = zip(names, images["file"], strict=True)
-        paths = [folder / "object_images" / name / file for name, file in pairs]
-        tables.append(_table(partition, names, paths))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _table(partition: str, concepts: list[str], paths: list[Path]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "image_id": [path.stem for path in paths],
-            "partition": partition,
-            "condition": range(1, len(paths) + 1),
-            "concept": concepts,
-            "path": paths,
-        }
-    )
-
-
-def _entry(metadata: dict, key: str) -> list[str]:
-    """Return a list of names from the metadata of THINGS-EEG2."""
-    names = list(metadata.get(key, []))
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(
-            f"{METADATA} must hold a list of names {key!r}; it holds "
-            f"{sorted(map(str, metadata))}. Use the file that comes with the image set "
-            "of THINGS-EEG2."
-        )
-    return names
+        for concept, file in zip(concepts, files, strict=True):
+            path = folder / f"{partition}_images" / concept / file
+            rows.append((partition, re.sub(r"^\d+_", "", concept), path))
+    return rows

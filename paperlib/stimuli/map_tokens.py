@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paperlib.stimuli.conditions import layer_maps
+from paperlib.stimuli.features import layer_maps
 from paperlib.stimuli.tokens import Tokens
 
 _BLOCK = 512  # images in memory at a time
@@ -18,24 +18,12 @@ _BLOCK = 512  # images in memory at a time
 
 @dataclass(frozen=True)
 class MapTokens:
-    """Tokens of a CNN's layers, read by image id as :class:`Tokens` are.
+    """Tokens of a CNN's layers, read by image id as :class:`Tokens` are."""
 
-    Attributes
-    ----------
-    tokens : Tokens or None
-        Opened file of :func:`paperlib.stimuli.cnn.write_layer_outputs`.
-    layers : list of str
-        Layers whose maps have the same grid.
-    mean : ndarray of shape (D,)
-        Of all channels of these layers; subtracted.
-    components : ndarray of shape (D, P)
-        Standardization and principal components in one matrix.
-    """
-
-    tokens: Tokens | None
-    layers: list[str]
-    mean: np.ndarray
-    components: np.ndarray
+    tokens: Tokens | None  # file of paperlib.stimuli.cnn.write_layer_outputs
+    layers: list[str]  # with maps of the same grid
+    mean: np.ndarray  # D channels of these layers; subtracted
+    components: np.ndarray  # D P, standardization and principal components in one
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -55,16 +43,7 @@ def fit_map_tokens(
     *,
     n_components: int = 64,
 ) -> MapTokens:
-    """Fit the tokens of a CNN's layers on some images.
-
-    Parameters
-    ----------
-    tokens, layers
-        As for :class:`MapTokens`.
-    image_ids
-        Images of the training split only.
-    n_components
-        Width of the tokens.
+    """Fit tokens of width ``n_components`` to the maps of the training images.
 
     Raises
     ------

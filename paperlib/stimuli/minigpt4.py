@@ -7,7 +7,6 @@ this layer was released.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -20,7 +19,6 @@ from transformers import (
     Blip2QFormerModel,
     Blip2VisionModel,
     LlamaForCausalLM,
-    PreTrainedTokenizerBase,
 )
 
 from paperlib.paths import ROOT
@@ -46,50 +44,67 @@ STOP = "###"  # ends the turn of either side
 BLIP2_PARTS = ("vision_model.", "qformer.", "query_tokens")  # T5 is not read
 
 
-@dataclass(frozen=True)
 class MiniGPT4:
-    """MiniGPT-4 in evaluation mode.
+    """MiniGPT-4 in evaluation mode; Q-Former and projection stay in float32."""
 
-    Attributes
-    ----------
-    vision : Blip2VisionModel
-    qformer : Blip2QFormerModel
-    queries : Tensor of shape (1, L, D)
-        Learned input tokens of the Q-Former.
-    projection : Linear
-        From the width of the Q-Former to that of the language model.
-    language : LlamaForCausalLM
-    tokenizer : PreTrainedTokenizerBase
-    name, revision, decoding
-        See :class:`paperlib.stimuli.captions.Captioner`; of all parts.
-    """
-
-    vision: Blip2VisionModel
-    qformer: Blip2QFormerModel
-    queries: Tensor
-    projection: nn.Linear
-    language: LlamaForCausalLM
-    tokenizer: PreTrainedTokenizerBase
-    name: str
-    revision: str | None
-    decoding: dict
+    def __init__(
+        self,
+        *,
+        vision: str,
+        vision_revision: str | None,
+        projection: str,
+        language: str,
+        language_revision: str | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        source, spoken = find_model(vision), find_model(language)
+        with loading(spoken):
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                spoken, revision=language_revision
+            )
+        layer = read_torch_file(ROOT / projection, "model")
+        with loading(source):
+            config = Blip2Config.from_pretrained(source, revision=vision_revision)
+        self.language = load_model(
+            LlamaForCausalLM, spoken, revision=language_revision, dtype=dtype
+        ).to(device)
+        width = config.qformer_config.hidden_size
+        self.projection = nn.Linear(width, self.language.config.hidden_size)
+        fill(self.projection, layer, "llama_proj.")
+        tensors = read_tensors(source, BLIP2_PARTS, revision=vision_revision)
+        self.vision = Blip2VisionModel(config.vision_config).eval()
+        fill(self.vision, tensors, "vision_model.")
+        self.qformer = Blip2QFormerModel(config.qformer_config).eval()
+        fill(self.qformer, tensors, "qformer.")
+        queries = torch.empty(1, config.num_query_tokens, width)  # of the Q-Former
+        parameters = nn.ParameterDict({"query_tokens": queries})
+        fill(parameters, tensors, "")
+        self.vision.to(device, dtype)
+        self.qformer.to(device)
+        self.projection.to(device)
+        self.queries = parameters["query_tokens"].to(device)
+        self.name = f"MiniGPT-4: {vision}, {projection}, {language}"
+        commits = (
+            find_commit(source, vision_revision),
+            find_commit(spoken, language_revision),
+        )
+        self.revision = ", ".join(filter(None, commits)) or None
+        self.decoding = decoding(config.vision_config.image_size**2, dtype)
 
     @torch.inference_mode()
     def __call__(
         self, images: Sequence[Image.Image], *, prompt: str, max_new_tokens: int
     ) -> list[str]:
-        """Describe B images; see :class:`paperlib.stimuli.captions.Captioner`."""
+        """Describe images, as every captioner does."""
         before, _, after = self.chat(prompt).partition("<image>")
-        before, after = self._embed(before, start=True), self._embed(after)
-        n_images = len(images)  # all take the same number of tokens: no padding
-        embedded = torch.cat(
-            [
-                before.expand(n_images, -1, -1),
-                self.image_tokens(images),
-                after.expand(n_images, -1, -1),
-            ],
-            dim=1,
-        )  # B L D
+        parts = (
+            self._embed(before, start=True),
+            self.image_tokens(images),
+            self._embed(after),
+        )  # the same number of tokens for all images: no padding
+        rows = [part.expand(len(images), -1, -1) for part in parts]
+        embedded = torch.cat(rows, dim=1)  # B L D
         ids = self.language.generate(
             inputs_embeds=embedded,
             attention_mask=embedded.new_ones(embedded.shape[:2], dtype=torch.long),
@@ -127,63 +142,6 @@ class MiniGPT4:
         return self.language.get_input_embeddings()(row)
 
 
-def load_minigpt4(
-    *,
-    vision: str,
-    vision_revision: str | None,
-    projection: str,
-    language: str,
-    language_revision: str | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> MiniGPT4:
-    """Assemble MiniGPT-4.
-
-    Parameters
-    ----------
-    vision
-        BLIP-2 with the Q-Former that the layer was trained on (blip2-flan-t5-xxl); its
-        language model is not read.
-    projection
-        File that MiniGPT-4's authors released, relative to the repository.
-    language
-        Vicuna of the version that the layer was trained on.
-    vision_revision, language_revision
-        Commits or branches on the hub; None for the newest, or with folders.
-    device
-        Where the model runs.
-    dtype
-        Of vision tower and language model; Q-Former and projection stay in float32.
-    """
-    source, spoken = find_model(vision), find_model(language)
-    with loading(spoken):
-        tokenizer = AutoTokenizer.from_pretrained(spoken, revision=language_revision)
-    weights = read_torch_file(ROOT / projection, "model")
-    with loading(source):
-        config = Blip2Config.from_pretrained(source, revision=vision_revision)
-    llama = load_model(
-        LlamaForCausalLM, spoken, revision=language_revision, dtype=dtype
-    )
-    linear = nn.Linear(config.qformer_config.hidden_size, llama.config.hidden_size)
-    fill(linear, weights, "llama_proj.")
-    tower, qformer, queries = _load_blip2(source, config, vision_revision)
-    commits = (
-        find_commit(source, vision_revision),
-        find_commit(spoken, language_revision),
-    )
-    return MiniGPT4(
-        vision=tower.to(device, dtype).eval(),
-        qformer=qformer.to(device).eval(),
-        queries=queries.to(device),
-        projection=linear.to(device),
-        language=llama.to(device),
-        tokenizer=tokenizer,
-        name=f"MiniGPT-4: {vision}, {projection}, {language}",
-        revision=", ".join(filter(None, commits)) or None,
-        decoding=decoding(tower.config.image_size**2, dtype),
-    )
-
-
 def image_transform(size: int) -> transforms.Compose:
     """Return BLIP's transform for evaluation: squash to a square, then normalize."""
     return transforms.Compose(
@@ -193,18 +151,3 @@ def image_transform(size: int) -> transforms.Compose:
             transforms.Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD),
         ]
     )
-
-
-def _load_blip2(
-    source: str, config: Blip2Config, revision: str | None
-) -> tuple[Blip2VisionModel, Blip2QFormerModel, Tensor]:
-    """Read vision tower, Q-Former and its queries."""
-    tensors = read_tensors(source, BLIP2_PARTS, revision=revision)
-    tower = Blip2VisionModel(config.vision_config)
-    qformer = Blip2QFormerModel(config.qformer_config)
-    fill(tower, tensors, "vision_model.")
-    fill(qformer, tensors, "qformer.")
-    shape = (1, config.num_query_tokens, config.qformer_config.hidden_size)
-    queries = nn.ParameterDict({"query_tokens": torch.empty(shape)})
-    fill(queries, tensors, "")
-    return tower, qformer, queries["query_tokens"]

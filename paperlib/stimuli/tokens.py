@@ -6,7 +6,6 @@ import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -14,14 +13,12 @@ from tqdm.auto import tqdm
 from paperlib.atomic import write_text
 from paperlib.validation import check_finite, did_you_mean
 
-Item = TypeVar("Item")
-
 
 def write_tokens(
     path: Path,
-    items: Mapping[str, Item],
+    items: Mapping[str, Path | str],
     *,
-    encode: Callable[[list[Item]], np.ndarray],
+    encode: Callable[[list], np.ndarray],
     batch_size: int,
     settings: dict,
 ) -> None:
@@ -33,14 +30,10 @@ def write_tokens(
 
     Parameters
     ----------
-    path
-        Of the finished array, ``.npy``, of shape (n_images, L, D).
     items
         What to encode (an image's path, a caption), by image id.
     encode
-        B items -> tokens of shape (B, L, D).
-    batch_size
-        B.
+        B items to tokens of shape (B, L, D).
     settings
         How the tokens are made.
 
@@ -83,27 +76,10 @@ def write_tokens(
 
 
 class Tokens:
-    """Tokens on disk, read by image id.
-
-    Parameters
-    ----------
-    path
-        Array written by :func:`write_tokens`.
-
-    Attributes
-    ----------
-    path : Path
-    shape : tuple of int
-        (n_images, L, D).
-    image_ids : list of str
-        Of the rows.
-    settings : dict
-        How the tokens were made.
+    """Tokens that :func:`write_tokens` wrote, read by image id.
 
     Raises
     ------
-    FileNotFoundError
-        If the array is missing or not finished.
     ValueError
         If the file is damaged, of another type, or does not match its index.
     """
@@ -125,13 +101,13 @@ class Tokens:
                 f"{self.path} or its index is truncated or damaged ({error}). Delete "
                 "them and run notebook 03 again."
             ) from error
-        if self._array.dtype != np.float16:
-            raise ValueError(f"{path} must hold float16; it holds {self._array.dtype}.")
-        self.shape = self._array.shape
-        if len(self.shape) != 3 or len(self.image_ids) != self.shape[0]:
+        self.shape, dtype = self._array.shape, self._array.dtype  # n_images L D
+        n_images = len(self.image_ids)
+        if dtype != np.float16 or len(self.shape) != 3 or self.shape[0] != n_images:
             raise ValueError(
-                f"{path} must hold tokens of {len(self.image_ids)} images, of shape "
-                f"(images, tokens, width); got {self.shape}. Run notebook 03 again."
+                f"{path} must hold tokens of {n_images} images in float16, of shape "
+                f"(images, tokens, width); got {dtype} of shape {self.shape}. Run "
+                "notebook 03 again."
             )
         self._rows = {name: row for row, name in enumerate(self.image_ids)}
 
@@ -140,13 +116,7 @@ class Tokens:
         return self.read(image_ids, columns=slice(None))
 
     def read(self, image_ids: Sequence[str], *, columns: slice) -> np.ndarray:
-        """Return a part of the width of the tokens, float32 of shape (B, L, columns).
-
-        Raises
-        ------
-        ValueError
-            If an image has no tokens, or tokens are not finite.
-        """
+        """Return some columns of the tokens, float32 of shape (B, L, columns)."""
         missing = [name for name in image_ids if name not in self._rows]
         if missing:
             raise ValueError(

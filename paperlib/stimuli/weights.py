@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -42,11 +42,9 @@ def find_shards(
 ) -> dict[str, list[str]]:
     """List, by file of a sharded model, its tensors whose names have these prefixes."""
     for name in _INDEXES:
-        try:
+        with suppress(OSError):
             index = cached_file(model, name, revision=revision)
             break
-        except OSError:
-            continue
     else:
         raise FileNotFoundError(
             f"{model} has no index of its weights: expected {' or '.join(_INDEXES)}. "
@@ -113,23 +111,21 @@ def load_model(
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Load the tensors whose names begin with ``prefix``; a module needs all of its."""
-    given = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    state = {}
     for name, parameter in module.state_dict().items():
-        if name not in given:
+        tensor = tensors.get(prefix + name)
+        if tensor is None:
             raise ValueError(
                 f"The weights must hold a tensor {prefix}{name}; there is none."
                 f"{did_you_mean(prefix + name, tensors)}"
             )
-        if given[name].shape != parameter.shape:
+        if tensor.shape != parameter.shape:
             raise ValueError(
                 f"The tensor {prefix}{name} must have shape {tuple(parameter.shape)}; "
-                f"got {tuple(given[name].shape)}."
+                f"got {tuple(tensor.shape)}."
             )
-    module.load_state_dict(given, strict=False)
+        state[name] = tensor
+    module.load_state_dict(state)
     check_weights(f"Tensors {prefix}*", module)
 
 
