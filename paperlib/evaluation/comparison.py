@@ -235,13 +235,8 @@ def point_prediction(
 ) -> np.ndarray:
     """Return the response (N, C, T) that a run predicts for each image.
 
-    Parameters
-    ----------
-    samples : ndarray of shape (N, K, C, T)
-        May be memory-mapped half precision.
-    posterior_mean : ndarray of shape (N, C, T)
-    kind : {'posterior_mean', 'mean', 'one'}
-        The posterior mean, the mean of all samples, or the first sample.
+    Its ``kind`` is ``posterior_mean``, ``mean`` (of the samples, which are N, K, C, T
+    and may be memory-mapped) or ``one`` (the first sample).
     """
     if kind == "posterior_mean":
         return np.array(posterior_mean, np.float32)
@@ -253,25 +248,16 @@ def point_prediction(
 def comparison_rows(
     rows: Iterable, runs: dict, *, n_samples: dict[str, int], n_seeds: dict[str, int]
 ) -> pd.DataFrame:
-    """Name the rows of a comparison, in its order.
+    """Name the rows of the configuration's section ``comparison``, in its order.
+
+    The result has an index of names, such as "Ours (v), posterior mean, cross-subject",
+    the method of the run as column kind, and the fields of `paperlib.config.Row`. Two
+    rows of one name are a ValueError.
 
     Parameters
     ----------
-    rows, runs
-        The sections ``comparison`` and ``runs`` of the configuration.
     n_samples, n_seeds
         Run -> samples of an image (1 for a method that does not sample), trainings.
-
-    Returns
-    -------
-    DataFrame
-        The name, such as ``Ours (v), posterior mean, cross-subject``, is the index;
-        columns kind (its method) and the fields of :class:`paperlib.config.Row`.
-
-    Raises
-    ------
-    ValueError
-        If two rows have the same name.
     """
     kinds = {"posterior_mean": "posterior mean", "one": "one sample"}
     named = []
@@ -323,25 +309,18 @@ def predicted_responses(
     training_subject: int,
     seed: int,
 ) -> Iterator[tuple[str, int, int, Responses]]:
-    """Yield the predictions of a comparison, each read and prepared once.
+    """Yield method, subject compared with, training seed and responses of all rows.
+
+    Rows that show the same predictions across subjects or for other images (drawn by
+    ``seed``) share the recurrences.
 
     Parameters
     ----------
     predictions
         (row, subject) -> training seed -> responses (N, C, T) of the model of that
-        participant.
-    recorded
-        Subject -> test responses.
+        participant, called once for the rows that share them.
     training_subject
         Whose models are tested on the others in cross-subject rows.
-    seed
-        Of the order of the other images.
-
-    Yields
-    ------
-    method, subject compared with, training seed, responses
-        Rows that show the same predictions across subjects or for other images share
-        the recurrences.
     """
     shared = ["run", "samples", "seeds", "average_with"]
     for (_, kind, *_), alike in rows.groupby(shared, sort=False, dropna=False):
@@ -368,20 +347,9 @@ def predicted_responses(
 def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFrame:
     """Reduce image-wise scores to means with 95 % bootstrap intervals.
 
-    Parameters
-    ----------
-    scores
-        Columns method, subject, seed (training; 0 for what is not trained), image, and
-        one a metric.
-    seed, resamples
-        Of the bootstrap over participants, images and, within participants, trainings;
-        every method meets the same resamples.
-
-    Returns
-    -------
-    DataFrame
-        Columns method, metric, mean, low, high, n_seeds, n_subjects, n_images and
-        n_undefined (of participants times images).
+    Scores have columns method, subject, seed (training; 0 for what is not trained),
+    image, and one a metric; the result has columns method, metric and those of
+    `bootstrap_intervals`. Every method meets the same resamples.
     """
     return _intervals(_tables(scores), None, seed, resamples)
 

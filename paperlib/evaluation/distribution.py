@@ -41,15 +41,9 @@ def perfect_coverage(n_samples: int) -> float:
 def disjoint_averages(
     repetitions: np.ndarray, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Average disjoint random groups of ``size`` repetitions, the same for all images.
+    """Average disjoint random groups of the repetitions: N R C T to N R//size C T.
 
-    Parameters
-    ----------
-    repetitions : ndarray of shape (N, R, C, T)
-
-    Returns
-    -------
-    ndarray of shape (N, R // size, C, T), float32
+    The groups are the same for all images.
     """
     n_groups = repetitions.shape[1] // size
     groups = rng.permutation(repetitions.shape[1])[: n_groups * size]
@@ -102,25 +96,20 @@ def coverage(samples: np.ndarray, observations: np.ndarray) -> float:
 def score_distribution(
     samples: Iterable[np.ndarray], observations: np.ndarray, *, sfreq: float
 ) -> pd.DataFrame:
-    """Score the samples of a generator, image by image.
+    """Score the samples (K, C, T) of each image: a row an image, a column a metric.
+
+    ``spread_skill`` is the root of (K + 1) / K * mean variance over samples / mean
+    squared error of their mean (Fortin et al., J. Hydrometeorology 15, 2014) as
+    pseudo-values, whose mean is the ratio to first order. ``spectrum`` (distance of log
+    mean power) and ``covariance`` (relative Frobenius distance) have one value for all
+    images. Spread and coverage are NaN for K = 1.
 
     Parameters
     ----------
-    samples : iterable of N ndarrays of shape (K, C, T)
     observations : ndarray of shape (N, G, C, T)
         Independent draws of the truth.
     sfreq
         In Hz.
-
-    Returns
-    -------
-    DataFrame
-        A row an image, a column for each of :data:`METRICS`. ``spread_skill`` is the
-        root of (K + 1) / K * mean variance over samples / mean squared error of their
-        mean (Fortin et al., J. Hydrometeorology 15, 2014) as pseudo-values, whose mean
-        is the ratio to first order. ``spectrum`` (distance of log mean power) and
-        ``covariance`` (relative Frobenius distance) have one value for all images.
-        Spread and coverage are NaN for K = 1.
     """
     rows, generated, recorded = [], _Moments(sfreq), _Moments(sfreq)
     for drawn, truth in zip(samples, observations, strict=True):
@@ -188,14 +177,10 @@ def with_residuals(
     n_samples: int,
     rng: np.random.Generator,
 ) -> Iterator[np.ndarray]:
-    """Yield each prediction plus random residuals as samples (K, C, T).
+    """Yield each prediction (C, T) plus random residuals as samples (K, C, T).
 
-    Parameters
-    ----------
-    predictions : ndarray of shape (N, C, T)
-    residuals : ndarray of shape (M, C, T)
-        Training responses less their predictions by models that were not fitted to
-        their concepts.
+    The residuals are training responses less their predictions by models that were not
+    fitted to their concepts.
     """
     drawn = random_responses(residuals, len(predictions), n_samples, rng)
     for prediction, errors in zip(predictions, drawn, strict=True):

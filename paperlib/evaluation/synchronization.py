@@ -80,13 +80,6 @@ def synchronization_likelihood(
     ValueError
         If the shapes differ, the signals are too short for the parameters, or one of
         them is constant or holds NaN or infinity.
-
-    Examples
-    --------
-    >>> x = np.random.default_rng(0).standard_normal((2, 63, 250))
-    >>> y = -3 * x + 5
-    >>> synchronization_likelihood(x, y, DelayEmbedding(10, 5, 10)).shape
-    (2, 63)
     """
     if np.shape(x) != np.shape(y):
         raise ValueError(
@@ -101,13 +94,12 @@ def recurrences(
 ) -> np.ndarray:
     """Return which times are recurrences of which, one bit a pair of times.
 
-    To score several predictions against the same recordings, keep the recurrences of
-    the recordings and compare them by `recurrence_agreement`.
+    Kept and compared by `recurrence_agreement`, they are computed once for several
+    comparisons of a signal. Errors as in `synchronization_likelihood`.
 
     Parameters
     ----------
     x : ndarray of shape (..., n_times)
-        Signals in any unit.
     theilers
         Theiler windows in samples, ascending; they share the distances.
 
@@ -116,11 +108,6 @@ def recurrences(
     ndarray of shape (n_windows, ..., n_points, n_bytes), uint8
         With n_points = n_times - span: row i holds the recurrences of time i as packed
         by `numpy.packbits`, padded to whole words of 8 bytes.
-
-    Raises
-    ------
-    ValueError
-        As in `synchronization_likelihood`.
     """
     x = np.asarray(x)
     x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
