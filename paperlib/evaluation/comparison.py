@@ -64,21 +64,16 @@ CEILINGS = ("Ceiling, lower", "Ceiling, upper")  # of correlations over images
 class Responses:
     """Responses to the test images, recorded or predicted, with their recurrences.
 
-    Attributes
-    ----------
-    values : ndarray of shape (N, C, T)
-        A response to each image.
-    common : ndarray of shape (C, T)
-        Mean response to all training images, of the participant who was recorded or
-        whom the model was trained on: what can be known without the image.
-    recurrences : dict
-        Metric (sl, sl_theiler) -> ndarray of shape (N, C, n_points, n_bytes); empty if
-        a channel is constant, where they are not defined. They take most of the time
-        and are computed once: those of some channels or images are a part of them.
+    The recurrences take most of the time and are computed once: those of some channels,
+    or of the images in another order, are a part of them.
     """
 
-    values: np.ndarray
+    values: np.ndarray  # N C T
+    # C T, mean response to all training images, of the participant who was recorded or
+    # whom the model was trained on: what can be known without the image
     common: np.ndarray
+    # metric (sl, sl_theiler) -> N C n_points n_bytes; empty if a channel is constant,
+    # where they are not defined
     recurrences: dict[str, np.ndarray]
 
     @classmethod
@@ -94,8 +89,8 @@ class Responses:
         if (np.ptp(values, axis=-1) == 0).any():
             return cls(values, common, {})
         windows = {"sl": 0} | ({"sl_theiler": embedding.span} if theiler else {})
-        found = recurrences(values, embedding, theilers=tuple(windows.values()))
-        return cls(values, common, dict(zip(windows, found, strict=True)))
+        bits = recurrences(values, embedding, theilers=tuple(windows.values()))
+        return cls(values, common, dict(zip(windows, bits, strict=True)))
 
     def select(self, channels: np.ndarray) -> "Responses":
         """Return the responses of some channels, given by their positions."""
@@ -115,11 +110,10 @@ def score(predicted: Responses, recorded: Responses, *, sfreq: float) -> pd.Data
     as correlation is for a constant signal.
 
     ``specific``, the image-specific score, is the correlation over channels and times
-    after each side's training mean is removed, that of its own participant. A model
-    that was trained on another one knows that participant's mean only: its prediction
-    for the image is how it departs from there. Were the mean of the participant tested
-    removed from both sides, the difference between two people would count as
-    information on the image.
+    after each side's training mean is removed, that of its own participant: of a model
+    trained on another participant, the mean of that one. Were the mean of the
+    participant tested removed from both sides, the difference between two people would
+    count as information on the image.
 
     A model whose mean response is not the training mean departs from it alike for all
     images, and that may resemble the recordings: ``specific_chance`` is what the same
@@ -157,9 +151,9 @@ def _synchronization(
     """Mean likelihood over channels with predicted images in ``order``, or NaN."""
     if name not in predicted.recurrences or name not in recorded.recurrences:
         return np.full(len(recorded.values), np.nan)
-    found, truth = predicted.recurrences[name], recorded.recurrences[name]
+    guess, truth = predicted.recurrences[name], recorded.recurrences[name]
     pairs = zip(order, truth, strict=True)  # one by one: the bits would be copied
-    return np.mean([recurrence_agreement(found[i], bits) for i, bits in pairs], axis=1)
+    return np.mean([recurrence_agreement(guess[i], bits) for i, bits in pairs], axis=1)
 
 
 def control_responses(
@@ -335,12 +329,12 @@ def predicted_responses(
             if not tested:
                 continue
             for trained, values in predictions(alike.iloc[0], source).items():
-                found = Responses.prepare(values, own.common, embedding, **options)
+                predicted = Responses.prepare(values, own.common, embedding, **options)
                 for name, other_image, subject in tested:
-                    shown = found
+                    shown = predicted
                     if other_image:
                         rng = np.random.default_rng((seed, subject))
-                        shown = found.reorder(derangement(len(values), rng))
+                        shown = predicted.reorder(derangement(len(values), rng))
                     yield name, subject, trained, shown
 
 
@@ -388,12 +382,12 @@ def _intervals(
             subjects = table.index.unique("subject")
             paired = _array(base[base.index.isin(subjects, level="subject")])
         rng = np.random.default_rng(seed)
-        found = bootstrap_intervals(
+        rows = bootstrap_intervals(
             _array(table), paired, rng=rng, n_resamples=resamples
         )
-        found.insert(0, "method", method)
-        found.insert(1, "metric", table.columns)
-        frames.append(found)
+        rows.insert(0, "method", method)
+        rows.insert(1, "metric", table.columns)
+        frames.append(rows)
     return pd.concat(frames, ignore_index=True)
 
 

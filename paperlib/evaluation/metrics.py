@@ -7,6 +7,7 @@ channels; `statistics` counts such images.
 """
 
 from collections.abc import Callable
+from functools import wraps
 
 import numpy as np
 from scipy.signal.windows import hann
@@ -14,45 +15,59 @@ from scipy.signal.windows import hann
 from paperlib.validation import check_finite
 
 
-def mean_squared_error(predicted: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+def _per_image(metric: Callable[..., float]) -> Callable[..., np.ndarray]:
+    """Apply a metric of float64 responses (C, T) to each of N images."""
+
+    @wraps(metric)
+    def of_all(predicted: np.ndarray, recorded: np.ndarray, **options) -> np.ndarray:
+        if recorded.ndim != 3 or predicted.shape != recorded.shape:
+            raise ValueError(
+                "predicted and recorded must have one shape (n_images, n_channels, "
+                f"n_times); got {predicted.shape} and {recorded.shape}."
+            )
+        values = np.empty(len(recorded))
+        for image, (p, r) in enumerate(zip(predicted, recorded, strict=True)):
+            check_finite("predicted", p)
+            check_finite("recorded", r)
+            values[image] = metric(p.astype(float), r.astype(float), **options)
+        return values
+
+    return of_all
+
+
+@_per_image
+def mean_squared_error(predicted: np.ndarray, recorded: np.ndarray) -> float:
     """Return the squared error averaged over channels and times, per image."""
-    return _per_image(lambda p, r: np.mean((p - r) ** 2), predicted, recorded)
+    return np.mean((predicted - recorded) ** 2)
 
 
-def pearson(predicted: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+@_per_image
+def pearson(predicted: np.ndarray, recorded: np.ndarray) -> float:
     """Return the correlation over time, averaged over channels, per image.
 
     The response that all images share already correlates with every recording: read
     this beside the same metric of the mean training response.
     """
-    return _per_image(
-        lambda p, r: np.mean(standardized(p, 1) * standardized(r, 1)),
-        predicted,
-        recorded,
-    )
+    return np.mean(standardized(predicted, 1) * standardized(recorded, 1))
 
 
-def pearson_flattened(predicted: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+@_per_image
+def pearson_flattened(predicted: np.ndarray, recorded: np.ndarray) -> float:
     """Return the correlation over channels and times together, per image."""
-    return _per_image(
-        lambda p, r: np.mean(standardized(p, (0, 1)) * standardized(r, (0, 1))),
-        predicted,
-        recorded,
-    )
+    return np.mean(standardized(predicted, (0, 1)) * standardized(recorded, (0, 1)))
 
 
-def cosine_similarity(predicted: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+@_per_image
+def cosine_similarity(predicted: np.ndarray, recorded: np.ndarray) -> float:
     """Return the cosine between responses as vectors of channels x times, per image."""
-    return _per_image(
-        lambda p, r: np.vdot(p, r) / (np.linalg.norm(p) * np.linalg.norm(r) or np.nan),
-        predicted,
-        recorded,
-    )
+    norms = np.linalg.norm(predicted) * np.linalg.norm(recorded)
+    return np.vdot(predicted, recorded) / norms if norms else np.nan
 
 
+@_per_image
 def log_psd_distance(
     predicted: np.ndarray, recorded: np.ndarray, *, sfreq: float
-) -> np.ndarray:
+) -> float:
     """Return how far apart the power spectra are, in decibels, per image.
 
     The root mean square, over frequencies from 1 to 40 Hz, of the difference of the
@@ -60,13 +75,8 @@ def log_psd_distance(
     no power at a frequency. It penalizes a prediction that is smoother than the
     recording, which the squared error rewards.
     """
-    return _per_image(
-        lambda p, r: spectral_distance(
-            power_spectrum(p, sfreq), power_spectrum(r, sfreq)
-        ),
-        predicted,
-        recorded,
-    )
+    powers = (power_spectrum(x, sfreq) for x in (predicted, recorded))
+    return spectral_distance(*powers)
 
 
 def power_spectrum(signals: np.ndarray, sfreq: float) -> np.ndarray:
@@ -125,22 +135,3 @@ def pseudo_values(
     """Return correlation plus influence, of `standardized` arrays or means of such."""
     r = (x * y).mean(axis=axis, keepdims=True)
     return r + x * y - r * (x**2 + y_squared) / 2
-
-
-def _per_image(
-    measure: Callable[[np.ndarray, np.ndarray], float],
-    predicted: np.ndarray,
-    recorded: np.ndarray,
-) -> np.ndarray:
-    """Apply ``measure`` to the float64 responses (C, T) to each image."""
-    if recorded.ndim != 3 or predicted.shape != recorded.shape:
-        raise ValueError(
-            "predicted and recorded must have one shape (n_images, n_channels, "
-            f"n_times); got {predicted.shape} and {recorded.shape}."
-        )
-    values = np.empty(len(recorded))
-    for image, (p, r) in enumerate(zip(predicted, recorded, strict=True)):
-        check_finite("predicted", p)
-        check_finite("recorded", r)
-        values[image] = measure(p.astype(np.float64), r.astype(np.float64))
-    return values
