@@ -200,16 +200,13 @@ for subject, signal in tqdm(data.items(), "Recordings"):
         target, common, embedding, theiler=True
     )
     n, rng = cfg.evaluation.halvings, np.random.default_rng((cfg.seed, subject))
-    add(
-        comparison.split_half_scores(
-            signal.test, common, embedding, halvings=n, rng=rng, sfreq=sfreq
-        ),
-        *(comparison.CEILING, subject),
+    frame = comparison.split_half_scores(
+        signal.test, common, embedding, halvings=n, rng=rng, sfreq=sfreq
     )
+    add(frame, comparison.CEILING, subject)
     half = halves[subject] = ceilings.Halves.draw(signal.test, n_splits=n, rng=rng)
-    for method, values in zip(
-        comparison.CEILINGS, (half.lower, half.upper), strict=True
-    ):
+    pairs = zip(comparison.CEILINGS, (half.lower, half.upper), strict=True)
+    for method, values in pairs:
         add(pd.DataFrame(comparison.score_across(values, window)), method, subject)
 
 # %%
