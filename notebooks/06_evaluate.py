@@ -328,7 +328,10 @@ show("_field", scores.with_published(field, elsewhere), headings, text)
 #
 # Two controls keep this honest: random training responses (no image information), and a
 # ridge regression plus residuals of training responses whose concepts it was not fitted
-# to. Ceiling: other averages of the same image.
+# to. Ceiling: other averages of the same image. *Look for* methods that beat the
+# controls. A tie with the random training responses means samples that are calibrated
+# but hardly depend on the image; a tie with ridge plus residuals, that the noise of the
+# recordings hardly depends on it.
 
 
 # %%
@@ -393,11 +396,6 @@ for subject, signal in tqdm(data.items(), "Proper scores"):
         add(frame, method, subject, seed)
         kinds[method] = kind
 
-# %% [markdown]
-# *Look for* methods that beat the controls. A tie with the random training responses
-# means samples that are calibrated and know little of the image; a tie with ridge plus
-# residuals, that the noise of the recordings hardly depends on the image.
-
 # %%
 proper = comparison.summarize(pd.concat(frames), **bootstrap)
 n = max(n_samples.values())
@@ -436,8 +434,6 @@ differences = differences[~differences["method"].isin(comparison.CEILINGS)]
 text = caption(differences, f"paired differences from {reference}, mean")
 paired = comparison.MAIN_METRICS | comparison.SUPPLEMENT_METRICS
 show("_paired", differences, paired, text)
-
-# %%
 costs = []
 for row, subject in product(own.itertuples(), cfg.subjects):
     kind = "posterior_mean" if row.samples == "posterior_mean" else "samples"

@@ -42,13 +42,6 @@ def test_two_versus_two_by_hand():
     np.testing.assert_array_equal(two_versus_two(correlations), [0.75, 0.25, 0.5])
 
 
-def test_perfect_responses_are_always_identified(responses):
-    recorded, _ = responses
-    correlations = response_correlations(recorded, 3 * recorded + 1)
-    np.testing.assert_array_equal(top_hits(correlations, k=1), 1)
-    np.testing.assert_array_equal(two_versus_two(correlations), 1)
-
-
 def test_one_response_for_all_images_scores_exactly_at_chance(responses):
     recorded, _ = responses
     mean = np.broadcast_to(recorded.mean(axis=0), recorded.shape)
@@ -57,14 +50,6 @@ def test_one_response_for_all_images_scores_exactly_at_chance(responses):
     np.testing.assert_allclose(top_hits(correlations, k=1), chance["top1"])
     np.testing.assert_allclose(top_hits(correlations, k=5), chance["top5"])
     np.testing.assert_allclose(two_versus_two(correlations), chance["two_versus_two"])
-
-
-def test_unrelated_responses_score_near_chance():
-    recorded, generated = np.random.default_rng(7).standard_normal((2, 300, 2, 10))
-    correlations = response_correlations(recorded, generated)
-    chance = chance_levels(300)
-    assert abs(top_hits(correlations, k=5).mean() - chance["top5"]) < 0.03
-    assert abs(two_versus_two(correlations).mean() - 0.5) < 0.06
 
 
 def test_more_candidates_than_images():

@@ -61,17 +61,10 @@ class Halves:
     def draw(
         cls, repetitions: np.ndarray, *, n_splits: int, rng: np.random.Generator
     ) -> "Halves":
-        """Draw random halvings of the repetitions.
+        """Draw random halvings of the repetitions (N, R, C, T), 2 or more of an image.
 
-        Parameters
-        ----------
-        repetitions : ndarray of shape (N, R, C, T)
-            Single responses to the test images; a memory map is read image by image.
-
-        Raises
-        ------
-        ValueError
-            If there are fewer than two repetitions or a value is NaN or infinite.
+        A memory map is read image by image. Values that are NaN or infinite are a
+        ValueError.
         """
         target, squares, lower = 0, 0, 0
         for half, other in split_halves(repetitions, n_splits=n_splits, rng=rng):

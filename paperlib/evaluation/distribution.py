@@ -6,8 +6,8 @@ of as many test repetitions as a training response has. Lower CRPS and energy sc
 better; they are fair, so that K does not matter in expectation.
 
 These scores measure whether the samples scatter as recordings do, hardly whether they
-know the image: read them beside random training responses (`random_responses`) and a
-linear prediction with resampled residuals (`with_residuals`).
+depend on the image: read them beside random training responses (`random_responses`) and
+a linear prediction with resampled residuals (`with_residuals`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -98,18 +98,12 @@ def score_distribution(
 ) -> pd.DataFrame:
     """Score the samples (K, C, T) of each image: a row an image, a column a metric.
 
+    Observations (N, G, C, T) are independent draws of the truth; ``sfreq`` is in Hz.
     ``spread_skill`` is the root of (K + 1) / K * mean variance over samples / mean
     squared error of their mean (Fortin et al., J. Hydrometeorology 15, 2014) as
     pseudo-values, whose mean is the ratio to first order. ``spectrum`` (distance of log
     mean power) and ``covariance`` (relative Frobenius distance) have one value for all
     images. Spread and coverage are NaN for K = 1.
-
-    Parameters
-    ----------
-    observations : ndarray of shape (N, G, C, T)
-        Independent draws of the truth.
-    sfreq
-        In Hz.
     """
     rows, generated, recorded = [], _Moments(sfreq), _Moments(sfreq)
     for drawn, truth in zip(samples, observations, strict=True):
