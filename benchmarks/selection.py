@@ -40,6 +40,19 @@ SUBJECT, FOLDS, PARTS = 1, (0, 1), 6
 
 CANDIDATES = {  # data set -> run -> changes of its values, one candidate each
     "things-eeg2": {
+        "image_ridge": [
+            "",
+        ],
+        "ours_skip": [
+            "training: {learning_rate: 4.0e-4}",
+            "training: {learning_rate: 7.5e-4}",
+            "training: {learning_rate: 1.5e-3}",
+        ],
+        "synbrain": [
+            "training: {learning_rate: 2.0e-3}",
+            "training: {learning_rate: 4.0e-3}",
+            "training: {learning_rate: 8.0e-3}",
+        ],
         "ours_plus_cnn": [
             "training: {steps: 300}",
             "training: {steps: 200}",
@@ -50,55 +63,44 @@ CANDIDATES = {  # data set -> run -> changes of its values, one candidate each
             "training: {steps: 300}",
             "training: {steps: 400, learning_rate: 1.0e-3}",
         ],
+        "cnn_ridge": [
+            "",
+        ],
         "ours_v": [
             "training: {steps: 400}",
             "training: {steps: 300}",
             "training: {steps: 400, learning_rate: 1.0e-3}",
         ],
-        "ours_skip": [
-            "training: {learning_rate: 4.0e-4}",
-            "training: {learning_rate: 7.5e-4}",
-            "training: {learning_rate: 1.5e-3}",
+        "first_version": [
+            "training: {learning_rate: 1.0e-3}",
+            "training: {learning_rate: 2.0e-3}",
+            "training: {learning_rate: 4.0e-3}",
+            "training: {learning_rate: 5.0e-4}",
         ],
         "ours": [
             "",
             "training: {learning_rate: 5.0e-4}",
-            "training: {learning_rate: 2.0e-3}",
         ],
-        "synbrain": [
-            "training: {learning_rate: 2.0e-3}",
-            "training: {learning_rate: 4.0e-3}",
-            "training: {learning_rate: 8.0e-3}",
-        ],
-        "first_version": [
-            "training: {learning_rate: 1.0e-3}",
-            "training: {learning_rate: 2.0e-3}",
-            "training: {learning_rate: 4.0e-3}",
-        ],
-        "image_ridge": [""],
-        "cnn_ridge": [""],
     },
     "things-meg": {
         "ours_plus": [
-            "coordinates: {whitening: 0.25}",
-            "coordinates: {whitening: 0.35}",
+            "training: {steps: 260}",
+            "coordinates: {whitening: 0.25}, training: {steps: 260}",
+            "training: {learning_rate: 3.0e-3}",
+            "training: {steps: 400}",
         ],
         "ours_plus_cnn": [
             "training: {steps: 260}",
             "training: {steps: 260, learning_rate: 7.5e-4}",
-            "training: {steps: 160}",
-            "training: {steps: 260}, model: {width: 32, heads: 2}",
+            "training: {steps: 260, learning_rate: 3.0e-3}",
+            "training: {steps: 400}",
         ],
-        "synbrain": [
-            "training: {learning_rate: 4.0e-3}",
-            "training: {learning_rate: 8.0e-3}",
+        "cnn_ridge": [
+            "",
         ],
-        "first_version": [
-            "training: {learning_rate: 1.0e-3}",
-            "training: {learning_rate: 4.0e-3}",
+        "image_ridge": [
+            "",
         ],
-        "image_ridge": [""],
-        "cnn_ridge": [""],
     },
 }
 

@@ -41,7 +41,7 @@ def paperlib_kernel(x: np.ndarray, delay: int) -> np.ndarray:
 def former_kernel(x: np.ndarray, delay: int) -> np.ndarray:
     n_points = x.shape[-1] - (DIM - 1) * delay
     exclusion = np.diag(np.full(n_points, np.inf, np.float32))
-    found = np.empty((len(x), n_points, -(-n_points // 8)), np.uint8)
+    packed = np.empty((len(x), n_points, -(-n_points // 8)), np.uint8)
     for start in range(0, len(x), 4):
         part = x[start : start + 4]
         squares = part[:, :, None] - part[:, None, :]
@@ -51,8 +51,9 @@ def former_kernel(x: np.ndarray, delay: int) -> np.ndarray:
             distances += squares[:, lag : lag + n_points, lag : lag + n_points]
         distances = distances + exclusion
         radius = np.partition(distances, NEIGHBORS - 1, axis=-1)[..., NEIGHBORS - 1]
-        found[start : start + 4] = np.packbits(distances <= radius[..., None], axis=-1)
-    return found
+        near = distances <= radius[..., None]
+        packed[start : start + 4] = np.packbits(near, axis=-1)
+    return packed
 
 
 def torch_topk(x: np.ndarray, delay: int) -> np.ndarray:
@@ -74,20 +75,20 @@ def torch_topk(x: np.ndarray, delay: int) -> np.ndarray:
 def plain_loop(x: np.ndarray, delay: int) -> np.ndarray:
     n_points = x.shape[-1] - (DIM - 1) * delay
     near = np.zeros((len(x), n_points, n_points), bool)
-    for signal, found in zip(x, near, strict=True):
+    for signal, rows in zip(x, near, strict=True):
         states = signal[np.arange(n_points)[:, None] + np.arange(DIM) * delay]
         for i, state in enumerate(states):
             distances = ((states - state) ** 2).sum(axis=-1)
             distances[i] = np.inf
-            found[i, np.argsort(distances)[:NEIGHBORS]] = True
+            rows[i, np.argsort(distances)[:NEIGHBORS]] = True
     return near
 
 
-def unpacked(found: np.ndarray) -> np.ndarray:
+def unpacked(near: np.ndarray) -> np.ndarray:
     """Return booleans, of bits packed by the first two."""
-    if found.dtype == np.uint8:
-        found = np.unpackbits(found, axis=-1)[..., : found.shape[-2]]
-    return found.astype(bool)
+    if near.dtype == np.uint8:
+        near = np.unpackbits(near, axis=-1)[..., : near.shape[-2]]
+    return near.astype(bool)
 
 
 KERNELS = (paperlib_kernel, former_kernel, torch_topk, plain_loop)
@@ -104,12 +105,12 @@ def measured(n_channels: int, n_times: int, delay: int) -> dict[str, float]:
         for kernel in KERNELS:
             part = x[:16] if kernel is plain_loop else x
             began = time.process_time()
-            found = kernel(part, delay)
+            near = kernel(part, delay)
             costs[kernel.__name__].append((time.process_time() - began) / len(part))
             if run == 0:  # near ties may differ
-                assert np.mean(unpacked(found) != expected[: len(part)]) < 1e-5
-    best = {name: 1e3 * min(seconds) for name, seconds in costs.items()}
-    ratios = {name: best[name] / best["paperlib_kernel"] for name in best}
+                assert np.mean(unpacked(near) != expected[: len(part)]) < 1e-5
+    best = {name: round(1e3 * min(seconds), 3) for name, seconds in costs.items()}
+    ratios = {name: round(best[name] / best["paperlib_kernel"], 3) for name in best}
     return {"milliseconds_a_signal": best, "ratio": ratios}
 
 
@@ -129,9 +130,6 @@ def main() -> None:
         "results": results,
     }
     text = json.dumps(report, indent=2)
-    text = json.dumps(
-        json.loads(text, parse_float=lambda v: round(float(v), 3)), indent=2
-    )
     print(text)
     write_text(Path(__file__).with_suffix(".json"), text + "\n")
 

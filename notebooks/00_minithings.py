@@ -116,7 +116,8 @@ for name, (spectrum, mixing) in spectra.items():
     parts[name] = irfft(coefficients, n_times, norm="forward")
 
 # %% [markdown]
-# *Look for* a response of a few microvolts that drowns in what goes on anyway.
+# *Look for* a response of a few microvolts, and for how little of it is left to see in
+# the trial.
 
 # %%
 names = head.eeg_info(person.head).ch_names

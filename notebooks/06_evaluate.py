@@ -61,18 +61,87 @@ own_model = {"training_subject": cfg.training_subject}
 
 
 def array(alias: str, run: str, subject: int, seed: int) -> np.ndarray:
-    """Open the samples or predictions of a run."""
+    """Open the samples (N, K, C, T) or the posterior mean (N, C, T) of a run."""
     path = nb.input(alias, run=run, subject=subject, seed=seed)
     return np.load(path, mmap_mode="r")
 
 
 # %% [markdown]
+# ## Metrics
+#
+# Let $y_{ct}$ be the recorded response to an image at channel $c$ and time $t$ (mean
+# over repetitions), $\hat y_{ct}$ the predicted one, and $m_{ct}$ the mean response to
+# all training images. The paper's metrics are
+#
+# $$\mathrm{MSE} = \frac{1}{CT} \sum_{ct} (\hat y_{ct} - y_{ct})^2, \qquad
+# \mathrm{Pearson} = \frac{1}{C} \sum_c \mathrm{corr}_t(\hat y_{ct}, y_{ct}), \qquad
+# \mathrm{Cosine} = \frac{\hat y \cdot y}{\lVert \hat y \rVert \lVert y \rVert}$$
+#
+# and the Synchronization Likelihood below. All images evoke much the same response, so
+# that $\hat y = m$ scores high on all of them. The information about the single image
+# is in the *image-specific* score, with that response removed,
+#
+# $$\mathrm{corr}_{ct}(\hat y_{ct} - m_{ct},\; y_{ct} - m_{ct}),$$
+#
+# and in the correlation over images $i$, at each channel and time,
+# $\mathrm{corr}_i(\hat y_{ict}, y_{ict})$.
+
+# %%
+run = cfg.evaluation.reference
+seed = cfg.of(run=run).seeds[0]
+m = signals.mean_response(first.training)  # C T
+y = signals.average_repetitions(first.test)[0]  # C T, the first image
+y_hat = array("posterior_mean", run, cfg.subjects[0], seed)[0]  # C T
+by_hand = {
+    "MSE": np.mean((y_hat - y) ** 2),
+    "Pearson": np.mean(
+        [np.corrcoef(*pair)[0, 1] for pair in zip(y_hat, y, strict=True)]
+    ),
+    "Cosine": np.vdot(y_hat, y) / np.linalg.norm(y_hat) / np.linalg.norm(y),
+    "Image-specific": np.corrcoef((y_hat - m).ravel(), (y - m).ravel())[0, 1],
+}
+print(cfg.runs[run].label, "for one image:", pd.Series(by_hand).round(3).to_dict())
+
+# %% [markdown]
+# ### Synchronization Likelihood
+#
+# The state of a signal at time $i$ is
+# $X_i = (x_i, x_{i+\tau}, \dots, x_{i+(m-1)\tau})$. Its recurrences $N_x(i)$ are the
+# $k$ times $j$ with $|i - j| > W$ whose states are nearest. The likelihood is the
+# overlap of the recurrences of two signals,
+#
+# $$\mathrm{SL}(x, y) = \frac{1}{n} \sum_i \frac{|N_x(i) \cap N_y(i)|}{k},$$
+#
+# averaged over channels.
+#
+# *Look for* points that the two recurrence plots have in common (right). Those beside
+# the diagonal are neighbors in time, which make any two smooth signals alike; the
+# Theiler window of the supplement, $W = (m - 1) \tau$, excludes them (here $W = 0$).
+
+# %%
+names = {"dim", "delay", "neighbors"}
+embedding = sl.DelayEmbedding.at(sfreq, **cfg.evaluation.model_dump(include=names))
+channel = first.ch_names.index("Oz") if "Oz" in first.ch_names else 0
+pair = np.stack([y[channel], y_hat[channel]])
+(bits,) = sl.recurrences(pair, embedding)
+points = np.unpackbits(bits, axis=-1)[..., : bits.shape[1]]  # 2 n n
+fig, axes = plt.subplots(1, 3, figsize=(figures.PAGE, 2.4), sharey=True)
+titles = ("Recorded", "Predicted", "Both")
+for ax, title, shown in zip(axes, titles, [*points, points.prod(axis=0)], strict=True):
+    ax.imshow(shown, cmap="Greys", origin="lower", interpolation="nearest")
+    ax.set(title=title, xlabel="j (samples)")
+axes[0].set_ylabel("i (samples)")
+overlap = sl.synchronization_likelihood(*pair, embedding)
+print(f"{first.ch_names[channel]}, {embedding}: SL = {overlap:.3f}")
+plt.show()
+
+# %% [markdown]
 # ## Rows
 #
-# A run may stand in several rows: by its posterior mean (one evaluation of the network
-# from pure noise), the mean of its samples or one sample; by each training alone or the
-# mean of all; for its own participant or across participants; and, as a control, for
-# another image.
+# What is compared. A run may stand in several rows: by its posterior mean (one
+# evaluation of the network from pure noise), the mean of its samples or one sample; by
+# each training alone or the mean of all; for its own participant or across
+# participants; and, as a control, for another image.
 
 # %%
 runs = {run for row in cfg.comparison for run in (row.run, row.average_with) if run}
@@ -97,78 +166,14 @@ def predictions(row: pd.Series, subject: int) -> dict[int, np.ndarray]:
         )
         return comparison.point_prediction(*files, row["samples"])
 
-    found = {seed: read(row["run"], seed) for seed in seeds[row["run"]]}
+    predicted = {seed: read(row["run"], seed) for seed in seeds[row["run"]]}
     if row["seeds"] == "ensemble":
-        found = {0: np.mean([*found.values()], axis=0)}
+        predicted = {0: np.mean([*predicted.values()], axis=0)}
     if other := row["average_with"]:
         second = np.mean([read(other, seed) for seed in seeds[other]], axis=0)
-        found = {seed: (values + second) / 2 for seed, values in found.items()}
-    return found
+        predicted = {seed: (values + second) / 2 for seed, values in predicted.items()}
+    return predicted
 
-
-# %% [markdown]
-# ## Metrics
-#
-# Let $y_{ct}$ be the recorded response to an image (mean over repetitions), $\hat
-# y_{ct}$ the predicted one, and $m_{ct}$ the mean response to all training images. The
-# paper's metrics are
-#
-# $$\mathrm{MSE} = \frac{1}{CT} \sum_{ct} (\hat y_{ct} - y_{ct})^2, \qquad
-# \mathrm{Pearson} = \frac{1}{C} \sum_c \mathrm{corr}_t(\hat y_{ct}, y_{ct}), \qquad
-# \mathrm{Cosine} = \frac{\hat y \cdot y}{\lVert \hat y \rVert \lVert y \rVert}$$
-#
-# and the Synchronization Likelihood below. All images evoke much the same response, so
-# that $\hat y = m$ scores high on all of them. The information about the single image
-# is in the *image-specific* score, with that response removed,
-#
-# $$\mathrm{corr}_{ct}(\hat y_{ct} - m_{ct},\; y_{ct} - m_{ct}),$$
-#
-# and in the correlation over images at each channel and time.
-
-# %%
-m = signals.mean_response(first.training)  # C T
-y = signals.average_repetitions(first.test)[0]  # C T, the first image
-y_hat = next(iter(predictions(rows.loc[reference], cfg.subjects[0]).values()))[0]
-by_hand = {
-    "MSE": np.mean((y_hat - y) ** 2),
-    "Pearson": np.mean(
-        [np.corrcoef(*pair)[0, 1] for pair in zip(y_hat, y, strict=True)]
-    ),
-    "Cosine": np.vdot(y_hat, y) / np.linalg.norm(y_hat) / np.linalg.norm(y),
-    "Image-specific": np.corrcoef((y_hat - m).ravel(), (y - m).ravel())[0, 1],
-}
-print(f"{reference}, one image:", {k: round(float(v), 3) for k, v in by_hand.items()})
-
-# %% [markdown]
-# ### Synchronization Likelihood
-#
-# The state of a signal at time $i$ is
-# $X_i = (x_i, x_{i+\tau}, \dots, x_{i+(m-1)\tau})$. Its recurrences $N_x(i)$ are the
-# $k$ times $j$ with $|i - j| > W$ whose states are nearest. The likelihood is the
-# overlap of the recurrences of two signals,
-#
-# $$\mathrm{SL}(x, y) = \frac{1}{n} \sum_i \frac{|N_x(i) \cap N_y(i)|}{k}.$$
-#
-# *Look for* points that the two recurrence plots have in common (right). Those beside
-# the diagonal are neighbors in time, which make any two smooth signals alike; the
-# Theiler window of the supplement, $W = (m - 1) \tau$, excludes them (here $W = 0$).
-
-# %%
-names = {"dim", "delay", "neighbors"}
-embedding = sl.DelayEmbedding.at(sfreq, **cfg.evaluation.model_dump(include=names))
-channel = first.ch_names.index("Oz") if "Oz" in first.ch_names else 0
-pair = np.stack([y[channel], y_hat[channel]])
-(bits,) = sl.recurrences(pair, embedding)
-points = np.unpackbits(bits, axis=-1)[..., : bits.shape[1]]  # 2 n n
-fig, axes = plt.subplots(1, 3, figsize=(figures.PAGE, 2.4), sharey=True)
-titles = ("Recorded", "Predicted", "Both")
-for ax, title, shown in zip(axes, titles, [*points, points.prod(axis=0)], strict=True):
-    ax.imshow(shown, cmap="Greys", origin="lower", interpolation="nearest")
-    ax.set(title=title, xlabel="j (samples)")
-axes[0].set_ylabel("i (samples)")
-overlap = sl.synchronization_likelihood(*pair, embedding)
-print(f"{first.ch_names[channel]}, {embedding}: SL = {overlap:.3f}")
-plt.show()
 
 # %% [markdown]
 # ## Scores
@@ -195,16 +200,13 @@ for subject, signal in tqdm(data.items(), "Recordings"):
         target, common, embedding, theiler=True
     )
     n, rng = cfg.evaluation.halvings, np.random.default_rng((cfg.seed, subject))
-    add(
-        comparison.split_half_scores(
-            signal.test, common, embedding, halvings=n, rng=rng, sfreq=sfreq
-        ),
-        *(comparison.CEILING, subject),
+    frame = comparison.split_half_scores(
+        signal.test, common, embedding, halvings=n, rng=rng, sfreq=sfreq
     )
+    add(frame, comparison.CEILING, subject)
     half = halves[subject] = ceilings.Halves.draw(signal.test, n_splits=n, rng=rng)
-    for method, values in zip(
-        comparison.CEILINGS, (half.lower, half.upper), strict=True
-    ):
+    pairs = zip(comparison.CEILINGS, (half.lower, half.upper), strict=True)
+    for method, values in pairs:
         add(pd.DataFrame(comparison.score_across(values, window)), method, subject)
 
 # %%
@@ -213,10 +215,10 @@ trained = comparison.predicted_responses(
     rows, predictions, recorded, embedding, **own_model, seed=cfg.seed
 )
 for method, subject, seed, predicted in tqdm(chain(controls, trained), "Scores"):
-    found = comparison.score(predicted, recorded[subject], sfreq=sfreq)
+    frame = comparison.score(predicted, recorded[subject], sfreq=sfreq)
     correlations = halves[subject].correlate(predicted.values)
     across = comparison.score_across(correlations, window)
-    add(found.assign(**across), method, subject, seed)
+    add(frame.assign(**across), method, subject, seed)
 order = pd.Index([*comparison.CONTROLS, *rows.index, comparison.CEILING])
 order = order.append(pd.Index(comparison.CEILINGS))
 scored = pd.concat(frames).sort_values("method", key=order.get_indexer, kind="stable")
@@ -268,14 +270,20 @@ plt.show()
 # %% [markdown]
 # ## Supplement
 #
-# Identification: each recorded response is correlated with the responses predicted for
-# all test images; the right one should come first (top 1) or among the first five. In 2
-# versus 2, two recorded responses are matched with their two predictions. SL with other
-# images is its chance level on these spectra.
+# Identification: let $r_{ij} = \mathrm{corr}_{ct}(y_i, \hat y_j)$ of images $i$ and
+# $j$. In each row of $r$, the right image should come first (top 1) or among the first
+# five. In 2 versus 2, two recorded responses are matched with their two predictions,
+# rightly if $r_{ii} + r_{jj} > r_{ij} + r_{ji}$. SL and image-specific score with other
+# images are the chance levels of these metrics. The distance of power spectra $P_c(f)$
+# from 1 to 40 Hz shows predictions that are too smooth,
 #
-# Correlation over images: at each channel and time, with the mean of half of the
-# repetitions. Ceilings: the other half (lower), and all repetitions (upper; too high,
-# since it contains the target). The authors of THINGS-EEG2 use 17 posterior channels.
+# $$\frac{1}{C} \sum_c \sqrt{\mathrm{mean}_f \Big(10 \log_{10} \frac{P_c^{\hat
+# y}(f)}{P_c^{y}(f)}\Big)^2}.$$
+#
+# Correlation over images: with the mean of half of the repetitions, averaged over
+# channels and times. Ceilings: the other half (lower), and all repetitions (upper; too
+# high, since it contains the target). The authors of THINGS-EEG2 use 17 posterior
+# channels.
 
 # %%
 levels = ", ".join(f"{k.replace('_', ' ')} {v:.1%}" for k, v in chance.items())
@@ -311,12 +319,19 @@ show("_field", scores.with_published(field, elsewhere), headings, text)
 # |x_k - x_l|,$$
 #
 # is least in expectation for the true distribution at each channel and time; the energy
-# score is the same with Euclidean distances of whole responses. Spread over skill, the
-# spread of the samples over the error of their mean, is 1 for a calibrated ensemble.
+# score is the same with Euclidean distances of whole responses. Spread over skill,
+#
+# $$\sqrt{\frac{K + 1}{K} \, \frac{\mathrm{mean} \, \mathrm{var}_k(x_k)}
+# {\mathrm{mean} \, (\bar x - y)^2}},$$
+#
+# is 1 for a calibrated ensemble, whose central 90 % hold $y$ nearly that often.
 #
 # Two controls keep this honest: random training responses (no image information), and a
 # ridge regression plus residuals of training responses whose concepts it was not fitted
-# to. Ceiling: other averages of the same image.
+# to. Ceiling: other averages of the same image. *Look for* methods that beat the
+# controls. A tie with the random training responses means samples that are calibrated
+# but hardly depend on the image; a tie with ridge plus residuals, that the noise of the
+# recordings hardly depends on it.
 
 
 # %%
@@ -377,14 +392,9 @@ for subject, signal in tqdm(data.items(), "Proper scores"):
     groups = distribution.disjoint_averages(signal.test, n_averaged, rng)
     truth, averages = np.array_split(groups, 2, axis=1)  # N G C T
     for method, kind, seed, samples in ensembles(subject, averages, rng):
-        found = distribution.score_distribution(samples, truth, sfreq=sfreq)
-        add(found, method, subject, seed)
+        frame = distribution.score_distribution(samples, truth, sfreq=sfreq)
+        add(frame, method, subject, seed)
         kinds[method] = kind
-
-# %% [markdown]
-# *Look for* methods that beat the controls. A tie with the random training responses
-# means samples that are calibrated and know little of the image; a tie with ridge plus
-# residuals, that the noise of the recordings hardly depends on the image.
 
 # %%
 proper = comparison.summarize(pd.concat(frames), **bootstrap)
@@ -424,8 +434,6 @@ differences = differences[~differences["method"].isin(comparison.CEILINGS)]
 text = caption(differences, f"paired differences from {reference}, mean")
 paired = comparison.MAIN_METRICS | comparison.SUPPLEMENT_METRICS
 show("_paired", differences, paired, text)
-
-# %%
 costs = []
 for row, subject in product(own.itertuples(), cfg.subjects):
     kind = "posterior_mean" if row.samples == "posterior_mean" else "samples"

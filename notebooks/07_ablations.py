@@ -96,9 +96,10 @@ display(
 # %% [markdown]
 # ## Scores
 #
-# The prediction of every training against the mean recorded response: the posterior
-# mean, one evaluation of the network from pure noise. A network that predicts noise
-# (epsilon) says nothing about the signal there; its prediction is the mean of samples.
+# The prediction of every training against the mean recorded response, by the metrics
+# that notebook 06 defines. It is the posterior mean, one evaluation of the network from
+# pure noise. A network that predicts noise ($\epsilon$) yields nothing about the signal
+# there; its prediction is the mean of its samples.
 
 
 # %%
@@ -128,10 +129,10 @@ for run, subject in tqdm(list(product({**listed, full: None}, subjects)), "Score
     truth = recorded[subject]
     for seed in seeds[run]:
         values = prediction(run, subject, seed)
-        found = comparison.Responses.prepare(values, truth.common, embedding)
+        predicted = comparison.Responses.prepare(values, truth.common, embedding)
         if run == full:
-            full_responses[subject, seed] = found
-        scored = comparison.score(found, truth, sfreq=sfreq)
+            full_responses[subject, seed] = predicted
+        scored = comparison.score(predicted, truth, sfreq=sfreq)
         identity = {"method": run, "subject": subject, "seed": seed}
         frames.append(scored.assign(**identity, image=scored.index))
 scored = pd.concat(frames)
@@ -218,16 +219,13 @@ for run, subject in tqdm(
             (comparison.Responses.prepare(values, left.common, embedding), left),
             (comparison.Responses(silent, truth.common, {}), truth),
         )
-        for variant, (found, target) in zip(VARIANTS, pairs, strict=True):
-            row = comparison.score(found, target, sfreq=sfreq)
-            identity = {"region": region, "variant": variant, "run": run}
-            identity |= {"subject": subject, "seed": seed, "image": row.index}
-            frames.append(row.assign(**identity))
-by_region = pd.concat(frames)
+        for variant, (predicted, target) in zip(VARIANTS, pairs, strict=True):
+            row = comparison.score(predicted, target, sfreq=sfreq)
+            identity = {"method": f"{region}: {variant}", "subject": subject}
+            frames.append(row.assign(**identity, seed=seed, image=row.index))
+scored_regions = pd.concat(frames)
 
 # %%
-by_region["method"] = by_region["region"] + ": " + by_region["variant"]
-scored_regions = by_region.drop(columns=["region", "variant", "run"])
 summary = comparison.summarize(scored_regions, **bootstrap)
 both = scores.with_published(summary, published_scores(figure))
 show(figure, both, comparison.MAIN_METRICS, f"{caption(summary)} {note}")
@@ -254,8 +252,8 @@ for ax, (metric, heading) in zip(axes, comparison.MAIN_METRICS.items(), strict=T
     shown = summary[summary["metric"] == metric]
     for variant, (marker, color, shift) in VARIANTS.items():
         drawn = [f"{region}: {variant}" for region in removed_regions]
-        look = {"colors": [color] * len(drawn), "marker": marker, "shift": shift}
-        scores.draw_intervals(ax, shown, drawn, **look)
+        style = {"colors": [color] * len(drawn), "marker": marker, "shift": shift}
+        scores.draw_intervals(ax, shown, drawn, **style)
     ax.set_xlabel(heading)
 axes[0].set_yticks(-np.arange(len(removed_regions)), removed_regions)
 axes[0].set_ylabel("Region removed")

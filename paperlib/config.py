@@ -411,6 +411,7 @@ class Run(Section):
 
     label: str
     method: Method
+    bases: list[str] = []  # runs that this one extends, the first of them first
     channels: dict = {}
     conditioning: dict = {}
     model: dict = {}  # options of the method
@@ -618,7 +619,9 @@ class Config(Section):
             check_option("run", run, tuple(self.runs))
             changes.append(_sections(self.runs[run]))
             if dataset is not None:
-                changes.append(self.datasets[dataset].runs.get(run, {}))
+                on_dataset = self.datasets[dataset].runs
+                bases = self.runs[run].bases
+                changes += [on_dataset.get(name, {}) for name in (*bases, run)]
         for change in changes:
             change = dict(change)
             if "model" in change:
@@ -804,7 +807,8 @@ def _inherit(runs: dict, name: str, seen: tuple = ()) -> Any:
     if name in seen:
         raise ValueError(f"runs.{name} extends itself, through {', '.join(seen)}.")
     own = {key: value for key, value in entry.items() if key != "extends"}
-    return merge(_inherit(runs, base, (*seen, name)) or {}, own)
+    inherited = merge(_inherit(runs, base, (*seen, name)) or {}, own)
+    return inherited | {"bases": [*inherited.get("bases", []), base]}
 
 
 def _config_path(config: str | Path) -> Path:

@@ -159,7 +159,7 @@ def fit_coordinates(
             residuals = (block - center).flatten(0, 1)
             covariance += residuals.T @ residuals
         variances, axes = torch.linalg.eigh(covariance / (n * n_channels))
-        variances, axes = variances.flip(0), axes.flip(1).float().contiguous()
+        variances, axes = variances.flip(0), axes.flip(1).float()
         variances = variances.clamp(min=1e-9 * variances[0].item())
         gains = (variances / variances[0]) ** -(whitening or 0.0)
         if whitening and components < n_times:
@@ -171,7 +171,8 @@ def fit_coordinates(
         if not color:
             factors, deviations = factors[:0], torch.ones(n_times)
     kept = center if mean else torch.zeros_like(center)
-    return Coordinates(kept, axes, gains, deviations, factors)
+    parts = (kept, axes, gains, deviations, factors)
+    return Coordinates(*(part.contiguous() for part in parts))  # as when loaded
 
 
 def _channel_factors(

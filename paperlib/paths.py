@@ -26,12 +26,12 @@ TEMPLATES = {
     "captions": "results/{config}/{dataset}/captions/{captioner}.jsonl",
     "tokens": "results/{config}/{dataset}/tokens/{tokens}.npy",
     "clip_scores": "results/{config}/{dataset}/clip_scores/{captioner}.csv",
+    "run": _RUN,
     "checkpoint": f"{_RUN}/seed-{{seed}}/checkpoint",
     "training": f"{_RUN}/seed-{{seed}}/training",
     "samples": f"{_RUN}/seed-{{seed}}/samples.npy",
     "posterior_mean": f"{_RUN}/seed-{{seed}}/posterior_mean.npy",
     "sampling": f"{_RUN}/seed-{{seed}}/sampling.json",
-    "scores": f"{_RUN}/scores.csv",
     "own_images": (
         "results/{config}/{dataset}/own_images/"
         "own_images_{run}_sub-{subject}_{images}-epo.fif"

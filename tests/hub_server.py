@@ -41,16 +41,12 @@ class Hub(dict):
         return {"id": self.model, "sha": COMMIT, "siblings": siblings}
 
     def list_files(self):
-        return [
-            {
-                **{"type": "file", "path": name, "size": len(content), "oid": "0" * 40},
-                "lfs": {
-                    **{"oid": self.digest(name), "size": len(content)},
-                    "pointerSize": 130,
-                },
-            }
-            for name, content in self.items()
-        ]
+        listed = []
+        for name, content in self.items():
+            large = {"oid": self.digest(name), "size": len(content), "pointerSize": 130}
+            file = {"type": "file", "path": name, "size": len(content), "lfs": large}
+            listed.append(file | {"oid": "0" * 40})
+        return listed
 
 
 @contextmanager

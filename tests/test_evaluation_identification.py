@@ -26,31 +26,20 @@ def responses():
 def test_correlations_equal_numpy(responses):
     recorded, generated = responses
     rows = np.vstack([recorded.reshape(12, -1), generated.reshape(12, -1)])
-    np.testing.assert_allclose(
-        response_correlations(recorded, generated),
-        np.corrcoef(rows)[:12, 12:],
-        atol=1e-13,
-    )
+    found = response_correlations(recorded, generated)
+    np.testing.assert_allclose(found, np.corrcoef(rows)[:12, 12:], atol=1e-13)
 
 
 def test_hits_by_hand():
-    np.testing.assert_array_equal(top_hits(BY_HAND, k=1), [1, 0, 0.25, 0])
-    np.testing.assert_array_equal(top_hits(BY_HAND, k=2), [1, 0, 0.5, 0.5])
-    np.testing.assert_array_equal(top_hits(BY_HAND, k=3), [1, 1, 0.75, 1])
-    np.testing.assert_array_equal(top_hits(BY_HAND, k=4), 1)
+    found = [top_hits(BY_HAND, k=k) for k in (1, 2, 3, 4)]
+    expected = [[1, 0, 0.25, 0], [1, 0, 0.5, 0.5], [1, 1, 0.75, 1], [1, 1, 1, 1]]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_two_versus_two_by_hand():
     correlations = np.array([[0.5, 0.4, 0.0], [0.4, 0.3, 0.4], [0.0, 0.4, 0.4]])
     # pairs: 0,1: 0.8 against 0.8 (tie); 0,2: won; 1,2: 0.7 against 0.8 (lost)
     np.testing.assert_array_equal(two_versus_two(correlations), [0.75, 0.25, 0.5])
-
-
-def test_perfect_responses_are_always_identified(responses):
-    recorded, _ = responses
-    correlations = response_correlations(recorded, 3 * recorded + 1)
-    np.testing.assert_array_equal(top_hits(correlations, k=1), 1)
-    np.testing.assert_array_equal(two_versus_two(correlations), 1)
 
 
 def test_one_response_for_all_images_scores_exactly_at_chance(responses):
@@ -61,24 +50,6 @@ def test_one_response_for_all_images_scores_exactly_at_chance(responses):
     np.testing.assert_allclose(top_hits(correlations, k=1), chance["top1"])
     np.testing.assert_allclose(top_hits(correlations, k=5), chance["top5"])
     np.testing.assert_allclose(two_versus_two(correlations), chance["two_versus_two"])
-
-
-def test_unrelated_responses_score_near_chance():
-    recorded, generated = np.random.default_rng(7).standard_normal((2, 300, 2, 10))
-    correlations = response_correlations(recorded, generated)
-    chance = chance_levels(300)
-    assert abs(top_hits(correlations, k=5).mean() - chance["top5"]) < 0.03
-    assert abs(two_versus_two(correlations).mean() - 0.5) < 0.06
-
-
-def test_a_shared_response_does_not_change_two_versus_two_much(responses):
-    recorded, noise = responses
-    shared = 3 * np.random.default_rng(8).standard_normal((3, 20))
-    correlations = response_correlations(
-        recorded + shared, recorded + 0.5 * noise + shared
-    )
-    assert np.diag(correlations).min() > 0.8
-    np.testing.assert_array_equal(top_hits(correlations, k=1), 1)
 
 
 def test_more_candidates_than_images():
@@ -93,8 +64,5 @@ def test_undefined_responses_stay_undefined(responses):
     correlations = response_correlations(recorded, generated)
     assert np.isnan(correlations[:, 3]).all()
     expected = np.arange(12) == 3
-    for scores in (
-        top_hits(correlations, k=5),
-        two_versus_two(correlations),
-    ):
+    for scores in (top_hits(correlations, k=5), two_versus_two(correlations)):
         np.testing.assert_array_equal(np.isnan(scores), expected)

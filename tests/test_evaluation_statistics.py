@@ -46,16 +46,6 @@ def test_agrees_with_a_bootstrap_by_indexing():
     assert interval.high == pytest.approx(high, abs=0.02)
 
 
-def test_variation_between_subjects_widens_the_interval():
-    effect = seeded(4).standard_normal((10, 1))
-    noise = 0.1 * seeded(5).standard_normal((10, 200))
-    crossed = bootstrap_interval(effect + noise, rng=seeded())
-    expected = 1.96 * effect.std() / np.sqrt(10)
-    assert half_width(crossed) == pytest.approx(expected, rel=0.1)
-    pooled = bootstrap_interval((effect + noise).reshape(1, -1), rng=seeded())
-    assert half_width(crossed) > 5 * half_width(pooled)
-
-
 @pytest.mark.parametrize(("n_subjects", "covered"), [(2, 0.5), (4, 0.8), (10, 0.92)])
 def test_coverage_of_few_subjects_is_what_the_notes_say(n_subjects, covered):
     rng, n_simulations = seeded(12), 1000
@@ -80,14 +70,6 @@ def test_coverage():
         interval = bootstrap_interval(scores, rng=rng, n_resamples=1000)
         covered += interval.low <= 0 <= interval.high
     assert 0.90 <= covered / n_simulations <= 0.98
-
-
-def test_same_seed_same_interval():
-    scores = seeded(7).standard_normal((4, 9))
-    first, again, other = (
-        bootstrap_interval(scores, rng=seeded(seed)) for seed in (1, 1, 2)
-    )
-    assert first.equals(again) and not first.equals(other)
 
 
 def test_undefined_scores_are_left_out_and_counted():
@@ -162,20 +144,10 @@ def test_paired_differences_share_participants_and_images_but_not_trainings():
         assert half_width(two) == pytest.approx(1.96 * 0.1 / np.sqrt(10), rel=0.35)
 
 
-def test_faults_are_named():
-    with pytest.raises(ValueError, match=r"0 infinite values in shape \(1, 0, 5, 1\)"):
-        bootstrap_interval(np.zeros((0, 5)), rng=seeded())
-    with pytest.raises(ValueError, match="1 infinite values"):
-        bootstrap_interval(np.array([[1.0, np.inf]]), rng=seeded())
-
-
 @pytest.mark.parametrize("n", [2, 3, 60])
 def test_a_derangement_moves_everything(n):
     order = derangement(n, np.random.default_rng(0))
     assert sorted(order) == list(range(n))
     assert (order != np.arange(n)).all()
-
-
-def test_one_image_has_no_derangement():
     with pytest.raises(ValueError, match="two images or more; got 1"):
         derangement(1, np.random.default_rng(0))

@@ -45,7 +45,7 @@ def weights(tmp_path_factory):
     write_clip(folder / "clip")
     processor = build_processor(["A red cat.", "A blue box."], PROMPT)
     with torch.random.fork_rng():
-        torch.manual_seed(3)
+        torch.manual_seed(1)
         model = build_captioner(processor)
         for parameter in model.parameters():
             parameter.data *= 3  # so that captions differ from image to image

@@ -266,11 +266,6 @@ def test_epochs_that_do_not_fit(folder, trials, change, options, message):
         sort_epochs(folder, subject=3)
 
 
-def test_unknown_concepts(folder):
-    with pytest.raises(ValueError, match="concepts must be.*Did you mean 'zero_shot'"):
-        sort_epochs(folder, "zeroshot")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

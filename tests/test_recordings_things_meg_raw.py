@@ -286,11 +286,6 @@ def test_a_window_without_the_first_second(participant, tmp_path):
         preprocess(participant[0], tmp_path, tmax=0.8)
 
 
-def test_a_band_the_other_way_round():
-    with pytest.raises(ValueError, match="l_freq .* must lie below h_freq"):
-        MEGPreprocessing(l_freq=100, h_freq=0.1)
-
-
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -80,13 +80,8 @@ def test_captions_and_tables_show_where_participants_or_trainings_are_fewer():
 
 
 def test_budgets_stand_beside_scores():
-    costs = {
-        "parameters": 1234.0,
-        "steps": 10,
-        "seconds": 2.5,
-        "sampling_seconds": 0.75,
-    }
-    budgets = pd.DataFrame([costs], index=["Ours_a"])
+    columns = ["parameters", "steps", "seconds", "sampling_seconds"]
+    budgets = pd.DataFrame([[1234.0, 10, 2.5, 0.75]], ["Ours_a"], columns)
     row = budget_table(budgets, SUMMARY, METRICS).loc["Ours_a"]
     assert row["Parameters"] == "1,234" and row["Sampling (s)"] == "0.8"
     assert row["Pearson ↑"] == "0.500"

@@ -49,11 +49,9 @@ def captioner(saved):
 @pytest.fixture(scope="module")
 def pictures():
     rng = np.random.default_rng(0)
-    shapes = [(40, 40), (60, 30), (30, 60), (50, 50), (32, 32), (90, 40), (33, 77)]
-    return [
-        Image.fromarray(rng.integers(0, 255, (*shape, 3), dtype=np.uint8))
-        for shape in shapes
-    ]
+    sizes = [(40, 40), (60, 30), (30, 60), (50, 50), (32, 32), (90, 40), (33, 77)]
+    noise = (rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes)
+    return list(map(Image.fromarray, noise))
 
 
 @pytest.fixture(scope="module")
@@ -65,33 +63,30 @@ def images(tmp_path_factory, pictures):
     return pd.DataFrame({"image_id": IDS, "path": paths})
 
 
-def posing_as(captioner, describe):
-    """Give a function the name, revision and decoding of a captioner."""
-    for key in ("name", "revision", "decoding"):
-        setattr(describe, key, getattr(captioner, key))
-    return describe
+class Counting:
+    """A captioner that counts the images of each batch and may be killed."""
 
+    def __init__(self, captioner, *, n_batches=99):
+        self.name, self.revision = captioner.name, captioner.revision
+        self.decoding, self.describe = captioner.decoding, captioner
+        self.asked, self.n_batches = [], n_batches
 
-def killed_after(n_batches, captioner):
-    left = iter(range(n_batches))
-
-    def describe(images, **options):
-        if next(left, None) is None:
+    def __call__(self, images, **options):
+        if len(self.asked) == self.n_batches:
             raise KeyboardInterrupt
-        return captioner(images, **options)
-
-    return posing_as(captioner, describe)
+        self.asked.append(len(images))
+        return self.describe(images, **options)
 
 
 def write(path, images, captioner, *, prompt=PROMPT):
-    write_captions(
-        path,
-        images,
-        captioner=captioner,
-        prompt=prompt,
-        max_new_tokens=6,
-        batch_size=3,
-    )
+    options = {"prompt": prompt, "max_new_tokens": 6, "batch_size": 3}
+    write_captions(path, images, captioner=captioner, **options)
+
+
+def interrupted(path, images, captioner, n_batches):
+    with pytest.raises(KeyboardInterrupt):
+        write(path, images, Counting(captioner, n_batches=n_batches))
+    assert not path.exists()
 
 
 def test_batch_gives_the_captions_of_single_images(captioner, pictures):
@@ -103,15 +98,10 @@ def test_batch_gives_the_captions_of_single_images(captioner, pictures):
     assert not any("What is" in caption for caption in alone)  # new tokens only
 
 
-def test_images_are_resized_to_the_given_area(captioner, pictures):
+@pytest.mark.parametrize("side", [500, 800])  # of the images of THINGS
+def test_the_published_captioner_sees_256_tokens_of_an_image(captioner, side):
     size = captioner.processor.image_processor.size
     assert (size["shortest_edge"], size["longest_edge"]) == (1024, 1024)
-    grid = captioner.processor.image_processor(pictures, return_tensors="pt")
-    assert (grid["image_grid_thw"].prod(dim=1) <= 1024 // 4**2).all()
-
-
-@pytest.mark.parametrize("side", [500, 800])  # of the images of THINGS
-def test_the_published_captioner_sees_256_tokens_of_an_image(side):
     captioning = load_config("paper").captioning
     entry = captioning.captioners["qwen2-vl"]
     assert entry.model == "Qwen/Qwen2-VL-2B-Instruct"
@@ -172,12 +162,10 @@ def test_killed_run_ends_with_the_file_of_an_unbroken_one(
 ):
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
     write(whole, images, captioner)
-    with pytest.raises(KeyboardInterrupt):
-        write(broken, images, killed_after(n_batches, captioner))
+    interrupted(broken, images, captioner, n_batches)
     partial = tmp_path / "broken.partial.jsonl"
     with partial.open("a") as file:  # a line and a half of the batch under way
         file.write('{"image_id": "image_09", "caption": "a"}\n{"image_id": "im')
-    assert not broken.exists()
     write(broken, images, captioner)
     assert broken.read_bytes() == whole.read_bytes()
     assert not partial.exists()
@@ -202,32 +190,22 @@ def test_captioners_run_in_the_precision_they_were_trained_in(
 def test_a_captioner_without_words_is_stopped_at_its_first_batch(
     tmp_path, images, captioner, useless
 ):
-    path, asked = tmp_path / "mini.jsonl", []
-
-    def describe(images, **options):
-        asked.append(len(images))
-        return [useless] * len(images)
-
+    path, broken = tmp_path / "mini.jsonl", Counting(captioner)
+    broken.describe = lambda images, **options: [useless] * len(images)
     with pytest.raises(ValueError, match="captioner .* only captions without a letter"):
-        write(path, images, posing_as(captioner, describe))
-    assert asked == [3] and not path.exists()
+        write(path, images, broken)
+    assert broken.asked == [3] and not path.exists()
     write(path, images, captioner)  # nothing of it was kept
 
 
-def test_unfinished_captions_of_something_else_start_over(tmp_path, images, captioner):
-    path, asked = tmp_path / "mini.jsonl", []
-
-    def counting(images, **options):
-        asked.append(len(images))
-        return captioner(images, **options)
-
-    again = posing_as(captioner, counting)
-    for options in ({"images": images[::-1]}, {"images": images, "prompt": "Why?"}):
-        with pytest.raises(KeyboardInterrupt):
-            write(path, images, killed_after(1, captioner))
-        write(path, **options, captioner=again)
-        assert len(read_captions(path, IDS)) == sum(asked) == 7
-        path.unlink(), asked.clear()
+@pytest.mark.parametrize(("order", "prompt"), [(-1, PROMPT), (1, "Why?")])
+def test_unfinished_captions_of_something_else_start_over(
+    tmp_path, images, captioner, order, prompt
+):
+    path, again = tmp_path / "mini.jsonl", Counting(captioner)
+    interrupted(path, images, captioner, 1)
+    write(path, images[::order], again, prompt=prompt)
+    assert len(read_captions(path, IDS)) == sum(again.asked) == 7
 
 
 @pytest.mark.parametrize(
@@ -255,17 +233,13 @@ def imported(tmp_path, image_ids, captions=None):
     return read_captions(tmp_path / "file.jsonl", image_ids)
 
 
-def test_captions_beyond_clips_context_are_marked(tmp_path):
-    captions = {"fits": "a " * 75, "longer": "a " * 76}
-    table = imported(tmp_path, list(captions), captions)
-    assert table["truncated"].tolist() == [False, True]
-    assert table["model"].tolist() == [str(tmp_path / "own.jsonl")] * 2
-
-
 def test_captions_of_another_program(tmp_path):
-    table = imported(tmp_path, ["dog_01", "cat_01"], CAPTIONS | {"emu_01": "Unasked."})
+    table = imported(tmp_path, ["dog_01", "cat_01"], CAPTIONS | {"emu_01": "a " * 76})
     assert table["image_id"].tolist() == ["dog_01", "cat_01"]
     assert table["caption"].tolist() == [CAPTIONS["dog_01"], CAPTIONS["cat_01"]]
+    assert table["model"].tolist() == [str(tmp_path / "own.jsonl")] * 2
+    table = imported(tmp_path, ["cat_01", "emu_01"])
+    assert table["truncated"].tolist() == [False, True]
 
 
 def test_blank_lines_byte_order_mark_and_line_ends_of_windows(tmp_path):
@@ -274,14 +248,6 @@ def test_blank_lines_byte_order_mark_and_line_ends_of_windows(tmp_path):
     (tmp_path / "own.jsonl").write_bytes((text + "\r\n \n").encode("utf-8-sig"))
     table = imported(tmp_path, list(CAPTIONS))
     assert table["caption"].tolist() == list(CAPTIONS.values())
-
-
-def test_another_encoding(tmp_path):
-    save(tmp_path / "own.jsonl", {"cat_01": "Un café"})
-    text = (tmp_path / "own.jsonl").read_text("utf-8")
-    (tmp_path / "own.jsonl").write_bytes(text.encode("cp1252"))
-    with pytest.raises(ValueError, match=r"own.jsonl is not encoded in UTF-8.*Save it"):
-        imported(tmp_path, ["cat_01"])
 
 
 def test_images_without_caption(tmp_path):
@@ -302,24 +268,23 @@ def test_captions_without_words(tmp_path, text):
     assert len(read_captions(tmp_path / "file.jsonl", list(CAPTIONS))) == 2
 
 
-def test_image_with_two_captions(tmp_path):
-    line = '{"image_id": "cat_01", "caption": "a"}\n'
-    (tmp_path / "own.jsonl").write_text(line * 2)
-    with pytest.raises(ValueError, match="more than one caption for 1 images: cat_01"):
-        imported(tmp_path, ["cat_01"])
+GOOD = '{"image_id": "cat_01", "caption": "a"}'
+DAMAGED = "Line 2 of .*own.jsonl must be a JSON object"
+TWO = "more than one caption for 1 images: cat_01"
+CP1252 = "own.jsonl is not encoded in UTF-8.*Save it"
 
 
 @pytest.mark.parametrize(
-    "line",
-    ['{"image_id": "cat_01"}', "a cat", "null", "3", "[1]", "[" * 100_000]
-    + ['{"image_id": "cat_01", "caption": null}', '{"image_id": 3, "caption": "a"}']
-    + ['{"image_id": "cat_01", "caption": ["a"]}', '{"image_id": "cat_01", "cap']
-    + ['{"image_id": "cat_01", "caption": "\\ud800"}'],
+    ("line", "message"),
+    [(line, DAMAGED) for line in ("a cat", "null", "3", "[1]", "[" * 100_000)]
+    + [(GOOD[:end], DAMAGED) for end in (-1, -5, -8)]
+    + [(GOOD.replace('"a"', text), DAMAGED) for text in ("null", '["a"]', '"\\ud800"')]
+    + [('{"image_id": 3, "caption": "a"}', DAMAGED), ('{"image_id": "a"}', DAMAGED)]
+    + [(GOOD, TWO), (GOOD.replace("a", "é"), CP1252)],
 )
-def test_damaged_lines(tmp_path, line):
-    good = '{"image_id": "cat_01", "caption": "a"}\n'
-    (tmp_path / "own.jsonl").write_text(good + line + "\n")
-    with pytest.raises(ValueError, match="Line 2 of .*own.jsonl must be a JSON object"):
+def test_damaged_lines(tmp_path, line, message):
+    (tmp_path / "own.jsonl").write_bytes(f"{GOOD}\n{line}\n".encode("cp1252"))
+    with pytest.raises(ValueError, match=message):
         imported(tmp_path, ["cat_01"])
 
 
@@ -336,24 +301,20 @@ def copied(tmp_path, saved):
     return Path(shutil.copytree(saved, tmp_path / "captioner"))
 
 
-def missing(tensors, name):
-    del tensors[name]
-
-
-def not_a_number(tensors, name):
-    tensors[name].fill_(torch.nan)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [(missing, "lack 1 tensors, such as .*norm.weight"), (not_a_number, "are NaN")],
-)
-def test_weights_that_are_not_whole(copied, damage, message):
+def test_weights_that_are_not_whole(copied):
     """Transformers itself would fill in random weights with a warning."""
-    tensors = load_file(copied / "model.safetensors")
-    damage(tensors, next(name for name in tensors if name.endswith("norm.weight")))
-    save_file(tensors, copied / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=message):
+    file = copied / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("norm.weight"))
+    save_file(tensors | {name: tensors[name] * torch.nan}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="are NaN"):
+        load_captioner(**ENTRY, model=str(copied), device="cpu")
+    del tensors[name]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="lack 1 tensors, such as .*norm.weight"):
+        load_captioner(**ENTRY, model=str(copied), device="cpu")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{copied} cannot be loaded.*Download it ag"):
         load_captioner(**ENTRY, model=str(copied), device="cpu")
 
 
@@ -362,13 +323,6 @@ def test_weights_that_are_not_whole(copied, damage, message):
 def test_damaged_files_of_a_captioner(copied, file, content):
     (copied / file).write_bytes(content)
     with pytest.raises((ValueError, OSError), match=str(copied)):
-        load_captioner(**ENTRY, model=str(copied), device="cpu")
-
-
-def test_truncated_weights_of_a_captioner(copied):
-    file = copied / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"{copied} cannot be loaded.*Download it ag"):
         load_captioner(**ENTRY, model=str(copied), device="cpu")
 
 

@@ -4,47 +4,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paperlib.stimuli.conditions import Condition, hold_out_concepts
-from paperlib.stimuli.tokens import Tokens, write_tokens
-
-IDS = ["a", "b", "c"]
 
 
-def tokens_of(path, shape):
-    """Write tokens of shape (L, D) that hold the number of their image."""
+class Source:
+    """Tokens in memory: L of width D for each image, which hold its number."""
 
-    def encode(numbers):
-        return np.array(numbers)[:, None, None] * np.ones(shape)
+    def __init__(self, length, width):
+        self.shape = (3, length, width)
 
-    items = {name: number for number, name in enumerate(IDS)}
-    write_tokens(path, items, encode=encode, batch_size=2, settings={})
-    return Tokens(path)
+    def __getitem__(self, image_ids):
+        numbers = np.array(["abc".index(name) for name in image_ids], np.float32)
+        return numbers[:, None, None] * np.ones(self.shape[1:], np.float32)
 
 
-def test_tokens_of_all_sources_stand_in_a_row(tmp_path):
-    sources = [tokens_of(tmp_path / f"{n}.npy", (n, 4)) for n in (2, 3)]
-    condition = Condition(sources, ["c", "a", "b"])
+def test_tokens_of_all_sources_stand_in_a_row():
+    condition = Condition([Source(2, 4), Source(3, 4)], ["c", "a", "b"])
     assert (condition.n_tokens, condition.width) == (5, 4)
     chosen = condition([0, 2])
     assert (chosen.shape, chosen.dtype) == ((2, 5, 4), np.float32)
     np.testing.assert_array_equal(chosen[:, :, 0], [[2] * 5, [1] * 5])
 
 
-def test_sources_of_other_widths_or_none(tmp_path):
-    sources = [tokens_of(tmp_path / f"{d}.npy", (2, d)) for d in (3, 4)]
+def test_sources_of_other_widths_or_none():
     with pytest.raises(ValueError, match=r"must have one width; got \[3, 4\]"):
-        Condition(sources, IDS)
+        Condition([Source(2, 3), Source(2, 4)], ["a"])
     with pytest.raises(ValueError, match="A model needs a condition"):
-        Condition([], IDS)
+        Condition([], ["a"])
 
 
 @given(st.lists(st.sampled_from("abcdefg"), min_size=1), st.integers(0, 9))
 def test_concepts_are_either_trained_on_or_held_out(concepts, seed):
-    n_concepts = len(set(concepts))
-    if n_concepts < 2:
+    n_held_out = len(set(concepts)) - 1
+    if n_held_out < 1:
         with pytest.raises(ValueError, match="validation_concepts must lie between"):
             hold_out_concepts(concepts, n_held_out=1, seed=seed)
         return
-    n_held_out = n_concepts - 1
     rows = hold_out_concepts(concepts, n_held_out=n_held_out, seed=seed)
     training, validation = ({concepts[row] for row in part} for part in rows)
     assert len(validation) == n_held_out and not training & validation

@@ -1,6 +1,5 @@
 import struct
 import subprocess
-import zlib
 from io import BytesIO
 
 import numpy as np
@@ -11,27 +10,28 @@ from PIL import Image, ImageCms
 
 from paperlib.stimuli.images import list_pictures, open_image, read_images, to_rgb
 
-GREEN, WHITE = (0, 255, 0), (255, 255, 255)
-
+GREEN, WHITE, BLACK = (0, 255, 0), (255, 255, 255), (0, 0, 0)
 CONCEPTS = {"training": ["00001_aardvark", "00002_t-shirt"], "test": ["00001_bat1"]}
 
 
-def write_image_set(folder, n_images=2):
+@pytest.fixture
+def metadata(tmp_path):
+    """Write two images of each concept; return the metadata of THINGS-EEG2."""
     metadata = {}
     for partition, prefix in (("training", "train"), ("test", "test")):
         concepts, files = [], []
         for concept in CONCEPTS[partition]:
-            name = concept.split("_", maxsplit=1)[1]
-            for i in range(n_images):
-                path = folder / f"{partition}_images" / concept / f"{name}_{i:02d}b.jpg"
+            for i in range(2):
+                name = f"{concept.split('_', maxsplit=1)[1]}_{i:02d}b.jpg"
+                path = tmp_path / f"{partition}_images" / concept / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (8, 8), (i, 100, 200)).save(path)
                 concepts.append(concept)
-                files.append(path.name)
+                files.append(name)
         metadata[f"{prefix}_img_concepts"] = concepts
         metadata[f"{prefix}_img_concepts_THINGS"] = concepts
         metadata[f"{prefix}_img_files"] = files
-    save_metadata(folder, metadata)
+    save_metadata(tmp_path, metadata)
     return metadata
 
 
@@ -39,87 +39,64 @@ def save_metadata(folder, metadata):
     np.save(folder / "image_metadata.npy", np.array(metadata, dtype=object))
 
 
-def test_rows_follow_the_conditions(tmp_path):
-    write_image_set(tmp_path)
+def test_rows_follow_the_conditions(tmp_path, metadata):
     images = read_images(tmp_path)
-    assert images["image_id"].tolist() == [
-        *("aardvark_00b", "aardvark_01b", "t-shirt_00b", "t-shirt_01b"),
-        *("bat1_00b", "bat1_01b"),
+    assert images.drop(columns="path").to_numpy().tolist() == [
+        ["aardvark_00b", "training", 1, "aardvark"],
+        ["aardvark_01b", "training", 2, "aardvark"],
+        ["t-shirt_00b", "training", 3, "t-shirt"],
+        ["t-shirt_01b", "training", 4, "t-shirt"],
+        ["bat1_00b", "test", 1, "bat1"],
+        ["bat1_01b", "test", 2, "bat1"],
     ]
-    assert images["partition"].tolist() == ["training"] * 4 + ["test"] * 2
-    assert images["condition"].tolist() == [1, 2, 3, 4, 1, 2]
-    assert images["concept"].unique().tolist() == ["aardvark", "t-shirt", "bat1"]
     assert all(path.is_absolute() and path.is_file() for path in images["path"])
 
 
 @pytest.mark.parametrize(
     ("folder", "concept"),
-    [
-        ("00001_bat", "bat"),
-        ("hot_tub", "hot_tub"),
-        ("00012_hot_tub", "hot_tub"),
-    ],
+    [("00001_bat", "bat"), ("hot_tub", "hot_tub"), ("00012_hot_tub", "hot_tub")],
 )
-def test_concepts_are_folders_without_their_number(tmp_path, folder, concept):
-    metadata = write_image_set(tmp_path)
+def test_concepts_are_folders_without_their_number(tmp_path, metadata, folder, concept):
     old, new = (tmp_path / "test_images" / name for name in ("00001_bat1", folder))
     old.rename(new)
-    metadata["test_img_concepts"] = [folder] * 2
-    save_metadata(tmp_path, metadata)
+    save_metadata(tmp_path, metadata | {"test_img_concepts": [folder] * 2})
     assert read_images(tmp_path)["concept"].iloc[-1] == concept
 
 
-def test_every_missing_image_is_counted(tmp_path):
-    write_image_set(tmp_path, n_images=4)
+def test_missing_metadata_or_images(tmp_path, metadata):
     for path in (tmp_path / "training_images").rglob("*.jpg"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"8 of 12 images .*aardvark_00b.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"4 of 6 images .*aardvark_00b.jpg"):
+        read_images(tmp_path)
+    (tmp_path / "image_metadata.npy").unlink()
+    message = "image_metadata.npy is missing.*sample_attr"
+    with pytest.raises(FileNotFoundError, match=message):
         read_images(tmp_path)
 
 
-def test_missing_metadata(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="image_metadata.npy is missing.*sample_attr"
-    ):
+@pytest.mark.parametrize(
+    ("key", "names", "message"),
+    [
+        ("test_img_files", None, "must hold a list of names 'test_img_files'"),
+        *(
+            ("test_img_concepts", names, "a list of names 'test_img_concepts'")
+            for names in ([], [None, None], [3, 4])
+        ),
+        ("train_img_files", ["a.jpg"] * 3, "4 concepts and 3 files"),
+        ("test_img_files", ["aardvark_01b.jpg", "b.jpg"], "1 stems .*aardvark_01b"),
+    ],
+)
+def test_damaged_metadata(tmp_path, metadata, key, names, message):
+    del metadata[key]
+    save_metadata(tmp_path, metadata | ({} if names is None else {key: names}))
+    with pytest.raises(ValueError, match=message):
         read_images(tmp_path)
 
 
-def test_metadata_without_a_list(tmp_path):
-    metadata = write_image_set(tmp_path)
-    del metadata["test_img_files"]
-    save_metadata(tmp_path, metadata)
-    with pytest.raises(ValueError, match="must hold a list of names 'test_img_files'"):
-        read_images(tmp_path)
-
-
-@pytest.mark.parametrize("names", [[], [None, None], [3, 4]])
-def test_metadata_with_something_else_than_names(tmp_path, names):
-    metadata = write_image_set(tmp_path)
-    metadata["test_img_concepts"] = names
-    save_metadata(tmp_path, metadata)
-    with pytest.raises(ValueError, match="a list of names 'test_img_concepts'"):
-        read_images(tmp_path)
-
-
-def test_metadata_with_lists_of_two_lengths(tmp_path):
-    metadata = write_image_set(tmp_path)
-    metadata["train_img_files"].pop()
-    save_metadata(tmp_path, metadata)
-    with pytest.raises(ValueError, match="4 concepts and 3 files"):
-        read_images(tmp_path)
-
-
-def test_two_images_with_one_stem(tmp_path):
-    metadata = write_image_set(tmp_path)
-    metadata["test_img_files"][0] = "aardvark_01b.jpg"
-    save_metadata(tmp_path, metadata)
-    with pytest.raises(ValueError, match=r"1 stems occur more than once.*aardvark_01b"):
-        read_images(tmp_path)
-
-
-def write_meg_image_set(folder):
+def test_meg_images_follow_their_numbers(tmp_path):
     """Two training images, a test image shown twice, a catch trial."""
-    table = (
+    (tmp_path / "sourcedata").mkdir()
+    (tmp_path / "sourcedata/sample_attributes_P1.csv").write_text(
         "trial_type,things_image_nr,image_path\n"
         "exp,12,images_meg/t-shirt/t-shirt_01b.jpg\n"
         "test,3,images_test_meg/bat1_13s.jpg\n"
@@ -127,16 +104,10 @@ def write_meg_image_set(folder):
         "exp,7,images_meg/hot_tub/hot_tub_02s.jpg\n"
         "test,3,images_test_meg/bat1_13s.jpg\n"
     )
-    (folder / "sourcedata").mkdir()
-    (folder / "sourcedata/sample_attributes_P1.csv").write_text(table)
     for name in ("t-shirt/t-shirt_01b", "bat1/bat1_13s", "hot_tub/hot_tub_02s"):
-        path = folder / f"object_images/{name}.jpg"
+        path = tmp_path / f"object_images/{name}.jpg"
         path.parent.mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(path)
-
-
-def test_meg_images_follow_their_numbers(tmp_path):
-    write_meg_image_set(tmp_path)
     images = read_images(tmp_path)
     assert images.drop(columns="path").to_numpy().tolist() == [
         ["hot_tub_02s", "training", 1, "hot_tub"],
@@ -144,14 +115,9 @@ def test_meg_images_follow_their_numbers(tmp_path):
         ["bat1_13s", "test", 1, "bat1"],
     ]
     assert all(path.is_absolute() and path.is_file() for path in images["path"])
-
-
-def test_missing_meg_image(tmp_path):
-    write_meg_image_set(tmp_path)
-    (tmp_path / "object_images/bat1/bat1_13s.jpg").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"1 of 3 .*bat1_13s.jpg.*images_THINGS"
-    ):
+    images["path"].iloc[-1].unlink()
+    message = r"1 of 3 .*bat1_13s.jpg.*images_THINGS"
+    with pytest.raises(FileNotFoundError, match=message):
         read_images(tmp_path)
 
 
@@ -215,7 +181,7 @@ def test_16_bit_gray_in_which_zero_is_white(tmp_path):
     """TIFF's tag PhotometricInterpretation; Pillow heeds it up to 8 bits."""
     picture = Image.fromarray(np.array([[0, 65535]], np.uint16))
     image = opened(tmp_path, picture, "a.tiff", tiffinfo={262: 0})
-    assert [image.getpixel((column, 0)) for column in (0, 1)] == [WHITE, (0, 0, 0)]
+    assert [image.getpixel((column, 0)) for column in (0, 1)] == [WHITE, BLACK]
 
 
 @pytest.mark.parametrize(
@@ -240,33 +206,29 @@ def test_gray_that_is_not_a_number(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "color", "options"),
+    ("mode", "color", "options", "expected"),
     [
-        ("RGBA", (*GREEN, 0), {}),
-        ("LA", (0, 0), {}),
-        ("RGB", GREEN, {"transparency": GREEN}),
-        ("L", 7, {"transparency": 7}),
-        ("P", 3, {"transparency": 3}),
+        ("RGBA", (*GREEN, 0), {}, WHITE),
+        ("RGBA", (*BLACK, 51), {}, (204, 204, 204)),
+        ("LA", (0, 0), {}, WHITE),
+        ("RGB", GREEN, {"transparency": GREEN}, WHITE),
+        ("L", 7, {"transparency": 7}, WHITE),
+        ("P", 3, {"transparency": 3}, WHITE),
     ],
 )
-def test_transparency_is_laid_on_white(tmp_path, mode, color, options):
+def test_transparency_is_laid_on_white(tmp_path, mode, color, options, expected):
     picture = Image.new(mode, (4, 4), color)
     if mode == "P":
         picture.putpalette([*GREEN] * 256)
     image = opened(tmp_path, picture, **options)
-    assert (image.mode, image.getpixel((0, 0))) == ("RGB", WHITE)
-
-
-def test_half_transparency(tmp_path):
-    image = opened(tmp_path, Image.new("RGBA", (2, 2), (0, 0, 0, 51)))
-    assert image.getpixel((0, 0)) == (204, 204, 204)
+    assert (image.mode, image.getpixel((0, 0))) == ("RGB", expected)
+    if not options:  # a picture that was never in a file
+        assert to_rgb(picture).getpixel((0, 0)) == expected
 
 
 def test_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("RGB", (4, 4), color) for color in (GREEN, (255, 0, 0))]
-    image = opened(
-        tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:]
-    )
+    first, second = (Image.new("RGB", (4, 4), color) for color in (GREEN, BLACK))
+    image = opened(tmp_path, first, "a.gif", save_all=True, append_images=[second])
     assert image.getpixel((0, 0)) == GREEN
 
 
@@ -277,13 +239,14 @@ def with_swapped_primaries():
     return profile.replace(b"tmpX", b"gXYZ")
 
 
-def test_colors_are_converted_from_their_profile(tmp_path):
-    picture = Image.new("RGB", (4, 4), (255, 0, 0))
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [("RGB", (255, 0, 0), GREEN), ("RGBA", (255, 0, 0, 0), WHITE)],
+)
+def test_colors_are_converted_from_their_profile(tmp_path, mode, color, expected):
+    picture = Image.new(mode, (4, 4), color)
     image = opened(tmp_path, picture, icc_profile=with_swapped_primaries())
-    np.testing.assert_allclose(image.getpixel((0, 0)), GREEN, atol=2)
-    translucent = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    image = opened(tmp_path, translucent, icc_profile=with_swapped_primaries())
-    np.testing.assert_allclose(image.getpixel((0, 0)), WHITE, atol=2)
+    np.testing.assert_allclose(image.getpixel((0, 0)), expected, atol=2)
 
 
 @pytest.mark.parametrize(
@@ -296,67 +259,53 @@ def test_profiles_that_do_not_fit_are_ignored(tmp_path, mode, profile):
     np.testing.assert_allclose(np.asarray(image), 255, atol=1)
 
 
-def test_pictures_in_memory_are_converted_too():
-    assert to_rgb(Image.new("RGBA", (2, 2), (*GREEN, 0))).getpixel((0, 0)) == WHITE
+def bomb():
+    """Return a small file that claims 2.5 gigapixels."""
+    file = BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "BMP")
+    content = bytearray(file.getvalue())
+    content[18:26] = struct.pack("<ii", 50_000, 50_000)  # width and height
+    return bytes(content)
 
 
-def test_nothing_is_handed_to_another_program(tmp_path, monkeypatch):
-    """Pillow gives EPS to Ghostscript, whatever the name of the file."""
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "Download it again"),
+        (b"404 not found", "Download it again"),
+        (bytes(5000), "Download it again"),
+        (bomb(), "bomb"),
+        # Pillow would give EPS to Ghostscript, whatever the name of the file
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "again"),
+    ],
+)
+def test_hostile_files(tmp_path, monkeypatch, content, message):
     started = []
     for name in ("check_call", "run", "Popen"):
         monkeypatch.setattr(subprocess, name, lambda *a, **k: started.append(a))
     path = tmp_path / "a.jpg"
-    path.write_bytes(
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
-    )
-    with pytest.raises(ValueError, match="cannot be read as an image"):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"a.jpg cannot be read as an .*{message}"):
         open_image(path)
     assert not started
 
 
-def chunk(name, data):
-    content = name + data
-    return (
-        struct.pack(">I", len(data)) + content + struct.pack(">I", zlib.crc32(content))
-    )
+KINDS = ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]
 
 
-def test_decompression_bomb(tmp_path):
-    """A small file that claims 2.5 gigapixels."""
-    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    data = (
-        chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-    with pytest.raises(ValueError, match="a.png cannot be read .*bomb"):
-        open_image(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize(
-    "name", ["a.jpg", "a.png", "a.gif", "a.tiff", "a.webp", "a.bmp"]
-)
-def test_truncated_pictures(tmp_path, name):
+@pytest.mark.parametrize("kind", KINDS)
+def test_truncated_pictures(tmp_path, kind):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    path = tmp_path / name
-    Image.fromarray(noise).save(path)
+    path = tmp_path / "a"
+    Image.fromarray(noise).save(path, kind)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=f"{name} cannot be read .* Download it again"):
-        open_image(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"404 not found", b"\x00" * 5000])
-def test_files_that_are_no_pictures(tmp_path, content):
-    path = tmp_path / "a.jpg"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="cannot be read as an image"):
+    with pytest.raises(ValueError, match="a cannot be read .* Download it again"):
         open_image(path)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]),
+    st.sampled_from(KINDS),
     st.lists(
         st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=9
     ),
@@ -375,18 +324,14 @@ def test_damaged_pictures_are_read_or_refused(tmp_path_factory, kind, changes):
         assert str(path) in str(error)
 
 
-def test_missing_picture(tmp_path):
+def test_pictures_of_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no image"):
         open_image(tmp_path / "a.jpg")
-
-
-def test_pictures_of_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no picture in"):
+        list_pictures(tmp_path)
     for name in ("b.JPG", "a.png", "notes.txt"):
         (tmp_path / name).touch()
     assert [path.name for path in list_pictures(tmp_path)] == ["a.png", "b.JPG"]
     (tmp_path / "IMG_1.HEIC").touch()
     with pytest.raises(ValueError, match="cannot be read: IMG_1.HEIC. Convert"):
         list_pictures(tmp_path)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="There is no picture in"):
-        list_pictures(tmp_path / "empty")

@@ -59,12 +59,12 @@ def test_command_line_writes_what_the_file_captioner_imports(tmp_path, images):
 @pytest.mark.parametrize("n_images", [0, 1, 3])
 def test_killed_run_ends_with_the_file_of_an_unbroken_one(tmp_path, images, n_images):
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
-    found, seen = list_images(images), []
+    found, seen, left = list_images(images), [], [KeyboardInterrupt]
     write_captions(whole, found, describe, SETTINGS)
 
     def dying(path):
-        if len(seen) == n_images:
-            raise KeyboardInterrupt
+        if len(seen) == n_images and left:
+            raise left.pop()
         seen.append(path.stem)
         return describe(path)
 
@@ -74,12 +74,8 @@ def test_killed_run_ends_with_the_file_of_an_unbroken_one(tmp_path, images, n_im
     with partial.open("a") as file:
         file.write('{"image_id": "em')
     assert not broken.exists()
-
-    def rest(path):
-        assert path.stem not in seen
-        return describe(path)
-
-    write_captions(broken, found, rest, SETTINGS)
+    write_captions(broken, found, dying, SETTINGS)
+    assert seen == NAMES  # each once
     assert broken.read_bytes() == whole.read_bytes()
     assert not partial.exists()
 
@@ -87,11 +83,16 @@ def test_killed_run_ends_with_the_file_of_an_unbroken_one(tmp_path, images, n_im
 def test_an_unfinished_file_of_another_run_starts_over(tmp_path, images):
     path, found = tmp_path / "own.jsonl", list_images(images)
     asked = []
+
+    def counting(path):
+        asked.append(path)
+        return describe(path)
+
     for settings in (SETTINGS, SETTINGS | {"seed": 1}):
-        write_captions(path, found, lambda p: asked.append(p) or describe(p), settings)
+        write_captions(path, found, counting, settings)
         path.rename(tmp_path / "own.partial.jsonl")
     del found["cat_01"]
-    write_captions(path, found, lambda p: asked.append(p) or describe(p), settings)
+    write_captions(path, found, counting, settings)
     assert len(asked) == 4 + 4 + 3
     assert [json.loads(line)["image_id"] for line in path.open()] == NAMES[1:]
 

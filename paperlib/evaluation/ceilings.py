@@ -12,26 +12,9 @@ from paperlib.validation import check_finite
 def split_halves(
     repetitions: np.ndarray, *, n_splits: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield mean responses to two random halves of the repetitions.
+    """Yield the mean responses (N, C, T) to two random halves of the repetitions.
 
-    Parameters
-    ----------
-    repetitions : ndarray of shape (n_images, n_repetitions, n_channels, n_times)
-        Single responses; a memory map is read image by image. Of an odd number, one
-        random repetition is left out, so that the halves are equal.
-    n_splits
-        Number of random halvings.
-    rng
-        Draws the halvings. Equal generators give equal halves.
-
-    Yields
-    ------
-    tuple of two ndarrays of shape (n_images, n_channels, n_times)
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two repetitions or a value is NaN or infinite.
+    Of an odd number, one random repetition is left out, so that the halves are equal.
     """
     n_repetitions = repetitions.shape[1]
     if n_repetitions < 2:
@@ -66,18 +49,11 @@ class Halves:
     Follows Gifford et al. (NeuroImage 264, 2022): the target is the mean of one half;
     the other half gives the lower, all repetitions the upper ceiling of what a perfect
     model would reach. The upper one is optimistic: the mean of all contains the half.
-
-    Attributes
-    ----------
-    target, squares : ndarray of shape (n_images, n_channels, n_times)
-        Standardized over images in each halving; mean over the halvings, and that of
-        their squares.
-    lower, upper : ndarray of shape (n_images, n_channels, n_times)
-        The ceilings, as :meth:`correlate` returns correlations.
+    All arrays are (N, C, T); the ceilings are what `correlate` returns.
     """
 
-    target: np.ndarray
-    squares: np.ndarray
+    target: np.ndarray  # standardized over images in each halving; mean over halvings
+    squares: np.ndarray  # mean over halvings of its squares
     lower: np.ndarray
     upper: np.ndarray
 
@@ -85,7 +61,11 @@ class Halves:
     def draw(
         cls, repetitions: np.ndarray, *, n_splits: int, rng: np.random.Generator
     ) -> "Halves":
-        """Draw halvings; parameters and errors as in `split_halves`."""
+        """Draw random halvings of the repetitions (N, R, C, T), 2 or more of an image.
+
+        A memory map is read image by image. Values that are NaN or infinite are a
+        ValueError.
+        """
         target, squares, lower = 0, 0, 0
         for half, other in split_halves(repetitions, n_splits=n_splits, rng=rng):
             aim, guess = standardized(half, axis=0), standardized(other, axis=0)
@@ -98,18 +78,11 @@ class Halves:
         return cls(target, squares, lower, upper)
 
     def correlate(self, predicted: np.ndarray) -> np.ndarray:
-        """Correlate predictions over images with the halves.
+        """Correlate predictions (N, C, T) over images with the halves.
 
-        Parameters
-        ----------
-        predicted : ndarray of shape (n_images, n_channels, n_times)
-
-        Returns
-        -------
-        ndarray of shape (n_images, n_channels, n_times)
-            Pseudo-values as of :func:`paperlib.evaluation.metrics.correlation`: their
-            mean over images is the correlation at each channel and time, averaged over
-            the halvings. NaN where a prediction is the same for all images.
+        The result (N, C, T) are pseudo-values as of `metrics.correlation`: their mean
+        over images is the correlation at each channel and time, averaged over the
+        halvings. NaN where a prediction is the same for all images.
         """
         return pseudo_values(
             standardized(predicted, axis=0), self.target, self.squares, axis=0

@@ -28,11 +28,11 @@ class Encoder:
     prefix: str = ""
 
 
+# Of Hessel et al. (2021, EMNLP), which may exceed 1, and one between 0 and 1.
 SCORES = {
     "2.5 max(cos, 0)": lambda cosine: 2.5 * np.maximum(cosine, 0),
     "(1 + cos) / 2": lambda cosine: (1 + cosine) / 2,
 }
-"""Of Hessel et al. (2021, EMNLP), which may exceed 1, and from 0 to 1."""
 
 
 def measure_cosines(
@@ -191,8 +191,8 @@ def concept_interval(
 def implied_spread(mean: float, share_below: float, edge: float) -> dict[str, float]:
     """Return the SD of cosines that a published mean and share of scores imply.
 
-    The share of the scores lies below ``edge``. Each formula of `SCORES` has its SD, if
-    cosines are normally distributed.
+    ``share_below`` of the scores lie below ``edge``. The result has the SD for each
+    formula of `SCORES`, if cosines are normally distributed.
     """
     score_sd = (edge - mean) / norm.ppf(share_below)
     return {

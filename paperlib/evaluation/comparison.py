@@ -10,13 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from paperlib.evaluation import metrics
+from paperlib.evaluation import identification, metrics
 from paperlib.evaluation.ceilings import split_halves
-from paperlib.evaluation.identification import (
-    response_correlations,
-    top_hits,
-    two_versus_two,
-)
 from paperlib.evaluation.statistics import bootstrap_intervals, derangement
 from paperlib.evaluation.synchronization import (
     DelayEmbedding,
@@ -56,7 +51,6 @@ FIELD_METRICS = {
     "waveform": "Waveform r ↑",
     "waveform_chance": "Waveform r, other images",
 }
-METRICS = MAIN_METRICS | SUPPLEMENT_METRICS | ACROSS_METRICS | FIELD_METRICS
 
 ZERO = "Zero"
 TRAINING_MEAN = "Training mean"
@@ -65,8 +59,6 @@ CONTROLS = (ZERO, TRAINING_MEAN, CROSSED_MEAN)
 CEILING = "Split half of the repetitions"
 CEILINGS = ("Ceiling, lower", "Ceiling, upper")  # of correlations over images
 
-_KEYS = ["method", "subject", "seed", "image"]
-
 
 @dataclass(frozen=True)
 class Responses:
@@ -74,21 +66,14 @@ class Responses:
 
     The recurrences take most of the time and are computed once: those of some channels,
     or of the images in another order, are a part of them.
-
-    Attributes
-    ----------
-    values : ndarray of shape (N, C, T)
-        A response to each image.
-    common : ndarray of shape (C, T)
-        Mean response to all training images, of the participant who was recorded or
-        whom the model was trained on: what can be known without the image.
-    recurrences : dict
-        Metric (sl, sl_theiler) -> ndarray of shape (N, C, n_points, n_bytes); empty if
-        a channel is constant, where they are not defined.
     """
 
-    values: np.ndarray
+    values: np.ndarray  # N C T
+    # C T, mean response to all training images, of the participant who was recorded or
+    # whom the model was trained on: what can be known without the image
     common: np.ndarray
+    # metric (sl, sl_theiler) -> N C n_points n_bytes; empty if a channel is constant,
+    # where they are not defined
     recurrences: dict[str, np.ndarray]
 
     @classmethod
@@ -100,22 +85,12 @@ class Responses:
         *,
         theiler: bool = False,
     ) -> "Responses":
-        """Compute the recurrences, on request also with a Theiler window.
-
-        Parameters
-        ----------
-        values : ndarray of shape (N, C, T)
-        common : ndarray of shape (C, T)
-        embedding
-            Parameters of the synchronization likelihood.
-        theiler
-            Whether to add recurrences outside a window of the embedding's span.
-        """
+        """Compute the recurrences; ``theiler`` adds those outside of one span."""
         if (np.ptp(values, axis=-1) == 0).any():
             return cls(values, common, {})
         windows = {"sl": 0} | ({"sl_theiler": embedding.span} if theiler else {})
-        found = recurrences(values, embedding, theilers=tuple(windows.values()))
-        return cls(values, common, dict(zip(windows, found, strict=True)))
+        bits = recurrences(values, embedding, theilers=tuple(windows.values()))
+        return cls(values, common, dict(zip(windows, bits, strict=True)))
 
     def select(self, channels: np.ndarray) -> "Responses":
         """Return the responses of some channels, given by their positions."""
@@ -129,31 +104,16 @@ class Responses:
 
 
 def score(predicted: Responses, recorded: Responses, *, sfreq: float) -> pd.DataFrame:
-    """Score predicted responses, one row an image and one column a metric.
+    """Score predicted responses (``sfreq`` in Hz), a row an image, a column a metric.
 
-    Parameters
-    ----------
-    predicted
-        One prediction for each image, in the order of the recordings.
-    recorded
-        What was measured.
-    sfreq
-        Sampling rate in Hz.
+    Columns are the metrics that need nothing but the two; NaN where one is not defined,
+    as correlation is for a constant signal.
 
-    Returns
-    -------
-    DataFrame
-        Columns of :data:`METRICS` that need nothing but the two; NaN where a metric is
-        not defined, as correlation is for a constant signal.
-
-    Notes
-    -----
     ``specific``, the image-specific score, is the correlation over channels and times
-    after each side's training mean is removed, that of its own participant. A model
-    that was trained on another one knows that participant's mean only: its prediction
-    for the image is how it departs from there. Were the mean of the participant tested
-    removed from both sides, the difference between two people would count as
-    information on the image.
+    after each side's training mean is removed, that of its own participant: of a model
+    trained on another participant, the mean of that one. Were the mean of the
+    participant tested removed from both sides, the difference between two people would
+    count as information on the image.
 
     A model whose mean response is not the training mean departs from it alike for all
     images, and that may resemble the recordings: ``specific_chance`` is what the same
@@ -161,27 +121,26 @@ def score(predicted: Responses, recorded: Responses, *, sfreq: float) -> pd.Data
     """
     guess, truth = predicted.values, recorded.values
     departure, true_departure = guess - predicted.common, truth - recorded.common
+    same = np.arange(len(truth))
     others = derangement(len(truth), np.random.default_rng(len(truth)))
-    correlations = response_correlations(truth, guess)
+    correlations = identification.response_correlations(truth, guess)
     scores = {
         "mse": metrics.mean_squared_error(guess, truth),
         "pearson": metrics.pearson(guess, truth),
         "cosine": metrics.cosine_similarity(guess, truth),
-        "sl": _synchronization("sl", predicted, recorded, np.arange(len(truth))),
+        "sl": _synchronization("sl", predicted, recorded, same),
         "specific": metrics.pearson_flattened(departure, true_departure),
         "specific_chance": metrics.pearson_flattened(departure[others], true_departure),
-        "top1": top_hits(correlations, k=1),
-        "top5": top_hits(correlations, k=min(5, len(truth))),
-        "two_versus_two": two_versus_two(correlations),
+        "top1": identification.top_hits(correlations, k=1),
+        "top5": identification.top_hits(correlations, k=min(5, len(truth))),
+        "two_versus_two": identification.two_versus_two(correlations),
         "sl_chance": _synchronization("sl", predicted, recorded, others),
-        "sl_theiler": _synchronization(
-            "sl_theiler", predicted, recorded, np.arange(len(truth))
-        ),
+        "sl_theiler": _synchronization("sl_theiler", predicted, recorded, same),
         "log_psd": metrics.log_psd_distance(guess, truth, sfreq=sfreq),
         "pooled": metrics.correlation(guess, truth, axis=(0, 1, 2)),
         "channelwise": metrics.correlation(guess, truth, axis=(0, 2)),
         "waveform": np.diag(correlations),
-        "waveform_chance": correlations[np.arange(len(truth)), others],
+        "waveform_chance": correlations[same, others],
     }
     return pd.DataFrame(scores)
 
@@ -192,9 +151,9 @@ def _synchronization(
     """Mean likelihood over channels with predicted images in ``order``, or NaN."""
     if name not in predicted.recurrences or name not in recorded.recurrences:
         return np.full(len(recorded.values), np.nan)
-    found, truth = predicted.recurrences[name], recorded.recurrences[name]
+    guess, truth = predicted.recurrences[name], recorded.recurrences[name]
     pairs = zip(order, truth, strict=True)  # one by one: the bits would be copied
-    return np.mean([recurrence_agreement(found[i], bits) for i, bits in pairs], axis=1)
+    return np.mean([recurrence_agreement(guess[i], bits) for i, bits in pairs], axis=1)
 
 
 def control_responses(
@@ -203,20 +162,10 @@ def control_responses(
     *,
     training_subject: int,
 ) -> Iterator[tuple[str, int, int, Responses]]:
-    """Yield predictions without image information: zero, and mean responses.
+    """Yield method, subject, seed (0) and responses of predictions without an image.
 
-    Parameters
-    ----------
-    recorded
-        Subject -> test responses.
-    embedding
-        Parameters of the synchronization likelihood.
-    training_subject
-        Whose mean response is tested on the others, beside their own.
-
-    Yields
-    ------
-    method, subject compared with, 0 for a training seed, responses
+    Zero, and mean responses: each participant's own, and that of ``training_subject``
+    for the others. ``recorded`` maps subjects to their test responses.
     """
     means = {
         subject: Responses.prepare(r.common[None], r.common, embedding, theiler=True)
@@ -242,25 +191,11 @@ def split_half_scores(
     rng: np.random.Generator,
     sfreq: float,
 ) -> pd.DataFrame:
-    """Score one half of the test repetitions as a prediction of the other.
+    """Score one half of the test repetitions (N, R, C, T) as a prediction of the other.
 
     This is what a perfect model of the response would reach against half of the
-    repetitions if it had the noise of the other half.
-
-    Parameters
-    ----------
-    repetitions : ndarray of shape (N, R, C, T)
-        Single test responses.
-    common : ndarray of shape (C, T)
-        Mean response to all training images.
-    embedding
-        Parameters of the synchronization likelihood.
-    halvings
-        Random halvings that are averaged.
-    rng
-        Draws them.
-    sfreq
-        In Hz.
+    repetitions if it had the noise of the other half. ``common`` (C, T) is the mean
+    training response; scores are averaged over the halvings.
     """
     frames = []
     for halves in split_halves(repetitions, n_splits=halvings, rng=rng):
@@ -294,13 +229,8 @@ def point_prediction(
 ) -> np.ndarray:
     """Return the response (N, C, T) that a run predicts for each image.
 
-    Parameters
-    ----------
-    samples : ndarray of shape (N, K, C, T)
-        May be memory-mapped half precision.
-    posterior_mean : ndarray of shape (N, C, T)
-    kind : {'posterior_mean', 'mean', 'one'}
-        The posterior mean, the mean of all samples, or the first sample.
+    Its ``kind`` is ``posterior_mean``, ``mean`` (of the samples, which are N, K, C, T
+    and may be memory-mapped) or ``one`` (the first sample).
     """
     if kind == "posterior_mean":
         return np.array(posterior_mean, np.float32)
@@ -312,28 +242,16 @@ def point_prediction(
 def comparison_rows(
     rows: Iterable, runs: dict, *, n_samples: dict[str, int], n_seeds: dict[str, int]
 ) -> pd.DataFrame:
-    """Name the rows of a comparison, in its order.
+    """Name the rows of the configuration's section ``comparison``, in its order.
+
+    The result has an index of names, such as "Ours (v), posterior mean, cross-subject",
+    the method of the run as column kind, and the fields of `paperlib.config.Row`. Two
+    rows of one name are a ValueError.
 
     Parameters
     ----------
-    rows
-        The configuration's ``comparison``.
-    runs
-        Run -> its entry in the configuration, for label and method.
     n_samples, n_seeds
         Run -> samples of an image (1 for a method that does not sample), trainings.
-
-    Returns
-    -------
-    DataFrame
-        The name, such as ``Ours (v), posterior mean, cross-subject``, is the index;
-        columns run, kind (its method), samples, seeds, average_with, cross_subject,
-        other_image.
-
-    Raises
-    ------
-    ValueError
-        If two rows have the same name.
     """
     kinds = {"posterior_mean": "posterior mean", "one": "one sample"}
     named = []
@@ -364,17 +282,9 @@ def reference_row(rows: pd.DataFrame, run: str) -> str:
 def row_kinds(rows: pd.DataFrame) -> dict[str, str]:
     """Return the kind of each row of the table of methods, in its order.
 
-    Parameters
-    ----------
-    rows
-        From :func:`comparison_rows`.
-
-    Returns
-    -------
-    dict
-        Controls are ``control``, the ceiling ``ceiling``; of the others, predictions
-        for another image are ``control``, cross-subject rows ``cross``, diffusion
-        transformers ``generated`` and all others ``baseline``.
+    Controls and predictions for another image are ``control``, the ceiling is
+    ``ceiling``; of the others, cross-subject rows are ``cross``, diffusion transformers
+    ``generated`` and the rest ``baseline``.
     """
     kinds = dict.fromkeys(CONTROLS, "control")
     for name, row in rows.iterrows():
@@ -393,29 +303,18 @@ def predicted_responses(
     training_subject: int,
     seed: int,
 ) -> Iterator[tuple[str, int, int, Responses]]:
-    """Yield the predictions of a comparison, each read and prepared once.
+    """Yield method, subject compared with, training seed and responses of all rows.
+
+    Rows that show the same predictions across subjects or for other images (drawn by
+    ``seed``) share the recurrences.
 
     Parameters
     ----------
-    rows
-        From :func:`comparison_rows`.
     predictions
         (row, subject) -> training seed -> responses (N, C, T) of the model of that
-        participant.
-    recorded
-        Subject -> test responses.
-    embedding
-        Parameters of the synchronization likelihood.
+        participant, called once for the rows that share them.
     training_subject
         Whose models are tested on the others in cross-subject rows.
-    seed
-        Of the order of the other images.
-
-    Yields
-    ------
-    method, subject compared with, training seed, responses
-        Rows that show the same predictions across subjects or for other images share
-        the recurrences.
     """
     shared = ["run", "samples", "seeds", "average_with"]
     for (_, kind, *_), alike in rows.groupby(shared, sort=False, dropna=False):
@@ -430,97 +329,70 @@ def predicted_responses(
             if not tested:
                 continue
             for trained, values in predictions(alike.iloc[0], source).items():
-                found = Responses.prepare(values, own.common, embedding, **options)
+                predicted = Responses.prepare(values, own.common, embedding, **options)
                 for name, other_image, subject in tested:
-                    shown = found
+                    shown = predicted
                     if other_image:
                         rng = np.random.default_rng((seed, subject))
-                        shown = found.reorder(derangement(len(values), rng))
+                        shown = predicted.reorder(derangement(len(values), rng))
                     yield name, subject, trained, shown
 
 
 def summarize(scores: pd.DataFrame, *, seed: int, resamples: int) -> pd.DataFrame:
     """Reduce image-wise scores to means with 95 % bootstrap intervals.
 
-    Parameters
-    ----------
-    scores
-        Columns method, subject, seed (training; 0 for what is not trained), image, and
-        one a metric.
-    seed
-        Of the bootstrap; every method meets the same resamples.
-    resamples
-        Number of resamples of participants, images and, within participants, trainings.
-
-    Returns
-    -------
-    DataFrame
-        Columns method, metric and those of
-        :func:`paperlib.evaluation.statistics.bootstrap_intervals`.
+    Scores have columns method, subject, seed (training; 0 for what is not trained),
+    image, and one a metric; the result has columns method, metric and those of
+    `bootstrap_intervals`. Every method meets the same resamples.
     """
-    frames = [
-        _intervals(method, table.columns, _array(table), None, seed, resamples)
-        for method, table in _tables(scores).items()
-    ]
-    return pd.concat(frames, ignore_index=True)
+    return _intervals(_tables(scores), None, seed, resamples)
 
 
 def compare_with(
     scores: pd.DataFrame, reference: str, *, seed: int, resamples: int
 ) -> pd.DataFrame:
-    """Return paired differences of every method from one, with 95 % intervals.
+    """Return paired differences of every method from one, as `summarize` does scores.
 
-    Parameters
-    ----------
-    scores
-        As for :func:`summarize`.
-    reference
-        The method that is subtracted, on the same participants and images. Both are
-        resampled together, trainings apart; a pair counts only if both scores are
-        defined.
-    seed, resamples
-        Of the bootstrap, see :func:`summarize`.
-
-    Returns
-    -------
-    DataFrame
-        Columns as those of :func:`summarize`.
+    The reference is subtracted on the same participants and images. Both are resampled
+    together, trainings apart; a pair counts only if both scores are defined.
     """
     tables = _tables(scores)
     base = tables.pop(reference)
-    frames = []
-    for method, table in tables.items():
-        subjects = table.index.unique("subject")
-        paired = _array(base[base.index.get_level_values("subject").isin(subjects)])
-        frames.append(
-            _intervals(method, table.columns, _array(table), paired, seed, resamples)
-        )
-    return pd.concat(frames, ignore_index=True)
+    return _intervals(tables, base, seed, resamples)
 
 
 def _tables(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return scores by method, in the order of their first row."""
-    groups = scores.set_index(_KEYS).groupby("method", sort=False)
+    """Return the scores of each method by seed, subject and image."""
+    indexed = scores.set_index(["method", "seed", "subject", "image"])
+    groups = indexed.groupby("method", sort=False)
     return {method: table.droplevel("method") for method, table in groups}
+
+
+def _intervals(
+    tables: dict[str, pd.DataFrame],
+    base: pd.DataFrame | None,
+    seed: int,
+    resamples: int,
+) -> pd.DataFrame:
+    """Summarize each table, or its difference from ``base`` on the same subjects."""
+    frames = []
+    for method, table in tables.items():
+        paired = None
+        if base is not None:
+            subjects = table.index.unique("subject")
+            paired = _array(base[base.index.isin(subjects, level="subject")])
+        rng = np.random.default_rng(seed)
+        rows = bootstrap_intervals(
+            _array(table), paired, rng=rng, n_resamples=resamples
+        )
+        rows.insert(0, "method", method)
+        rows.insert(1, "metric", table.columns)
+        frames.append(rows)
+    return pd.concat(frames, ignore_index=True)
 
 
 def _array(table: pd.DataFrame) -> np.ndarray:
     """Return the scores of one method as seeds, subjects, images, metrics."""
-    table = table.reorder_levels(["seed", "subject", "image"]).sort_index()
+    table = table.sort_index()
     levels = table.index.remove_unused_levels().levels
     return table.to_numpy(float).reshape(*map(len, levels), -1)
-
-
-def _intervals(
-    method: str,
-    names: pd.Index,
-    scores: np.ndarray,
-    reference: np.ndarray | None,
-    seed: int,
-    resamples: int,
-) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    found = bootstrap_intervals(scores, reference, rng=rng, n_resamples=resamples)
-    found.insert(0, "method", method)
-    found.insert(1, "metric", names)
-    return found

@@ -6,8 +6,8 @@ of as many test repetitions as a training response has. Lower CRPS and energy sc
 better; they are fair, so that K does not matter in expectation.
 
 These scores measure whether the samples scatter as recordings do, hardly whether they
-know the image: read them beside random training responses (`random_responses`) and a
-linear prediction with resampled residuals (`with_residuals`).
+depend on the image: read them beside random training responses (`random_responses`) and
+a linear prediction with resampled residuals (`with_residuals`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -41,20 +41,9 @@ def perfect_coverage(n_samples: int) -> float:
 def disjoint_averages(
     repetitions: np.ndarray, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Average disjoint random groups of the repetitions.
+    """Average disjoint random groups of the repetitions: N R C T to N R//size C T.
 
-    Parameters
-    ----------
-    repetitions : ndarray of shape (N, R, C, T)
-        Single responses.
-    size
-        Repetitions in each average.
-    rng
-        Draws the groups, the same for all images.
-
-    Returns
-    -------
-    ndarray of shape (N, R // size, C, T), float32
+    The groups are the same for all images.
     """
     n_groups = repetitions.shape[1] // size
     groups = rng.permutation(repetitions.shape[1])[: n_groups * size]
@@ -65,18 +54,12 @@ def disjoint_averages(
 
 
 def crps(samples: np.ndarray, observations: np.ndarray) -> float:
-    """Return the fair continuous ranked probability score of one image.
+    """Return the fair continuous ranked probability score of one image's samples.
 
-    mean_kg |x_k - y_g| - sum_k<l |x_k - x_l| / (K (K - 1)) of single values, averaged
-    over channels and times (Gneiting and Raftery, JASA 102, 2007; fair form: Ferro,
-    QJRMS 140, 2014). Of one sample it is the mean absolute error.
-
-    Parameters
-    ----------
-    samples : ndarray of shape (K, C, T)
-        Of one image.
-    observations : ndarray of shape (G, C, T)
-        Of the same image.
+    mean_kg |x_k - y_g| - sum_k<l |x_k - x_l| / (K (K - 1)) of K samples x (K, C, T) and
+    G observations y (G, C, T), averaged over channels and times (Gneiting and Raftery,
+    JASA 102, 2007; fair form: Ferro, QJRMS 140, 2014). Of one sample it is the mean
+    absolute error.
     """
     n_samples = len(samples)
     error = np.mean([np.abs(samples - y).mean() for y in observations])
@@ -91,7 +74,7 @@ def crps(samples: np.ndarray, observations: np.ndarray) -> float:
 def energy_score(samples: np.ndarray, observations: np.ndarray) -> float:
     """Return the fair energy score / sqrt(C T): the CRPS with Euclidean distances.
 
-    Parameters as for `crps`; the distances are those of whole responses (C, T).
+    The distances are those of whole responses (C, T).
     """
     x, y = (a.reshape(len(a), -1).astype(np.float64) for a in (samples, observations))
     error = euclidean_distances(x, y).mean()
@@ -113,26 +96,14 @@ def coverage(samples: np.ndarray, observations: np.ndarray) -> float:
 def score_distribution(
     samples: Iterable[np.ndarray], observations: np.ndarray, *, sfreq: float
 ) -> pd.DataFrame:
-    """Score the samples of a generator.
+    """Score the samples (K, C, T) of each image: a row an image, a column a metric.
 
-    Parameters
-    ----------
-    samples : iterable of ndarray of shape (K, C, T)
-        An image after another.
-    observations : ndarray of shape (N, G, C, T)
-        Independent draws of the truth.
-    sfreq
-        In Hz.
-
-    Returns
-    -------
-    DataFrame
-        A row an image, a column for each of :data:`METRICS`. ``spread_skill`` is the
-        root of (K + 1) / K * mean variance over samples / mean squared error of their
-        mean (Fortin et al., J. Hydrometeorology 15, 2014) as pseudo-values, whose mean
-        is the ratio to first order. ``spectrum`` (distance of log mean power) and
-        ``covariance`` (relative Frobenius distance) have one value for all images.
-        Spread and coverage are NaN for K = 1.
+    Observations (N, G, C, T) are independent draws of the truth; ``sfreq`` is in Hz.
+    ``spread_skill`` is the root of (K + 1) / K * mean variance over samples / mean
+    squared error of their mean (Fortin et al., J. Hydrometeorology 15, 2014) as
+    pseudo-values, whose mean is the ratio to first order. ``spectrum`` (distance of log
+    mean power) and ``covariance`` (relative Frobenius distance) have one value for all
+    images. Spread and coverage are NaN for K = 1.
     """
     rows, generated, recorded = [], _Moments(sfreq), _Moments(sfreq)
     for drawn, truth in zip(samples, observations, strict=True):
@@ -189,17 +160,7 @@ class _Moments:
 def random_responses(
     responses: np.ndarray, n_images: int, n_samples: int, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Yield random training responses as samples (K, C, T): the climatology.
-
-    Parameters
-    ----------
-    responses : ndarray of shape (M, C, T)
-        What models are trained on.
-    n_images, n_samples
-        How many images, and samples of each.
-    rng
-        Draws the responses.
-    """
+    """Yield K of the training responses (M, C, T) for each image: the climatology."""
     for _ in range(n_images):
         yield responses[np.sort(rng.integers(len(responses), size=n_samples))]
 
@@ -210,19 +171,10 @@ def with_residuals(
     n_samples: int,
     rng: np.random.Generator,
 ) -> Iterator[np.ndarray]:
-    """Yield each prediction plus random residuals as samples (K, C, T).
+    """Yield each prediction (C, T) plus random residuals as samples (K, C, T).
 
-    Parameters
-    ----------
-    predictions : ndarray of shape (N, C, T)
-        Point predictions.
-    residuals : ndarray of shape (M, C, T)
-        Training responses less their predictions by models that were not fitted to
-        their concepts.
-    n_samples
-        Samples of each image.
-    rng
-        Draws the residuals.
+    The residuals are training responses less their predictions by models that were not
+    fitted to their concepts.
     """
     drawn = random_responses(residuals, len(predictions), n_samples, rng)
     for prediction, errors in zip(predictions, drawn, strict=True):

@@ -17,18 +17,10 @@ _DECIMALS = 10  # correlations equal to this precision are tied
 
 
 def response_correlations(recorded: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return the correlation of every recorded with every predicted response.
+    """Return the correlation (N, N) of every recorded with every predicted response.
 
-    Parameters
-    ----------
-    recorded, predicted : ndarray of shape (n_images, n_channels, n_times)
-        Responses to the same images in the same order.
-
-    Returns
-    -------
-    ndarray of shape (n_images, n_images)
-        Recorded responses along rows; the diagonal holds the right pairs. NaN for
-        responses that are constant.
+    Responses are (N, C, T); the diagonal holds the right pairs. Constant responses give
+    NaN.
     """
     rows, columns = (
         standardized(responses.reshape(len(responses), -1), axis=1)
@@ -38,23 +30,13 @@ def response_correlations(recorded: np.ndarray, predicted: np.ndarray) -> np.nda
 
 
 def top_hits(correlations: np.ndarray, *, k: int) -> np.ndarray:
-    """Return whether the right image is among the k best candidates.
+    """Return whether the right image is among the k best candidates: 1 or 0.
 
-    Parameters
-    ----------
-    correlations : ndarray of shape (n_images, n_candidates)
-        Candidate i is the right one of image i; there may be more candidates than
-        images.
-    k
-        Number of candidates that may be named.
-
-    Returns
-    -------
-    ndarray of shape (n_images,)
-        1 or 0; where the right candidate is tied, the probability of a hit if ties are
-        broken at random, so that a prediction that is the same for all images scores
-        exactly at chance. NaN where the right correlation is undefined; an undefined
-        candidate is never ahead.
+    Candidate i is the right one of image i; there may be more candidates than images.
+    Where the right one is tied, the value is the probability of a hit if ties are
+    broken at random, so that a prediction that is the same for all images scores
+    exactly at chance. NaN where the right correlation is undefined; an undefined
+    candidate is never ahead.
     """
     rounded = np.round(correlations, _DECIMALS)
     right = np.diag(rounded)[:, None]
@@ -68,18 +50,8 @@ def two_versus_two(correlations: np.ndarray) -> np.ndarray:
     """Return the 2-vs-2 accuracy of each image among all others.
 
     Images i and j are distinguished if r(i, i) + r(j, j) > r(i, j) + r(j, i) (Mitchell
-    et al., Science 320, 2008). The accuracy is the mean over images.
-
-    Parameters
-    ----------
-    correlations : ndarray of shape (n_images, n_images)
-        From `response_correlations`.
-
-    Returns
-    -------
-    ndarray of shape (n_images,)
-        Ties count one half. NaN where the right correlation is undefined; other
-        undefined pairs are left out.
+    et al., Science 320, 2008); ties count one half. NaN where the right correlation is
+    undefined; other undefined pairs are left out.
     """
     right = np.diag(correlations)
     margin = right[:, None] + right - correlations - correlations.T

@@ -7,6 +7,7 @@ channels; `statistics` counts such images.
 """
 
 from collections.abc import Callable
+from functools import wraps
 
 import numpy as np
 from scipy.signal.windows import hann
@@ -14,35 +15,59 @@ from scipy.signal.windows import hann
 from paperlib.validation import check_finite
 
 
-def mean_squared_error(predicted: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+def _per_image(metric: Callable[..., float]) -> Callable[..., np.ndarray]:
+    """Apply a metric of float64 responses (C, T) to each of N images."""
+
+    @wraps(metric)
+    def of_all(predicted: np.ndarray, recorded: np.ndarray, **options) -> np.ndarray:
+        if recorded.ndim != 3 or predicted.shape != recorded.shape:
+            raise ValueError(
+                "predicted and recorded must have one shape (n_images, n_channels, "
+                f"n_times); got {predicted.shape} and {recorded.shape}."
+            )
+        values = np.empty(len(recorded))
+        for image, (p, r) in enumerate(zip(predicted, recorded, strict=True)):
+            check_finite("predicted", p)
+            check_finite("recorded", r)
+            values[image] = metric(p.astype(float), r.astype(float), **options)
+        return values
+
+    return of_all
+
+
+@_per_image
+def mean_squared_error(predicted: np.ndarray, recorded: np.ndarray) -> float:
     """Return the squared error averaged over channels and times, per image."""
-    return _per_image(lambda p, r: np.mean((p - r) ** 2), predicted, recorded)
+    return np.mean((predicted - recorded) ** 2)
 
 
-def pearson(predicted: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+@_per_image
+def pearson(predicted: np.ndarray, recorded: np.ndarray) -> float:
     """Return the correlation over time, averaged over channels, per image.
 
     The response that all images share already correlates with every recording: read
     this beside the same metric of the mean training response.
     """
-    return _per_image(lambda p, r: _correlation(p, r).mean(), predicted, recorded)
+    return np.mean(standardized(predicted, 1) * standardized(recorded, 1))
 
 
-def pearson_flattened(predicted: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+@_per_image
+def pearson_flattened(predicted: np.ndarray, recorded: np.ndarray) -> float:
     """Return the correlation over channels and times together, per image."""
-    return _per_image(
-        lambda p, r: _correlation(p.ravel(), r.ravel()), predicted, recorded
-    )
+    return np.mean(standardized(predicted, (0, 1)) * standardized(recorded, (0, 1)))
 
 
-def cosine_similarity(predicted: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+@_per_image
+def cosine_similarity(predicted: np.ndarray, recorded: np.ndarray) -> float:
     """Return the cosine between responses as vectors of channels x times, per image."""
-    return _per_image(_cosine, predicted, recorded)
+    norms = np.linalg.norm(predicted) * np.linalg.norm(recorded)
+    return np.vdot(predicted, recorded) / norms if norms else np.nan
 
 
+@_per_image
 def log_psd_distance(
     predicted: np.ndarray, recorded: np.ndarray, *, sfreq: float
-) -> np.ndarray:
+) -> float:
     """Return how far apart the power spectra are, in decibels, per image.
 
     The root mean square, over frequencies from 1 to 40 Hz, of the difference of the
@@ -50,11 +75,8 @@ def log_psd_distance(
     no power at a frequency. It penalizes a prediction that is smoother than the
     recording, which the squared error rewards.
     """
-
-    def distance(p: np.ndarray, r: np.ndarray) -> float:
-        return spectral_distance(power_spectrum(p, sfreq), power_spectrum(r, sfreq))
-
-    return _per_image(distance, predicted, recorded)
+    powers = (power_spectrum(x, sfreq) for x in (predicted, recorded))
+    return spectral_distance(*powers)
 
 
 def power_spectrum(signals: np.ndarray, sfreq: float) -> np.ndarray:
@@ -82,28 +104,16 @@ def correlation(
 ) -> np.ndarray:
     """Return a correlation over images (and more) as one value an image.
 
-    Parameters
-    ----------
-    predicted, recorded : ndarray of shape (n_images, n_channels, n_times)
-        In any unit.
-    axis
-        Over what one correlation runs; those of the other axes are averaged. 0: images,
-        for each channel and time, so that the response that all images share cancels
-        (Gifford et al., NeuroImage 264, 2022). (0, 2): images and times, for each
-        channel. (0, 1, 2): everything (the pooled correlation).
+    ``axis`` is what one correlation runs over; those of the other axes are averaged. 0:
+    images, for each channel and time, so that the response that all images share
+    cancels (Gifford et al., NeuroImage 264, 2022). (0, 2): images and times, for each
+    channel. (0, 1, 2): everything (the pooled correlation).
 
-    Returns
-    -------
-    ndarray of shape (n_images,)
-        Their mean is the correlation. NaN where either side is constant.
-
-    Notes
-    -----
     A correlation over images has no value for a single image. These are pseudo-values
-    of the infinitesimal jackknife, correlation plus influence of the image: resampling
-    them as if they were scores gives the correlation's interval to first order.
+    of the infinitesimal jackknife, correlation plus influence of the image: their mean
+    is the correlation, and resampling them as if they were scores gives its interval to
+    first order.
     """
-    _check_shapes(predicted, recorded)
     x, y = (standardized(responses, axis) for responses in (predicted, recorded))
     return pseudo_values(x, y, y**2, axis).mean(axis=(1, 2))
 
@@ -125,40 +135,3 @@ def pseudo_values(
     """Return correlation plus influence, of `standardized` arrays or means of such."""
     r = (x * y).mean(axis=axis, keepdims=True)
     return r + x * y - r * (x**2 + y_squared) / 2
-
-
-def _per_image(
-    measure: Callable[[np.ndarray, np.ndarray], float],
-    predicted: np.ndarray,
-    recorded: np.ndarray,
-) -> np.ndarray:
-    """Apply ``measure`` to the float64 responses (C, T) to each image."""
-    _check_shapes(predicted, recorded)
-    values = np.empty(len(recorded))
-    for image, (p, r) in enumerate(zip(predicted, recorded, strict=True)):
-        check_finite("predicted", p)
-        check_finite("recorded", r)
-        values[image] = measure(p.astype(np.float64), r.astype(np.float64))
-    return values
-
-
-def _check_shapes(predicted: np.ndarray, recorded: np.ndarray) -> None:
-    if recorded.ndim != 3 or predicted.shape != recorded.shape:
-        raise ValueError(
-            "predicted and recorded must have one shape (n_images, n_channels, "
-            f"n_times); got {predicted.shape} and {recorded.shape}."
-        )
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson correlation over the last axis; NaN where either is constant."""
-    constant = (np.ptp(a, axis=-1) == 0) | (np.ptp(b, axis=-1) == 0)
-    a = a - a.mean(axis=-1, keepdims=True)
-    b = b - b.mean(axis=-1, keepdims=True)
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    return (a * b).sum(axis=-1) / np.where(constant, np.nan, norms)
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    norms = np.linalg.norm(a) * np.linalg.norm(b)
-    return np.vdot(a, b) / norms if norms else np.nan

@@ -18,31 +18,14 @@ def bootstrap_intervals(
     rng: np.random.Generator,
     n_resamples: int = 10_000,
 ) -> pd.DataFrame:
-    """Return mean scores with their 95 % percentile bootstrap intervals.
+    """Return mean scores with 95 % percentile bootstrap intervals, a row a metric.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (n_seeds, n_subjects, n_images, n_metrics)
-        Scores of one method; NaN where one is undefined, which leaves the image out for
-        all seeds.
-    reference : ndarray of shape (any, n_subjects, n_images, n_metrics), optional
-        Scores of another method on the same participants and images: the result is
-        about the paired difference, scores less reference, where both are defined.
-    rng
-        Draws the resamples, the same for all metrics.
-    n_resamples
-        Number of resamples.
+    Scores are (seeds, subjects, images, metrics), those of the reference method too:
+    with one, the rows describe the paired difference, scores less reference, where both
+    are defined. An image with a NaN is left out for all seeds and counted in
+    n_undefined. A factor with one level is not resampled (with one seed, the interval
+    does not contain the luck of training); low and high are NaN if none can be.
 
-    Returns
-    -------
-    DataFrame
-        A row a metric; columns mean, low, high, n_seeds, n_subjects, n_images (the size
-        of the table, undefined scores included) and n_undefined. Low and high are NaN
-        if nothing can be resampled. A factor with one level is not resampled: with one
-        seed, the interval does not contain the luck of training.
-
-    Notes
-    -----
     The percentile interval of few levels is too narrow for statements about others:
     where only participants differ, that of 2 covers the truth in half of all studies,
     of 4 in 80 %, of 10 in 92 %; the same holds for few trainings. With several
@@ -50,11 +33,6 @@ def bootstrap_intervals(
     the safe side. Images are resampled as independent draws: both test sets show one
     image of each concept.
     """
-    if scores.size == 0 or np.isinf(scores).any():
-        raise ValueError(
-            f"scores must hold finite numbers or NaN; got {np.isinf(scores).sum()} "
-            f"infinite values in shape {scores.shape}."
-        )
     terms = [scores] if reference is None else [scores, -reference]
     _, n_subjects, n_images, n_metrics = scores.shape
     defined = ~np.any([np.isnan(term).any(axis=0) for term in terms], axis=0)  # P N M
@@ -101,13 +79,7 @@ def bootstrap_intervals(
 def derangement(n_images: int, rng: np.random.Generator) -> np.ndarray:
     """Assign another image to each image, as a control that keeps all else.
 
-    Returns one of the cycles through all images: a permutation of (n_images,) that
-    leaves nothing in its place.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two images.
+    The permutation is one cycle through all images, which leaves nothing in its place.
     """
     if n_images < 2:
         raise ValueError(f"A derangement needs two images or more; got {n_images}.")

@@ -26,25 +26,13 @@ import numpy as np
 class DelayEmbedding:
     """Parameters of the synchronization likelihood.
 
-    Attributes
-    ----------
-    dim
-        Embedding dimension, m in the literature.
-    delay
-        Embedding delay in samples, tau.
-    neighbors
-        Nearest neighbors of each state, k. States tied at the k-th distance all count,
-        so that the result never depends on an order.
-
-    Raises
-    ------
-    ValueError
-        If one of them is below 1.
+    States tied at the k-th distance all count as neighbors, so that the result never
+    depends on an order.
     """
 
-    dim: int
-    delay: int
-    neighbors: int
+    dim: int  # embedding dimension, m in the literature
+    delay: int  # embedding delay in samples, tau
+    neighbors: int  # nearest neighbors of each state, k
 
     def __post_init__(self):
         if min(self.dim, self.delay, self.neighbors) < 1:
@@ -54,13 +42,7 @@ class DelayEmbedding:
     def at(
         cls, sfreq: float, *, dim: int, delay: float, neighbors: int
     ) -> "DelayEmbedding":
-        """Convert a delay in seconds to samples at ``sfreq`` Hz.
-
-        Raises
-        ------
-        ValueError
-            If the delay is not a whole number of samples.
-        """
+        """Convert a delay in seconds, a whole number of samples at ``sfreq`` Hz."""
         samples = delay * sfreq
         if samples < 0.5 or abs(samples - round(samples)) > 1e-6:
             raise ValueError(
@@ -84,8 +66,6 @@ def synchronization_likelihood(
     ----------
     x, y : ndarray of shape (..., n_times)
         Signals in any unit. Anything below float32 is computed in float32.
-    embedding
-        Dimension, delay and number of neighbors.
     theiler
         Times no further than this from i, in samples, are no neighbors of i. The state
         itself never is.
@@ -100,13 +80,6 @@ def synchronization_likelihood(
     ValueError
         If the shapes differ, the signals are too short for the parameters, or one of
         them is constant or holds NaN or infinity.
-
-    Examples
-    --------
-    >>> x = np.random.default_rng(0).standard_normal((2, 63, 250))
-    >>> y = -3 * x + 5
-    >>> synchronization_likelihood(x, y, DelayEmbedding(10, 5, 10)).shape
-    (2, 63)
     """
     if np.shape(x) != np.shape(y):
         raise ValueError(
@@ -121,15 +94,12 @@ def recurrences(
 ) -> np.ndarray:
     """Return which times are recurrences of which, one bit a pair of times.
 
-    To score several predictions against the same recordings, keep the recurrences of
-    the recordings and compare them by `recurrence_agreement`.
+    Kept and compared by `recurrence_agreement`, they are computed once for several
+    comparisons of a signal. Errors as in `synchronization_likelihood`.
 
     Parameters
     ----------
     x : ndarray of shape (..., n_times)
-        Signals in any unit.
-    embedding
-        Dimension, delay and number of neighbors.
     theilers
         Theiler windows in samples, ascending; they share the distances.
 
@@ -138,11 +108,6 @@ def recurrences(
     ndarray of shape (n_windows, ..., n_points, n_bytes), uint8
         With n_points = n_times - span: row i holds the recurrences of time i as packed
         by `numpy.packbits`, padded to whole words of 8 bytes.
-
-    Raises
-    ------
-    ValueError
-        As in `synchronization_likelihood`.
     """
     x = np.asarray(x)
     x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
@@ -161,15 +126,19 @@ def recurrences(
     signals = x.reshape(-1, x.shape[-1])
     n_bytes = 8 * -(-n_points // 64)  # whole words, which are counted faster
     packed = np.zeros((len(bands), len(signals), n_points, n_bytes), np.uint8)
+    last = embedding.neighbors - 1
 
     def fill(part: np.ndarray) -> None:
         distances_of = _SquaredDistances(x.shape[-1], embedding, x.dtype)
         for signal in part:
             distances = distances_of(signals[signal])
+            # As integers, the bits of floats >= 0 have the same order, sorted faster.
+            order = distances.view(f"i{distances.itemsize}")
             for bits, band in zip(packed, bands, strict=True):
                 np.copyto(distances, np.inf, where=band)
-                near = _nearest(distances, embedding.neighbors)
-                bits[signal, :, : -(-n_points // 8)] = np.packbits(near, axis=-1)
+                radius = np.partition(order, last, axis=-1)[:, last, None]
+                near = np.packbits(order <= radius, axis=-1)
+                bits[signal, :, : near.shape[-1]] = near
 
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
     with ThreadPoolExecutor(threads) as pool:
@@ -178,20 +147,15 @@ def recurrences(
 
 
 def recurrence_agreement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the synchronization likelihood of signals from their recurrences.
+    """Return the synchronization likelihood from the `recurrences` of both signals.
 
-    Parameters
-    ----------
-    x, y : ndarray of shape (..., n_points, n_bytes), uint8
-        From `recurrences`, with the same parameters.
-
-    Returns
-    -------
-    ndarray of shape (...)
-        Twice the common recurrences over the sum of both numbers: the mean over i of
-        |N_x(i) & N_y(i)| / k, where no distances are tied.
+    Twice the common recurrences over the sum of both numbers: the mean over i of
+    |N_x(i) & N_y(i)| / k, where no distances are tied.
     """
-    common, in_x, in_y = (_count(bits) for bits in (x & y, x, y))
+    common, in_x, in_y = (
+        np.bitwise_count(bits.view(np.uint64)).sum(axis=(-2, -1), dtype=np.int64)
+        for bits in (x & y, x, y)
+    )
     return 2 * common / (in_x + in_y)
 
 
@@ -223,19 +187,6 @@ class _SquaredDistances:
         for lagged in self.lagged[1:]:
             self.total += lagged
         return self.distances  # n_points, n_points
-
-
-def _nearest(distances: np.ndarray, neighbors: int) -> np.ndarray:
-    """Return which entries of each row are among its ``neighbors`` smallest."""
-    # As integers, the bits of floats >= 0 have the same order and are sorted faster.
-    order = distances.view(f"i{distances.itemsize}")
-    radius = np.partition(order, neighbors - 1, axis=-1)[:, neighbors - 1, None]
-    return order <= radius
-
-
-def _count(bits: np.ndarray) -> np.ndarray:
-    words = np.bitwise_count(bits.view(np.uint64))
-    return words.sum(axis=(-2, -1), dtype=np.int64)
 
 
 def _check_signals(x: np.ndarray) -> None:

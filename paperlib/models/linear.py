@@ -17,7 +17,8 @@ with responses averaged over repetitions: with a row for each repetition, copies
 image would remain when it is left out.
 
 Fitting is scikit-learn's, but for partial least squares: PLSRegression iterates over
-copies of all targets in double precision (benchmarks/linear.json).
+copies of all targets in double precision, of 2 GB each for THINGS-EEG2. Time and memory
+at this size: benchmarks/linear.json.
 """
 
 from collections.abc import Mapping, Sequence

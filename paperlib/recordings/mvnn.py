@@ -70,7 +70,7 @@ def _covariance_of_pairs(epochs: np.ndarray) -> np.ndarray:
 
 
 def whitening_matrix(covariance: np.ndarray) -> np.ndarray:
-    """Return the symmetric W with W covariance W = identity, unless singular."""
+    """Return the symmetric W such that W covariance W is the identity matrix."""
     variances, axes = np.linalg.eigh(covariance)
     floor = variances[-1] * len(variances) * np.finfo(variances.dtype).eps
     if n_null := int(np.count_nonzero(variances <= floor)):

@@ -40,7 +40,7 @@ def without_serial(name: str) -> str:
 
 @cache
 def ctf_helmet() -> dict[str, np.ndarray]:
-    """Return position (m) and three axes (12,) of each coil, in device coordinates.
+    """Return 12 numbers for each coil, in device coordinates: position (m), three axes.
 
     MNE's canonical CTF-275 helmet lacks MLO42, which THINGS-MEG recorded; it is set at
     the mirror image of MRO42.

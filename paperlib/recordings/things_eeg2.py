@@ -113,9 +113,9 @@ def load_recording(session: Path, partition: str) -> mne.io.RawArray:
     rates = sorted({sfreq for _, sfreq in runs})
     if len(rates) > 1:
         raise ValueError(f"the runs in {session} differ in their rate: {rates} Hz.")
-    names, types = [*RAW_CHANNELS, "stim"], ["eeg"] * len(RAW_CHANNELS) + ["stim"]
     data = np.concatenate([data for data, _ in runs], axis=1)
-    info = mne.create_info(names, rates[0], types)
+    types = ["eeg"] * len(RAW_CHANNELS) + ["stim"]
+    info = mne.create_info([*RAW_CHANNELS, "stim"], rates[0], types)
     return mne.io.RawArray(data, info, verbose="error")
 
 
@@ -241,7 +241,14 @@ def load_published(folder: Path, partition: str) -> PublishedSignals:
             f"{path}: 'times' has {len(times)} entries but the data have "
             f"{data.shape[3]} samples; expected as many, or {_NICE_CUT} more."
         )
-    _check_times(path, times)
+    steps = np.diff(times.astype(float))
+    step = (times[-1] - times[0]) / max(1, len(steps))
+    if not (0 < step < 0.1) or np.abs(steps - step).max() > 0.05 * step:
+        raise ValueError(
+            f"{path}: 'times' must ascend evenly, in seconds from image onset; got "
+            f"{times[0]:g}, {times[min(1, len(times) - 1)]:g} ... {times[-1]:g}. "
+            f"Times in milliseconds must be divided by 1000."
+        )
     return PublishedSignals(path, data, tuple(ch_names), times)
 
 
@@ -297,15 +304,3 @@ def _check_electrodes(path: Path, ch_names: Sequence[str]) -> None:
             )
         if ch_names.count(name) > 1:
             raise ValueError(f"{path}: channel {name!r} is listed twice.")
-
-
-def _check_times(path: Path, times: np.ndarray) -> None:
-    """Raise ValueError unless times ascend evenly, by less than 0.1 s."""
-    steps = np.diff(times.astype(float))
-    step = (times[-1] - times[0]) / max(1, len(steps))
-    if not (0 < step < 0.1) or np.abs(steps - step).max() > 0.05 * step:
-        raise ValueError(
-            f"{path}: 'times' must ascend evenly, in seconds from image onset; got "
-            f"{times[0]:g}, {times[min(1, len(times) - 1)]:g} ... {times[-1]:g}. "
-            f"Times in milliseconds must be divided by 1000."
-        )

@@ -104,7 +104,7 @@ def preprocess_runs(
 
 
 def find_runs(folder: Path, subject: int) -> list[BIDSPath]:
-    """List a participant's runs, of which one must exist, in order of time."""
+    """List the runs of a participant in order of time; there must be one."""
     runs = find_matching_paths(
         folder,
         subjects=f"BIGMEG{subject}",
@@ -171,20 +171,15 @@ def read_events(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def clean_run(run: Run, options: MEGPreprocessing) -> mne.io.BaseRaw:
-    """Load the sensors of a run, repair dropouts and filter."""
+    """Load the sensors of a run, set dropouts to the median of the run, and filter."""
     raw = mne.io.read_raw(run.path, verbose="error")
     raw.pick(list(run.ch_names)).load_data(verbose="error")
     if run.path.stem in DROPOUTS:
         start = round(DROPOUTS[run.path.stem] * run.sfreq)
         lost = slice(start, start + round(DROPOUT_DURATION * run.sfreq))
-        raw.apply_function(_replace_by_median, lost=lost)
+        for row in range(len(raw.ch_names)):
+            raw[row, lost] = np.median(raw[row][0])
     return raw.filter(options.l_freq, options.h_freq, verbose="error")
-
-
-def _replace_by_median(signal: np.ndarray, lost: slice) -> np.ndarray:
-    """Set the samples at which a channel's signal was lost to its median."""
-    signal[lost] = np.median(signal)
-    return signal
 
 
 def cut_trials(
@@ -215,7 +210,8 @@ def standardize(
 ) -> np.ndarray:
     """Give each channel of trials (n C T) mean 0 and standard deviation 1 at baseline.
 
-    Both ends of ``baseline`` (s) belong to it; a channel that is flat there gets NaN.
+    Both ends of ``baseline`` (s) belong to it; a channel that is flat there gets values
+    that are not finite.
     """
     tolerance = (times[1] - times[0]) / 10
     start, stop = baseline

@@ -72,8 +72,8 @@ def distribution_table(scores: pd.DataFrame) -> pd.DataFrame:
             "Score": source,
             "n": f"{row['n_images']:,}",
             "Mean": format_interval(row["mean"], row["low"], row["high"]),
-            "SD": _number(row["sd"]),
-            "Other concept": _number(row["other_mean"]),
+            "SD": format_interval(row["sd"]),
+            "Other concept": format_interval(row["other_mean"]),
         }
         for low, high in pairwise(EDGES):
             heading = f"[{low}, {high}{']' if high == 1 else ')'}"
@@ -182,10 +182,6 @@ def plot_distributions(
     legend = fig.legend(handles=handles, loc="outside lower center", ncols=2)
     plt.setp(legend.get_texts(), parse_math=False)
     return fig
-
-
-def _number(value: float) -> str:
-    return MISSING if pd.isna(value) else f"{value:.3f}"
 
 
 def _share(share: float, count: float) -> str:

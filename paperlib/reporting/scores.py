@@ -29,15 +29,7 @@ _COSTS = {  # column of the budgets -> heading, format
 
 
 def with_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Append the published values, marked as such and without intervals.
-
-    Parameters
-    ----------
-    summary
-        Measured scores.
-    published
-        Columns method, metric, mean, from ``tables/published/``.
-    """
+    """Append published values (method, metric, mean), marked and without intervals."""
     marked = published.assign(method="Published: " + published["method"])
     rows = [*summary.to_dict("records"), *marked.to_dict("records")]
     return pd.DataFrame(rows, columns=summary.columns)
@@ -53,18 +45,7 @@ def caption(
 ) -> str:
     """Describe the participants, images and intervals of a table.
 
-    Parameters
-    ----------
-    summary
-        Measured scores, for the numbers of participants, images and trainings.
-    what
-        The cells show, such as ``"paired differences from Ours, mean"``.
-    dataset
-        Name of the data set.
-    simulated
-        Whether the participants are simulated.
-    resamples
-        Of the bootstrap.
+    ``what`` the cells show may be ``"paired differences from Ours, mean"``.
     """
     seeds, subjects = (_range(summary[f"n_{name}"]) for name in ("seeds", "subjects"))
     most = {"participants": summary["n_subjects"].max()}
@@ -105,15 +86,8 @@ def budget_table(
 ) -> pd.DataFrame:
     """Lay the cost of each method out as text, beside its scores.
 
-    Parameters
-    ----------
-    budgets
-        Indexed by method; columns parameters, steps, seconds (of training) and
-        sampling_seconds.
-    summary
-        Measured scores.
-    metrics
-        Metric -> heading of the scores shown.
+    ``budgets`` has a row a method; columns parameters, steps, seconds (of training) and
+    sampling_seconds.
     """
     both = budgets.join(summary.pivot(index="method", columns="metric", values="mean"))
     shown = _COSTS | {metric: (name, "{:.3f}") for metric, name in metrics.items()}
@@ -190,8 +164,6 @@ def plot_scores(
 
     Parameters
     ----------
-    summary
-        Measured scores.
     kinds
         Method -> kind, see :func:`paperlib.evaluation.comparison.row_kinds`, from top
         to bottom; a method that has none of these scores is left out.
@@ -199,8 +171,6 @@ def plot_scores(
         Metric -> axis label.
     levels
         Metric -> level drawn as a dashed line.
-    level_label
-        What the level is.
     """
     defined = summary[summary["metric"].isin(metrics) & summary["mean"].notna()]
     rows = [method for method in kinds if method in set(defined["method"])]

@@ -13,13 +13,11 @@ from paperlib.reporting.figures import SIMULATED
 MISSING = "–"
 
 
-def format_interval(mean: float, low: float, high: float, digits: int = 3) -> str:
+def format_interval(mean: float, low: float = np.nan, high: float = np.nan) -> str:
     """Write ``mean [low, high]``; a value that is not defined becomes a dash."""
     if np.isnan(mean):
         return MISSING
-    if np.isnan(low):
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def wide_table(

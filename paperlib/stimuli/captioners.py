@@ -19,12 +19,8 @@ from paperlib.validation import check_option
 def load_captioner(kind: str, *, device: torch.device, **options) -> Captioner:
     """Load a captioner, in the precision that suits its device.
 
-    Parameters
-    ----------
-    kind
-        ``"qwen2-vl"`` or ``"minigpt4"``.
-    **options
-        Of :class:`Qwen2VL` or :class:`paperlib.stimuli.minigpt4.MiniGPT4`.
+    ``kind`` is ``"qwen2-vl"`` or ``"minigpt4"``, and ``options`` are those of
+    :class:`Qwen2VL` or :class:`paperlib.stimuli.minigpt4.MiniGPT4`.
 
     Raises
     ------

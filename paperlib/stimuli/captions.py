@@ -160,13 +160,12 @@ def _resume(partial: Path, ids: list[str], source: dict, batch_size: int) -> int
         return 0
     lines = partial.read_bytes().split(b"\n")[:-1]
     lines = lines[: len(lines) - len(lines) % batch_size]
-    os.truncate(partial, sum(len(line) + 1 for line in lines))
-    done = _read_lines(partial)
+    done = [json.loads(line) for line in lines]
     made = [{key: line.get(key) for key in ("image_id", *source)} for line in done]
-    if made == [{"image_id": name, **source} for name in ids[: len(done)]]:
-        return len(done)
-    os.truncate(partial, 0)
-    return 0
+    if made != [{"image_id": name, **source} for name in ids[: len(done)]]:
+        lines = []
+    os.truncate(partial, sum(len(line) + 1 for line in lines))
+    return len(lines)
 
 
 def _read_captions(path: Path, image_ids: Sequence[str]) -> dict[str, dict]:

@@ -61,7 +61,7 @@ def load_cnn(name: str, *, device: str | torch.device) -> Cnn:
     ValueError
         If the name is unknown, or the weights are damaged or do not fit the network.
     FileNotFoundError
-        If AlexNet's weights have to be downloaded and cannot be.
+        If AlexNet's weights are missing and cannot be downloaded.
     """
     check_option("network", name, tuple(LAYERS))
     model, preprocess = _load_alexnet() if name == "alexnet" else _load_lite0()

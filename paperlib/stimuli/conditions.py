@@ -10,12 +10,7 @@ from paperlib.stimuli.tokens import Tokens
 class Condition:
     """Unified embeddings (paper, section 3.2.3): tokens of several sources in a row.
 
-    ``image_ids`` names the image of each row.
-
-    Raises
-    ------
-    ValueError
-        If there is no source, or widths differ.
+    ``image_ids`` holds the image of each row.
     """
 
     def __init__(self, sources: Sequence[Tokens], image_ids: Sequence[str]):

@@ -43,13 +43,7 @@ def fit_map_tokens(
     *,
     n_components: int = 64,
 ) -> MapTokens:
-    """Fit tokens of width ``n_components`` to the maps of the training images.
-
-    Raises
-    ------
-    ValueError
-        If a layer was not written, or maps differ in their number of places.
-    """
+    """Fit tokens of width ``n_components`` to the maps of the training images."""
     parts = [image_ids[i : i + _BLOCK] for i in range(0, len(image_ids), _BLOCK)]
     count, total, products = 0, 0.0, 0.0
     for part in parts:

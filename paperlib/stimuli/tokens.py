@@ -34,8 +34,6 @@ def write_tokens(
         What to encode (an image's path, a caption), by image id.
     encode
         B items to tokens of shape (B, L, D).
-    settings
-        How the tokens are made.
 
     Raises
     ------
