@@ -43,7 +43,7 @@ from paperlib.notebook import open_notebook
 from paperlib.recordings import signals
 from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.sensors import sensor_info
-from paperlib.reporting import figures, page
+from paperlib.reporting import figures, page, scores
 from paperlib.stimuli.captions import read_captions
 from paperlib.stimuli.images import open_image, read_images
 
@@ -81,12 +81,14 @@ print(f"{len(tables)} tables and {len(pictures)} figures of {size:.1f} MB.")
 # %%
 def main_result(dataset: str) -> dict:
     """Return the image-specific scores that the main finding compares."""
-    scores = pd.read_csv(nb.input("table", name=f"{paths.MAIN_TABLES[dataset]}.csv"))
-    scores = scores[scores["metric"].eq("specific") & scores["mean"].notna()]
-    scores = scores.set_index("method")
-    asked = scores[scores.index.str.startswith(cfg.label)]
-    is_other = scores.index.str.startswith((cfg.label, "Published", "Zero", "Split"))
-    rest = scores[~is_other].sort_values("mean")
+    table = pd.read_csv(nb.input("table", name=f"{paths.MAIN_TABLES[dataset]}.csv"))
+    table = table[table["metric"].eq("specific") & table["mean"].notna()]
+    table = table.set_index("method")
+    labels = table.index.str.partition(", ").get_level_values(0)
+    asked = table[labels == cfg.label]
+    controls = ("Published", "Zero", "Training mean", "Split")
+    rest = table[(labels != cfg.label) & ~table.index.str.startswith(controls)]
+    rest = rest.sort_values("mean")
     other = asked[asked.index.str.endswith("other image")]
     means = asked[asked.index.str.endswith("posterior mean")]
     return {
@@ -98,6 +100,26 @@ def main_result(dataset: str) -> dict:
 
 results = {dataset: main_result(dataset) for dataset in cfg.datasets}
 pd.DataFrame({name: result["ours"] for name, result in results.items()})
+
+# %% [markdown]
+# ## Published effects
+#
+# For each ablation and metric that was published, the sign of the effect against the
+# measured interval of the paired difference: as published, reversed, or open where the
+# interval holds zero (notebook 07).
+
+# %%
+effects = {}
+runs = {run.label: name for name, run in cfg.runs.items()}
+for dataset, groups in paths.ABLATION_TABLES.items():
+    for group, name in groups.items():
+        lost = pd.read_csv(nb.input("table", name=f"{name}_paired.csv"))
+        lost = lost.assign(run=lost["method"].map(runs))
+        published = pd.read_csv(nb.input("published_table", name=name))
+        full = getattr(cfg.of(dataset=dataset).ablations, group)[-1]
+        verdicts = scores.order_table(lost, published, full)["as_published"]
+        effects[name] = verdicts.value_counts().to_dict()
+effects
 
 # %% [markdown]
 # ## Whose values the published ones are
@@ -257,6 +279,7 @@ text = page.render(
     **{"moments": (1000 * moments).round().astype(int).tolist(), "limit": limits[0]},
     places=(100 * (left + width * (moments - times[0]) / np.ptp(times))).tolist(),
     **{"unit": data.unit, "colors": figures.REGION_COLORS, "n_test": len(r)},
+    effects=effects,
     **{"run": run, "costs": costs.to_dict("records"), "median_r": np.median(r)},
 )
 write_text(nb.output("page"), text)

@@ -145,6 +145,7 @@ def paper(tmp_path):
         median_r=0.2,
         run={"commits": ["0" * 40], "packages": {"torch": "2"}, "core_minutes": 1.0},
         costs=[],
+        effects={},
     )
 
 

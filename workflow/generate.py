@@ -17,6 +17,7 @@ from paperlib.config import load_config
 from paperlib.generation import find_pictures
 from paperlib.paths import ROOT, job_name, template
 from paperlib.reporting.page import notebook_page
+from paperlib.validation import check_option
 from workflow.run_notebook import execute
 
 NOTEBOOK = "11_own_images"
@@ -38,6 +39,7 @@ def generate(images: list[Path], config: str, keys: dict) -> list[Path]:
     keys = {"dataset": next(iter(cfg.datasets)), "run": cfg.evaluation.reference} | keys
     cfg = cfg.of(dataset=keys["dataset"], run=keys["run"])
     keys.setdefault("subject", cfg.training_subject)
+    check_option("subject", keys["subject"], cfg.subjects)
     known = keys | {"config": cfg.name, "seed": cfg.seeds[0], "images": pictures}
     if not (ROOT / template("checkpoint", **known)).is_dir():
         record = template("record", job=job_name("04_train", **keys), config=cfg.name)

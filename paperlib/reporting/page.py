@@ -124,6 +124,9 @@ def notebook_page(executed: Path) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _MATH.sub(_as_mathml, cell.source)
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.metadata["image/png"] = {"alt": "Figure drawn by the code above"}
     exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)
     exporter.register_filter("clean_html", lambda html: html)  # the notebook is our own
     body, _ = exporter.from_notebook_node(notebook)
