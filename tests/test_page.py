@@ -100,7 +100,7 @@ def test_maps_show_every_value_where_its_sensor_is():
 
 
 def test_equations_of_notebooks_need_no_network(tmp_path):
-    text = "Let $x < 1$ and\n\n$$y = \\frac{1}{2}$$\n\nin *all*."
+    text = "Let $x\n< 1$ and\n\n$$y = \\frac{1}{2}$$\n\nin *all*."
     cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("a = 'b'")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
     made = page.notebook_page(tmp_path / "a.ipynb")

@@ -48,6 +48,11 @@ def read_pins(path):
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.parent.name)
+def test_own_images_are_named_from_where_the_user_is(machine, tmp_path):
+    done = run_all(machine, "generate", "a b.jpg", "--subject", "2")
+    assert "-m workflow.generate a b.jpg --subject 2" in done.stdout
+
+
 def test_options_of_profiles_exist(path):
     known = {
         name.removeprefix("--")

@@ -26,7 +26,7 @@ from paperlib.reporting.schematics import TEMPLATES
 _LEVELS = 31  # colors of a scalp map
 _HEAD = 0.88  # its radius; the template draws the outline around it
 _PUBLISHED = "Published: "
-_MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
+_MATH = re.compile(r"\$\$(.+?)\$\$|\$((?:[^$\n]|\n(?!\n))+)\$", re.DOTALL)
 
 
 def render(template: str, **fields) -> str:
@@ -127,7 +127,8 @@ def notebook_page(executed: Path) -> str:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.metadata["image/png"] = {"alt": "Figure drawn by the code above"}
-    exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)
+    hidden = ("exclude_anchor_links", "exclude_input_prompt", "exclude_output_prompt")
+    exporter = HTMLExporter(template_name="basic", **dict.fromkeys(hidden, True))
     exporter.register_filter("clean_html", lambda html: html)  # the notebook is our own
     body, _ = exporter.from_notebook_node(notebook)
     styles = {name: HtmlFormatter(style=name) for name in ("default", "github-dark")}
