@@ -148,9 +148,6 @@ def serve_meg(files, folder):
     files["/things"] = encrypted_zip(shown, SECRET.encode())
 
 
-PARTITIONS = ("training", "test")
-
-
 def states(config, group):
     """Say what is wrong with the items of a group, by name."""
     items = list_items(load_config(config))
@@ -219,21 +216,22 @@ def test_bare_pickles_are_a_layout_too(config, tmp_path):
     assert found["participant 1, published"] is None
 
 
-def test_an_archive_of_another_participant_is_refused(config, server, capsys):
-    serve_eeg(server)
-    server["/raw/sub-01.zip"] = server["/raw/sub-02.zip"]
-    fetch = ["fetch", "--config", config(), "--dataset", "things-eeg2"]
-    assert main([*fetch, "--subjects", "1"]) == 1
-    assert "holds none of the files expected" in capsys.readouterr().err
-
-
-def test_an_archive_that_lacks_a_session_is_not_enough(config, server, capsys):
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        ("sub-02/ses-01/raw_eeg_training.npy", "holds none of the files expected"),
+        ("ses-01/raw_eeg_training.npy", "Everything was downloaded, and yet: missing"),
+    ],
+)
+def test_archives_of_others_and_incomplete_ones(
+    config, server, capsys, member, message
+):
     serve_eeg(server)
     recording = dictionary(raw_eeg_data=np.zeros((2, 3)))
-    server["/raw/sub-01.zip"] = zipped({"ses-01/raw_eeg_training.npy": recording})
+    server["/raw/sub-01.zip"] = zipped({member: recording})
     fetch = ["fetch", "--config", config(), "--dataset", "things-eeg2"]
     assert main([*fetch, "--subjects", "1"]) == 1
-    assert "Everything was downloaded, and yet: missing" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_participants_of_meg(config, server, tmp_path, monkeypatch, capfd):

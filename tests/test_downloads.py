@@ -104,17 +104,16 @@ def test_an_unreachable_server(path):
         download("http://127.0.0.1:9/file", path)
 
 
-def test_another_checksum(remote, path):
-    with pytest.raises(
-        ValueError, match=f"expected sha256:{'0' * 64} but got {SHA256}"
-    ):
-        download(path=path, **remote | {"sha256": "0" * 64})
-    assert names(path) == []
-
-
-def test_another_size(server, remote, path):
-    with pytest.raises(ValueError, match="sends 10,240 bytes; expected 10,241"):
-        download(path=path, **remote | {"size": len(CONTENT) + 1})
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({"sha256": "0" * 64}, f"expected sha256:{'0' * 64} but got {SHA256}"),
+        ({"size": len(CONTENT) + 1}, "sends 10,240 bytes; expected 10,241"),
+    ],
+)
+def test_another_file_than_expected(remote, path, known, message):
+    with pytest.raises(ValueError, match=message):
+        download(path=path, **remote | known)
     assert names(path) == []
 
 
@@ -172,18 +171,12 @@ def test_two_downloads_of_a_file_do_not_mix(remote, path):
             download(path=path, **remote)
 
 
-def test_what_is_there_is_not_asked_for(server, remote, path):
+@pytest.mark.parametrize(("there", "n"), [(CONTENT, 0), (CONTENT[:-1] + b"x", 1)])
+def test_only_a_damaged_file_is_replaced(server, remote, path, there, n):
     path.parent.mkdir()
-    path.write_bytes(CONTENT)
+    path.write_bytes(there)
     download(path=path, **remote)
-    assert server.asked == []
-
-
-def test_a_damaged_file_is_replaced(remote, path):
-    path.parent.mkdir()
-    path.write_bytes(CONTENT[:-1] + b"x")
-    download(path=path, **remote)
-    assert path.read_bytes() == CONTENT
+    assert path.read_bytes() == CONTENT and len(server.asked) == n
 
 
 @pytest.fixture

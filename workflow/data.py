@@ -11,7 +11,7 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from getpass import GetPassWarning, getpass
@@ -52,7 +52,7 @@ class Item:
 
     def problem(self) -> str | None:
         """Say what is missing or wrong; None if nothing is."""
-        return first_problem([self.path])
+        return first_problem({self.path: None})
 
     def fetch(self) -> None:
         """Download what is missing or wrong."""
@@ -97,7 +97,7 @@ class _EEG(Item):
 
     def problem(self):
         in_bids = len(list(self.path.glob("ses-*/eeg"))) == 4
-        return None if in_bids else first_problem(self.files())
+        return None if in_bids else first_problem(dict.fromkeys(self.files()))
 
     def fetch(self):
         _download_archive(self.source, self.path.with_suffix(".zip"), self._place)
@@ -114,10 +114,7 @@ class _EEG(Item):
 
 class _Epochs(Item):
     def problem(self):
-        return first_problem(
-            [self.path / name for name in self.source],
-            [entry["size"] for entry in self.source.values()],
-        )
+        return first_problem({self.path / n: e["size"] for n, e in self.source.items()})
 
     def fetch(self):
         _download_files(self.path, self.source)
@@ -132,11 +129,10 @@ class _Runs(Item):
         if len(runs) < n_expected:
             missing = n_expected - len(runs)
             return f"missing: {missing} of {n_expected} runs in {self.path}"
-        signals = [run / f"{run.stem}.meg4" for run in runs]
-        headers = [run / f"{run.stem}.res4" for run in runs]
+        sizes = {run / f"{run.stem}.meg4": self.source["size"] for run in runs}
+        sizes |= {run / f"{run.stem}.res4": None for run in runs}
         tables = [Path(str(run).replace("_meg.ds", "_events.tsv")) for run in runs]
-        sizes = [self.source["size"]] * len(runs)
-        return first_problem(signals, sizes) or first_problem([*headers, *tables])
+        return first_problem(sizes | dict.fromkeys(tables))
 
     def fetch(self):
         bucket = self.source["bucket"]
@@ -163,7 +159,8 @@ class _Model(Item):
                 folder = snapshot_download(self.source, local_files_only=True, **small)
         except (FileNotFoundError, ValueError) as error:  # not in the cache, no name
             return f"missing: {self.source} ({str(error).splitlines()[0]})"
-        return first_problem([Path(folder, name) for name in self._files(folder)])
+        files = [Path(folder, name) for name in self._files(folder)]
+        return first_problem(dict.fromkeys(files))
 
     def fetch(self):
         from huggingface_hub import snapshot_download
@@ -275,10 +272,8 @@ def list_weights(cfg: Config) -> Iterator[Item]:
         if entry.kind == "qwen2-vl":
             models = [(entry.model, entry.revision, ("",))]
         else:
-            models = [
-                (entry.vision, entry.vision_revision, BLIP2_PARTS),
-                (entry.language, entry.language_revision, ("",)),
-            ]
+            models = [(entry.vision, entry.vision_revision, BLIP2_PARTS)]
+            models += [(entry.language, entry.language_revision, ("",))]
             advice = (
                 f"put pretrained_minigpt4_7b.pth at {entry.projection}; the README of "
                 "github.com/Vision-CAIR/MiniGPT-4 leads to it (Google Drive)"
@@ -290,12 +285,9 @@ def list_weights(cfg: Config) -> Iterator[Item]:
             yield _Model(*about, revision=revision, prefixes=prefixes)
 
 
-def first_problem(
-    paths: Iterable[Path], sizes: Iterable[int] | None = None
-) -> str | None:
+def first_problem(sizes: dict[Path, int | None]) -> str | None:
     """Say which file is missing, has another size than known, or begins wrongly."""
-    paths = list(paths)
-    for path, size in zip(paths, sizes or [None] * len(paths), strict=True):
+    for path, size in sizes.items():
         if not path.is_file():
             return f"missing: {path}"
         n_bytes = path.stat().st_size
@@ -330,10 +322,8 @@ def verify(model: str, folder: Path) -> None:
         (folder / name).resolve().unlink()
         (folder / name).unlink(missing_ok=True)
     if wrong:
-        raise ValueError(
-            f"{', '.join(wrong)} of {model} had another checksum than on the hub and "
-            "was removed; fetch it again."
-        )
+        problem = "had another checksum than on the hub and was removed; fetch it again"
+        raise ValueError(f"{', '.join(wrong)} of {model} {problem}.")
 
 
 def ask_password(prompt: str) -> bytes:
@@ -343,15 +333,13 @@ def ask_password(prompt: str) -> bytes:
         try:
             return getpass(prompt).encode()
         except (GetPassWarning, EOFError) as error:
-            raise OSError(
-                "A password must be typed, and there is no terminal to ask on; run "
-                "this command in one."
-            ) from error
+            problem = "A password must be typed, and there is no terminal to ask on."
+            raise OSError(problem) from error
 
 
 def _download_files(folder: Path, sources: dict[str, dict]) -> None:
     for name, source in sources.items():
-        if first_problem([folder / name], [source.get("size")]):
+        if first_problem({folder / name: source.get("size")}):
             (folder / name).unlink(missing_ok=True)
             download(path=folder / name, **source)
 
