@@ -136,10 +136,14 @@ def serve_meg(files, folder):
     write_epochs(path, image_numbers(trials))
     lists = files.sources["things-meg"]["images"]["lists"]
     lists[TABLE] = serve(files, "/table", table)
-    files.sources["things-meg"]["epochs"] = {
+    parts = {
         name: serve(files, f"/meg/{name}", path.read_bytes())
         for name in ("preprocessed_P1-epo.fif", "preprocessed_P2-epo.fif")
     }
+    for part in parts.values():
+        del part["url"]
+    epochs = {"folder": f"{files.url}/meg", "files": parts}
+    files.sources["things-meg"]["epochs"] = epochs
     (folder / "sourcedata").mkdir()
     (folder / "sourcedata/sample_attributes_P1.csv").write_bytes(table)
     images = list_images(folder)

@@ -226,8 +226,9 @@ def list_items(cfg: Config) -> Iterator[Item]:
             elif kind == "published":
                 place = place.get(subject)
             elif kind == "epochs":
-                place = {n: s for n, s in place.items() if f"_P{subject}-" in n}
-                item = _Epochs
+                item, folder_url, files = _Epochs, place["folder"], place["files"]
+                names = [name for name in files if f"_P{subject}-" in name]
+                place = {n: files[n] | {"url": f"{folder_url}/{n}"} for n in names}
             else:
                 item, folder = _Runs, folder / f"sub-BIGMEG{subject}"
             name = f"participant {subject}, {kind}"
