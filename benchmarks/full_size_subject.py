@@ -46,7 +46,6 @@ from paperlib.training import Pairs
 # paperlib first: it lets open_clip import where torchvision is of another build.
 import open_clip
 
-REPORT = Path(__file__).with_suffix(".json")
 SEQUENCE, SOA, CYCLE = 20, 200, 6488  # images; samples; samples from one to the next
 TINY = "--tiny" in sys.argv
 CONCEPTS, TESTS = (24, 12) if TINY else (1654, 200)  # 10 images each; 1 image each
@@ -79,12 +78,11 @@ def record(folder: Path) -> None:
             data *= 1e-5  # V
             data[-1] = 0
             data[-1, onsets] = rng.permutation(codes)
-            content = {"raw_eeg_data": data, "sfreq": 1000}
-            content["ch_names"] = [*things_eeg2.RAW_CHANNELS, "stim"]
-            content["ch_types"] = ["eeg"] * 63 + ["stim"]
+            names, types = [*things_eeg2.RAW_CHANNELS, "stim"], ["eeg"] * 63 + ["stim"]
+            content = {"raw_eeg_data": data, "ch_names": names, "ch_types": types}
             file = things_eeg2.raw_file(folder / f"raw/ses-0{session}", partition)
             file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file, content)
+            np.save(file, content | {"sfreq": 1000})
 
 
 def preprocess(folder: Path) -> None:
@@ -103,12 +101,11 @@ def embed(folder: Path) -> None:
         if numbers[0] >= 64:
             return rng.standard_normal((len(numbers), *shape), np.float32)
         pixels = rng.integers(0, 256, (len(numbers), 500, 500, 3), np.uint8)
-        images = [Image.fromarray(image) for image in pixels]
-        return image_tokens(clip, images, normalize_by_cls=False)
+        return image_tokens(clip, map(Image.fromarray, pixels), normalize_by_cls=False)
 
     items = {name: number for number, name in enumerate(IMAGE_IDS)}
-    options = {"batch_size": 16, "settings": {}}
-    write_tokens(folder / "tokens.npy", items, encode=encode, **options)
+    path = folder / "tokens.npy"
+    write_tokens(path, items, encode=encode, batch_size=16, settings={})
 
 
 def train(folder: Path) -> None:
@@ -176,7 +173,7 @@ def measured(name: str, folder: Path) -> dict[str, float]:
     ended.set()
     took = {"seconds": time.monotonic() - began, "core_seconds": time.process_time()}
     took |= {"peak_gb": memory("VmHWM"), "own_gb": max(own)}
-    return {name: round(value, 2) for name, value in took.items()}
+    return {key: round(value, 2) for key, value in took.items()}
 
 
 def main() -> None:
@@ -186,14 +183,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
-    report = arguments.folder / REPORT.name if TINY else REPORT
-    spawn = multiprocessing.get_context("spawn")
+    report = (
+        arguments.folder / "tiny.json" if TINY else Path(__file__).with_suffix(".json")
+    )
     for name in arguments.only:
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             result = pool.submit(measured, name, arguments.folder).result()
         print(name, result, flush=True)
         kept = json.loads(report.read_text())["results"] if report.is_file() else {}
-        kept = {stage: kept[stage] for stage in STAGES if stage in kept}
+        kept = {stage: kept[stage] for stage in kept if stage in STAGES}
         content = {"date": date.today().isoformat(), "what": __doc__}
         content["machine"] = f"{processor()}, 1 of {os.cpu_count()} cores"
         content["results"] = kept | {name: result}

@@ -9,8 +9,6 @@ import hashlib
 import re
 from pathlib import Path
 
-from paperlib.validation import did_you_mean
-
 ROOT = Path(__file__).resolve().parents[1]
 
 _RUN = "results/{config}/{dataset}/runs/{run}/sub-{subject}"
@@ -138,7 +136,7 @@ def template(alias: str, **known: str | int) -> str:
     """
     if alias not in TEMPLATES:
         raise ValueError(
-            f"No path is called {alias!r}.{did_you_mean(alias, TEMPLATES)}"
+            f"No path is called {alias!r}; there are {', '.join(map(repr, TEMPLATES))}."
         )
     text = OTHER_TEMPLATES.get(known.get("dataset"), {}).get(alias, TEMPLATES[alias])
     for key, value in known.items():

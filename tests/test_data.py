@@ -136,10 +136,14 @@ def serve_meg(files, folder):
     write_epochs(path, image_numbers(trials))
     lists = files.sources["things-meg"]["images"]["lists"]
     lists[TABLE] = serve(files, "/table", table)
-    files.sources["things-meg"]["epochs"] = {
+    parts = {
         name: serve(files, f"/meg/{name}", path.read_bytes())
         for name in ("preprocessed_P1-epo.fif", "preprocessed_P2-epo.fif")
     }
+    for part in parts.values():
+        del part["url"]
+    epochs = {"folder": f"{files.url}/meg", "files": parts}
+    files.sources["things-meg"]["epochs"] = epochs
     (folder / "sourcedata").mkdir()
     (folder / "sourcedata/sample_attributes_P1.csv").write_bytes(table)
     images = list_images(folder)
@@ -148,7 +152,8 @@ def serve_meg(files, folder):
     files["/things"] = encrypted_zip(shown, SECRET.encode())
 
 
-PARTITIONS = ("training", "test")
+def fetch(config, dataset, *words):
+    return main(["fetch", "--config", config, "--dataset", dataset, *words])
 
 
 def states(config, group):
@@ -172,26 +177,24 @@ def test_nothing_is_there(config, capsys, tmp_path):
 def test_participants_of_eeg(config, server, tmp_path, source):
     serve_eeg(server)
     path = config(eeg=source)
-    fetch = ["fetch", "--config", path, "--dataset", "things-eeg2", "--subjects", "2"]
-    assert main(fetch) == 0
+    assert fetch(path, "things-eeg2", "--subjects", "2") == 0
     found = states(path, "things-eeg2")
     assert found["images"] is None and found[f"participant 2, {source}"] is None
     assert found[f"participant 1, {source}"].startswith("missing")
     assert not list((tmp_path / "data").rglob("*.zip"))
     server.asked.clear()
-    assert main(fetch) == 0 and server.asked == []
+    assert fetch(path, "things-eeg2", "--subjects", "2") == 0 and server.asked == []
 
 
 def test_an_interrupted_fetch_is_not_taken_for_whole(config, server, capsys):
     serve_eeg(server)
     path = config()
     server.cut = 0
-    fetch = ["fetch", "--config", path, "--dataset", "things-eeg2", "--subjects", "1"]
-    assert main(fetch) == 1
+    assert fetch(path, "things-eeg2", "--subjects", "1") == 1
     assert "Run the same command again" in capsys.readouterr().err
     assert states(path, "things-eeg2")["participant 1, raw"].startswith("missing")
     server.cut = None
-    assert main(fetch) == 0
+    assert fetch(path, "things-eeg2", "--subjects", "1") == 0
 
 
 @pytest.mark.parametrize("content", [b"404: not found", b""])
@@ -200,7 +203,7 @@ def test_damaged_recordings_are_told_from_missing_ones(
 ):
     serve_eeg(server)
     path = config()
-    main(["fetch", "--config", path, "--dataset", "things-eeg2"])
+    fetch(path, "things-eeg2")
     folder = tmp_path / "data/things-eeg2/raw_data/sub-01"
     (folder / "ses-02/raw_eeg_test.npy").write_bytes(content)
     capsys.readouterr()
@@ -219,28 +222,28 @@ def test_bare_pickles_are_a_layout_too(config, tmp_path):
     assert found["participant 1, published"] is None
 
 
-def test_an_archive_of_another_participant_is_refused(config, server, capsys):
-    serve_eeg(server)
-    server["/raw/sub-01.zip"] = server["/raw/sub-02.zip"]
-    fetch = ["fetch", "--config", config(), "--dataset", "things-eeg2"]
-    assert main([*fetch, "--subjects", "1"]) == 1
-    assert "holds none of the files expected" in capsys.readouterr().err
-
-
-def test_an_archive_that_lacks_a_session_is_not_enough(config, server, capsys):
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        ("sub-02/ses-01/raw_eeg_training.npy", "holds none of the files expected"),
+        ("ses-01/raw_eeg_training.npy", "Everything was downloaded, and yet: missing"),
+    ],
+)
+def test_archives_of_others_and_incomplete_ones(
+    config, server, capsys, member, message
+):
     serve_eeg(server)
     recording = dictionary(raw_eeg_data=np.zeros((2, 3)))
-    server["/raw/sub-01.zip"] = zipped({"ses-01/raw_eeg_training.npy": recording})
-    fetch = ["fetch", "--config", config(), "--dataset", "things-eeg2"]
-    assert main([*fetch, "--subjects", "1"]) == 1
-    assert "Everything was downloaded, and yet: missing" in capsys.readouterr().err
+    server["/raw/sub-01.zip"] = zipped({member: recording})
+    assert fetch(config(), "things-eeg2", "--subjects", "1") == 1
+    assert message in capsys.readouterr().err
 
 
 def test_participants_of_meg(config, server, tmp_path, monkeypatch, capfd):
     serve_meg(server, tmp_path)
     monkeypatch.setattr(data, "ask_password", lambda prompt: SECRET.encode())
     path = config()
-    assert main(["fetch", "--config", path, "--dataset", "things-meg"]) == 0
+    assert fetch(path, "things-meg") == 0
     assert not any(states(path, "things-meg").values())
     stored = [p for p in (tmp_path / "data").rglob("*") if p.is_file()]
     assert not any(SECRET.encode() in p.read_bytes() for p in stored)
@@ -269,7 +272,7 @@ def test_the_password_is_asked_before_the_archive_is_brought(
 
     serve_meg(server, tmp_path)
     monkeypatch.setattr(data, "ask_password", no_terminal)
-    assert main(["fetch", "--config", config(), "--dataset", "things-meg"]) == 1
+    assert fetch(config(), "things-meg") == 1
     assert "/things" not in [path for path, _ in server.asked]
 
 
@@ -328,19 +331,11 @@ def test_a_bucket_is_listed_page_by_page(monkeypatch):
     assert asked[1]["continuation-token"] == "x y"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--dataset", "things-eeg"], "--dataset must be one of.*Did you mean"),
-        (["--dataset", "things-meg", "--subjects", "1,7"], "one of '1', '2'; got '7'"),
-    ],
-)
-def test_unknown_data_sets_and_participants(config, capsys, words, message):
-    assert main(["fetch", "--config", config(), *words]) == 1
-    assert re.search(message, capsys.readouterr().err)
-
-
-def test_numbers_of_participants_belong_to_a_data_set(config, capsys):
+def test_unknown_data_sets_and_participants(config, capsys):
+    assert fetch(config(), "things-eeg") == 1
+    assert re.search("--dataset must be one of.*Did you mean", capsys.readouterr().err)
+    assert fetch(config(), "things-meg", "--subjects", "1,7") == 1
+    assert "one of '1', '2'; got '7'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["fetch", "--config", config(), "--subjects", "1"])
     assert "--subjects needs --dataset" in capsys.readouterr().err

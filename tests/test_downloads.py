@@ -43,6 +43,13 @@ def path(tmp_path):
     return tmp_path / "new/file.fif"
 
 
+@pytest.fixture
+def partial(path):
+    """Name what an earlier download would leave; its folder is there."""
+    path.parent.mkdir()
+    return path.with_name(f".{path.name}.partial")
+
+
 def names(path):
     """List what is in the folder of a file."""
     return sorted(p.name for p in path.parent.iterdir()) if path.parent.exists() else []
@@ -63,13 +70,12 @@ def test_cut_connections_are_opened_again_where_they_stopped(server, remote, pat
     assert starts == [None, "bytes=3000-", "bytes=6000-", "bytes=9000-"]
 
 
-def test_the_next_call_goes_on_where_this_one_gave_up(server, remote, path):
-    path.parent.mkdir()
-    (path.parent / f".{path.name}.partial").write_bytes(CONTENT[:4000])
+def test_the_next_call_goes_on_where_this_one_gave_up(server, remote, path, partial):
+    partial.write_bytes(CONTENT[:4000])
     server.cut = 0
     with pytest.raises(OSError, match="stops at 4,000 bytes.*Run the same command"):
         download(path=path, **remote)
-    assert names(path) == [f".{path.name}.partial"]
+    assert names(path) == [partial.name]
     server.cut = None
     server.asked.clear()
     download(path=path, **remote)
@@ -77,18 +83,18 @@ def test_the_next_call_goes_on_where_this_one_gave_up(server, remote, path):
     assert names(path) == [path.name]
 
 
-def test_a_server_that_knows_no_ranges_sends_all_again(server, remote, path):
+def test_a_server_that_knows_no_ranges_sends_all_again(server, remote, path, partial):
     server.ranges = False
-    path.parent.mkdir()
-    (path.parent / f".{path.name}.partial").write_bytes(b"x" * 4000)
+    partial.write_bytes(b"x" * 4000)
     download(path=path, **remote)
     assert path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(("there", "n_requests"), [(CONTENT, 1), (CONTENT + b"x", 2)])
-def test_a_partial_file_that_is_whole_or_longer(server, path, there, n_requests):
-    path.parent.mkdir()
-    (path.parent / f".{path.name}.partial").write_bytes(there)
+def test_a_partial_file_that_is_whole_or_longer(
+    server, path, partial, there, n_requests
+):
+    partial.write_bytes(there)
     download(f"{server.url}/file", path)
     assert path.read_bytes() == CONTENT and len(server.asked) == n_requests
 
@@ -104,17 +110,16 @@ def test_an_unreachable_server(path):
         download("http://127.0.0.1:9/file", path)
 
 
-def test_another_checksum(remote, path):
-    with pytest.raises(
-        ValueError, match=f"expected sha256:{'0' * 64} but got {SHA256}"
-    ):
-        download(path=path, **remote | {"sha256": "0" * 64})
-    assert names(path) == []
-
-
-def test_another_size(server, remote, path):
-    with pytest.raises(ValueError, match="sends 10,240 bytes; expected 10,241"):
-        download(path=path, **remote | {"size": len(CONTENT) + 1})
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({"sha256": "0" * 64}, f"expected sha256:{'0' * 64} but got {SHA256}"),
+        ({"size": len(CONTENT) + 1}, "sends 10,240 bytes; expected 10,241"),
+    ],
+)
+def test_another_file_than_expected(remote, path, known, message):
+    with pytest.raises(ValueError, match=message):
+        download(path=path, **remote | known)
     assert names(path) == []
 
 
@@ -141,18 +146,15 @@ def test_no_space_left(remote, path, leave):
     download(path=path, **remote)
 
 
-def test_only_what_is_missing_needs_space(remote, path, leave):
-    path.parent.mkdir()
-    (path.parent / f".{path.name}.partial").write_bytes(CONTENT[:10000])
+def test_only_what_is_missing_needs_space_in_an_archive_also_its_content(
+    remote, path, partial, leave
+):
+    partial.write_bytes(CONTENT[:10000])
     leave(240)
-    download(path=path, **remote)
-    assert path.read_bytes() == CONTENT
-
-
-def test_an_archive_needs_space_for_its_content_too(remote, path, leave):
-    leave(2 * len(CONTENT) - 1)
     with pytest.raises(OSError, match="Make room"):
         download(path=path, copies=2, **remote)
+    download(path=path, **remote)
+    assert path.read_bytes() == CONTENT
 
 
 def test_space_is_looked_for_where_the_folder_will_be(tmp_path, monkeypatch):
@@ -164,26 +166,19 @@ def test_space_is_looked_for_where_the_folder_will_be(tmp_path, monkeypatch):
     assert asked == [tmp_path]
 
 
-def test_two_downloads_of_a_file_do_not_mix(remote, path):
-    path.parent.mkdir()
-    with (path.parent / f".{path.name}.partial").open("wb") as partial:
-        fcntl.flock(partial, fcntl.LOCK_EX)
+def test_two_downloads_of_a_file_do_not_mix(remote, path, partial):
+    with partial.open("wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(OSError, match="written by another fetch"):
             download(path=path, **remote)
 
 
-def test_what_is_there_is_not_asked_for(server, remote, path):
+@pytest.mark.parametrize(("there", "n"), [(CONTENT, 0), (CONTENT[:-1] + b"x", 1)])
+def test_only_a_damaged_file_is_replaced(server, remote, path, there, n):
     path.parent.mkdir()
-    path.write_bytes(CONTENT)
+    path.write_bytes(there)
     download(path=path, **remote)
-    assert server.asked == []
-
-
-def test_a_damaged_file_is_replaced(remote, path):
-    path.parent.mkdir()
-    path.write_bytes(CONTENT[:-1] + b"x")
-    download(path=path, **remote)
-    assert path.read_bytes() == CONTENT
+    assert path.read_bytes() == CONTENT and len(server.asked) == n
 
 
 @pytest.fixture
@@ -220,22 +215,22 @@ def test_what_is_unpacked_is_left_alone(archive, place, tmp_path):
     assert (tmp_path / "new/two.npy").read_bytes() == b"two"
 
 
-def test_a_damaged_member_does_not_appear(archive, place, tmp_path):
-    archive.write_bytes(archive.read_bytes().replace(b"two", b"owt", 2))
+def test_a_damaged_archive(archive, place, tmp_path):
+    content = archive.read_bytes()
+    archive.write_bytes(content.replace(b"two", b"owt", 2))
     with pytest.raises(ValueError, match="a.zip is damaged. Delete it and fetch"):
         unpack(archive, place)
     assert names(tmp_path / "new/one.npy") == ["one.npy"]
-
-
-def test_an_archive_cut_short(archive, place):
-    archive.write_bytes(archive.read_bytes()[:-60])
+    archive.write_bytes(content[:-60])
     with pytest.raises(ValueError, match="not a whole zip archive"):
         unpack(archive, place)
 
 
-def test_an_archive_of_something_else(archive):
+def test_an_archive_of_something_else(archive, tmp_path):
     with pytest.raises(ValueError, match="the first are top/one.npy, top/two.npy"):
         unpack(archive, lambda member: None)
+    with pytest.raises(ValueError, match="holds two files for .*one.npy"):
+        unpack(archive, lambda member: tmp_path / "one.npy")
 
 
 def test_no_space_for_what_is_in_an_archive(archive, place, tmp_path, leave):
@@ -256,11 +251,6 @@ def test_deflate64_is_not_called_damaged(archive, place):
     archive.write_bytes(content)
     with pytest.raises(ValueError, match="is whole, but.*Deflate64.*7z"):
         unpack(archive, place)
-
-
-def test_two_members_for_one_place(archive, tmp_path):
-    with pytest.raises(ValueError, match="holds two files for .*one.npy"):
-        unpack(archive, lambda member: tmp_path / "one.npy")
 
 
 @pytest.fixture

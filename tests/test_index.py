@@ -1,4 +1,4 @@
-"""The README's index of tables and figures, against what Snakemake would make."""
+"""The index of tables and figures, against what Snakemake would make."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def split(line):
 @pytest.fixture(scope="module")
 def index():
     """Read the rows of the index, by the names of its columns."""
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "RESULTS.md").read_text(encoding="utf-8").splitlines()
     header = next(n for n, line in enumerate(lines) if split(line) == COLUMNS)
     rows = takewhile(lambda line: line.startswith("|"), lines[header + 2 :])
     return [dict(zip(COLUMNS, split(row), strict=True)) for row in rows]
@@ -31,9 +31,9 @@ def index():
 @pytest.fixture(scope="module")
 def made():
     """Ask Snakemake which rule makes which file of ``mini``."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
     done = subprocess.run(
-        [*command, "--config", "config=mini", "--summary"],
+        [*command, "--nolock", "--config", "config=mini", "--summary"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

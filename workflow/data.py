@@ -11,9 +11,11 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from getpass import GetPassWarning, getpass
+from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -38,20 +40,19 @@ MAGIC = {  # how files begin; THINGS-EEG2 also has .npy files that are bare pick
 class Item:
     """Something that a configuration needs, here a file that only the reader can bring.
 
-    ``group`` is its data set or :data:`WEIGHTS`, ``subject`` the participant whose
-    recordings it is, ``by_hand`` what the reader must do. Subclasses fetch themselves.
+    Subclasses fetch themselves.
     """
 
-    group: str
+    group: str  # data set, or WEIGHTS
     name: str
     path: Path
     source: dict | str | None = None  # its entry of downloads.yml
-    subject: int | None = None
-    by_hand: str | None = None
+    subject: int | None = None  # participant
+    by_hand: str | None = None  # what the reader must do
 
     def problem(self) -> str | None:
         """Say what is missing or wrong; None if nothing is."""
-        return first_problem([self.path])
+        return first_problem({self.path: None})
 
     def fetch(self) -> None:
         """Download what is missing or wrong."""
@@ -77,18 +78,14 @@ class _Images(Item):
         if place := self.source.get("password"):  # asked for before the download
             password = ask_password(f"Password of the images ({place}): ")
         for top, url in self.source["archives"].items():
-            _download_archive(url, self.path / f"{top}.zip", self._place(top), password)
+            archive, place = self.path / f"{top}.zip", partial(self._place, top)
+            _download_archive(url, archive, place, password)
 
-    def _place(self, top):
-        """Return a function that places what lies in a folder of an archive."""
-
-        def place(member):
-            parts = Path(member).parts
-            if top not in parts or ".." in parts or parts[-1].startswith("._"):
-                return None
-            return self.path.joinpath(*parts[parts.index(top) :])
-
-        return place
+    def _place(self, top, member):
+        parts = Path(member).parts
+        if top not in parts or ".." in parts or parts[-1].startswith("._"):
+            return None
+        return self.path.joinpath(*parts[parts.index(top) :])
 
 
 class _EEG(Item):
@@ -100,7 +97,7 @@ class _EEG(Item):
 
     def problem(self):
         in_bids = len(list(self.path.glob("ses-*/eeg"))) == 4
-        return None if in_bids else first_problem(self.files())
+        return None if in_bids else first_problem(dict.fromkeys(self.files()))
 
     def fetch(self):
         _download_archive(self.source, self.path.with_suffix(".zip"), self._place)
@@ -117,10 +114,7 @@ class _EEG(Item):
 
 class _Epochs(Item):
     def problem(self):
-        return first_problem(
-            [self.path / name for name in self.source],
-            [entry["size"] for entry in self.source.values()],
-        )
+        return first_problem({self.path / n: e["size"] for n, e in self.source.items()})
 
     def fetch(self):
         _download_files(self.path, self.source)
@@ -135,11 +129,10 @@ class _Runs(Item):
         if len(runs) < n_expected:
             missing = n_expected - len(runs)
             return f"missing: {missing} of {n_expected} runs in {self.path}"
-        signals = [run / f"{run.stem}.meg4" for run in runs]
-        headers = [run / f"{run.stem}.res4" for run in runs]
+        sizes = {run / f"{run.stem}.meg4": self.source["size"] for run in runs}
+        sizes |= {run / f"{run.stem}.res4": None for run in runs}
         tables = [Path(str(run).replace("_meg.ds", "_events.tsv")) for run in runs]
-        sizes = [self.source["size"]] * len(runs)
-        return first_problem(signals, sizes) or first_problem([*headers, *tables])
+        return first_problem(sizes | dict.fromkeys(tables))
 
     def fetch(self):
         bucket = self.source["bucket"]
@@ -162,15 +155,12 @@ class _Model(Item):
         folder = ROOT / self.source
         try:
             if not folder.is_dir():
-                folder = snapshot_download(
-                    self.source,
-                    revision=self.revision,
-                    allow_patterns=SMALL_FILES,
-                    local_files_only=True,
-                )
+                small = {"revision": self.revision, "allow_patterns": SMALL_FILES}
+                folder = snapshot_download(self.source, local_files_only=True, **small)
         except (FileNotFoundError, ValueError) as error:  # not in the cache, no name
             return f"missing: {self.source} ({str(error).splitlines()[0]})"
-        return first_problem([Path(folder, name) for name in self._files(folder)])
+        files = [Path(folder, name) for name in self._files(folder)]
+        return first_problem(dict.fromkeys(files))
 
     def fetch(self):
         from huggingface_hub import snapshot_download
@@ -220,7 +210,7 @@ class _AlexNet(Item):
 
 
 def list_items(cfg: Config) -> Iterator[Item]:
-    """List what a configuration needs."""
+    """List what a configuration needs: recordings, images and weights."""
     sources = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))
     for dataset, entry in cfg.datasets.items():
         known = {"data_root": cfg.data_root, "dataset": dataset}
@@ -230,18 +220,19 @@ def list_items(cfg: Config) -> Iterator[Item]:
         for subject in entry.subjects:
             alias = "raw" if kind.startswith("raw") else "published"
             folder = ROOT / template(alias, subject=subject, **known)
-            about = (dataset, f"participant {subject}, {kind}")
+            item, place = _EEG, source[kind]
             if kind == "raw":
-                url = source[kind].format(subject=f"{subject:02d}")
-                yield _EEG(*about, folder, url, subject)
+                place = place.format(subject=f"{subject:02d}")
             elif kind == "published":
-                yield _EEG(*about, folder, source[kind].get(subject), subject)
+                place = place.get(subject)
             elif kind == "epochs":
-                parts = {n: s for n, s in source[kind].items() if f"_P{subject}-" in n}
-                yield _Epochs(*about, folder, parts, subject)
+                item, folder_url, files = _Epochs, place["folder"], place["files"]
+                names = [name for name in files if f"_P{subject}-" in name]
+                place = {n: files[n] | {"url": f"{folder_url}/{n}"} for n in names}
             else:
-                folder /= f"sub-BIGMEG{subject}"
-                yield _Runs(*about, folder, source[kind], subject)
+                item, folder = _Runs, folder / f"sub-BIGMEG{subject}"
+            name = f"participant {subject}, {kind}"
+            yield item(dataset, name, folder, place, subject)
     yield from list_weights(cfg)
 
 
@@ -282,10 +273,8 @@ def list_weights(cfg: Config) -> Iterator[Item]:
         if entry.kind == "qwen2-vl":
             models = [(entry.model, entry.revision, ("",))]
         else:
-            models = [
-                (entry.vision, entry.vision_revision, BLIP2_PARTS),
-                (entry.language, entry.language_revision, ("",)),
-            ]
+            models = [(entry.vision, entry.vision_revision, BLIP2_PARTS)]
+            models += [(entry.language, entry.language_revision, ("",))]
             advice = (
                 f"put pretrained_minigpt4_7b.pth at {entry.projection}; the README of "
                 "github.com/Vision-CAIR/MiniGPT-4 leads to it (Google Drive)"
@@ -297,12 +286,9 @@ def list_weights(cfg: Config) -> Iterator[Item]:
             yield _Model(*about, revision=revision, prefixes=prefixes)
 
 
-def first_problem(
-    paths: Iterable[Path], sizes: Iterable[int] | None = None
-) -> str | None:
+def first_problem(sizes: dict[Path, int | None]) -> str | None:
     """Say which file is missing, has another size than known, or begins wrongly."""
-    paths = list(paths)
-    for path, size in zip(paths, sizes or [None] * len(paths), strict=True):
+    for path, size in sizes.items():
         if not path.is_file():
             return f"missing: {path}"
         n_bytes = path.stat().st_size
@@ -337,10 +323,8 @@ def verify(model: str, folder: Path) -> None:
         (folder / name).resolve().unlink()
         (folder / name).unlink(missing_ok=True)
     if wrong:
-        raise ValueError(
-            f"{', '.join(wrong)} of {model} had another checksum than on the hub and "
-            "was removed; fetch it again."
-        )
+        problem = "had another checksum than on the hub and was removed; fetch it again"
+        raise ValueError(f"{', '.join(wrong)} of {model} {problem}.")
 
 
 def ask_password(prompt: str) -> bytes:
@@ -350,15 +334,13 @@ def ask_password(prompt: str) -> bytes:
         try:
             return getpass(prompt).encode()
         except (GetPassWarning, EOFError) as error:
-            raise OSError(
-                "A password must be typed, and there is no terminal to ask on; run "
-                "this command in one."
-            ) from error
+            problem = "A password must be typed, and there is no terminal to ask on."
+            raise OSError(problem) from error
 
 
 def _download_files(folder: Path, sources: dict[str, dict]) -> None:
     for name, source in sources.items():
-        if first_problem([folder / name], [source.get("size")]):
+        if first_problem({folder / name: source.get("size")}):
             (folder / name).unlink(missing_ok=True)
             download(path=folder / name, **source)
 
@@ -371,17 +353,16 @@ def _download_archive(url, archive, place, password=None) -> None:
 
 def check(items: list[Item], config: str) -> int:
     """Print the state of every item; 1 if something is missing or wrong."""
-    group, faulty = None, []
-    for item in items:
-        if item.group != group:
-            group = item.group
-            print(f"\n{group}")
-        problem = item.problem() or ""
-        state = "missing" if problem.startswith("missing") else "wrong"
-        print(f"  {state if problem else 'ok':8} {item.name}", flush=True)
-        if problem:
-            print(f"           {problem.replace(f'{ROOT}/', '')}")
-            faulty.append(item)
+    faulty = []
+    for group, members in groupby(items, lambda item: item.group):
+        print(f"\n{group}")
+        for item in members:
+            problem = item.problem() or ""
+            state = "missing" if problem.startswith("missing") else "wrong"
+            print(f"  {state if problem else 'ok':8} {item.name}", flush=True)
+            if problem:
+                print(f"           {problem.replace(f'{ROOT}/', '')}")
+                faulty.append(item)
     if not faulty:
         print(f"\nEverything that {config} needs is there.")
         return 0
@@ -395,35 +376,32 @@ def fetch(items: list[Item]) -> int:
     """Get what is missing; 1 if something is left for the reader."""
     missing = [item for item in items if item.problem()]
     for item in missing:
-        if item.by_hand:
-            continue
-        print(f"{item.group}: {item.name}", flush=True)
-        item.fetch()
-        if problem := item.problem():
-            raise ValueError(f"Everything was downloaded, and yet: {problem}.")
-    print_by_hand(missing)
-    left = any(item.by_hand for item in missing)
+        if not item.by_hand:
+            print(f"{item.group}: {item.name}", flush=True)
+            item.fetch()
+            if problem := item.problem():
+                raise ValueError(f"Everything was downloaded, and yet: {problem}.")
+    left = print_by_hand(missing)
     print("" if left else "Everything asked for is there.")
     return int(left)
 
 
-def print_by_hand(items: list[Item]) -> None:
-    """Print what only the reader can do."""
-    for item in items:
-        if item.by_hand:
-            print(f"By hand, {item.name}: {item.by_hand}")
+def print_by_hand(items: list[Item]) -> bool:
+    """Print what only the reader can do; return whether there is any."""
+    left = [f"By hand, {item.name}: {item.by_hand}" for item in items if item.by_hand]
+    print(*left, sep="\n")
+    return bool(left)
 
 
 def select(items: list[Item], group: str | None, subjects: str | None) -> list[Item]:
     """Keep the items of a group, and of some participants, as in "1,3"."""
     chosen = [item for item in items if group in (None, item.group)]
-    if not subjects:
-        return chosen
-    known = [item.subject for item in chosen if item.subject]
-    for number in subjects.split(","):
-        check_option("--subjects", number, [str(subject) for subject in known])
-    wanted = {None, *map(int, subjects.split(","))}
-    return [item for item in chosen if item.subject in wanted]
+    numbers = subjects.split(",") if subjects else []
+    for number in numbers:
+        check_option(
+            "--subjects", number, [str(i.subject) for i in chosen if i.subject]
+        )
+    return [i for i in chosen if not numbers or str(i.subject or numbers[0]) in numbers]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -32,25 +32,9 @@ def download(
 ) -> None:
     """Download a file, or the rest of it, to ``.<name>.partial``; rename it when whole.
 
-    Parameters
-    ----------
-    url
-        Its address.
-    path
-        Where it goes. Left as it is if it has the known checksum.
-    size, sha256
-        Bytes and checksum, where its authors state them.
-    copies
-        How much space there must be, in sizes of the file: 2 for an archive.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the server has no such file.
-    ValueError
-        If size or checksum differ.
-    OSError
-        If the disk lacks space, or the server cannot be reached.
+    Size (bytes) and checksum are compared where they are known, and a file that has the
+    checksum already is left as it is. There must be space for ``copies`` of the file:
+    2 for an archive.
     """
     partial = path.with_name(f".{path.name}.partial")
 
@@ -106,7 +90,10 @@ def _continue(url: str, partial: Path, size: int | None, copies: int) -> None:
         check_space(partial.parent, copies * (total or start) - start)
         label = partial.name.removeprefix(".").removesuffix(".partial")
         with partial.open("ab") as stream:
-            _lock(stream, partial)
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OSError(f"{partial} is being written by another fetch.") from None
             stream.truncate(start)
             bar = {"unit": "B", "unit_scale": True, "desc": label, "mininterval": 1}
             with tqdm(total=total, initial=start, **bar) as progress:
@@ -119,26 +106,10 @@ def _continue(url: str, partial: Path, size: int | None, copies: int) -> None:
 def unpack(
     archive: Path, place: Callable[[str], Path | None], password: bytes | None = None
 ) -> None:
-    """Unpack files of a zip archive, each complete or not at all.
+    """Unpack a zip archive; each file appears when it is whole and its CRC-32 right.
 
-    Files that are there in full size are left as they are.
-
-    Parameters
-    ----------
-    archive
-        The zip file.
-    place
-        Where a member of this name goes; None leaves it out.
-    password
-        If the archive is encrypted.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, no zip archive or compressed in a way that Python does
-        not know, if no member or two members have a place, or if the password is wrong.
-    OSError
-        If the disk lacks space.
+    ``place`` says where a member of a name goes, None leaves it out. Files that are
+    there in full size stay as they are.
     """
     if password is not None:
         import fast_zip_decryption  # noqa: F401  compiled code for zipfile
@@ -181,29 +152,24 @@ def unpack(
         label = f"Unpacking {archive.name}"
         with tqdm(total=total, unit="B", unit_scale=True, desc=label) as progress:
             for path, info in left.items():
-                _extract(bundle, info, path, password, progress.update)
+                _extract(bundle, info, path, password, progress)
 
 
 def _extract(
-    bundle: ZipFile,
-    info: ZipInfo,
-    path: Path,
-    password: bytes | None,
-    advance: Callable[[int], object],
+    bundle: ZipFile, info: ZipInfo, path: Path, password: bytes | None, progress: tqdm
 ) -> None:
-    """Write one member of an archive; reading to its end compares its CRC-32."""
     try:
         with bundle.open(info, pwd=password) as source, atomic_path(path) as partial:
             with partial.open("wb") as target:
                 while chunk := source.read(CHUNK):
-                    advance(target.write(chunk))
+                    progress.update(target.write(chunk))
     except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        encrypted = info.flag_bits & 1
-        cause = "the password is wrong, or " if encrypted else ""
+        is_open = not info.flag_bits & 1  # not encrypted
+        cause = "" if is_open else "the password is wrong, or "
         raise ValueError(
             f"{info.filename} cannot be unpacked ({error}): {cause}{bundle.filename} "
-            f"is damaged. {'Try again; else d' if cause else 'D'}elete it and fetch it "
-            "again."
+            f"is damaged. {'D' if is_open else 'Try again; else d'}elete it and fetch "
+            "it again."
         ) from error
 
 
@@ -217,13 +183,6 @@ def check_space(folder: Path, n_bytes: float) -> None:
             f"{n_bytes / 1e9:.1f} GB. Make room, ask for fewer participants, or set "
             "data_root of the configuration to another disk."
         )
-
-
-def _lock(stream, partial: Path) -> None:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(f"{partial} is being written by another fetch.") from None
 
 
 def _size(path: Path) -> int:
