@@ -222,9 +222,7 @@ plt.show()
 # %% [markdown]
 # ## Executed notebooks
 #
-# Notebooks that aggregate have a page each. Of notebooks 01 to 05, which ran once for
-# each participant or model, one execution for each data set becomes a page, that of the
-# reference model where there is a choice; the others stay beside it as `.ipynb`.
+# Each becomes a page beside this one; those of an earlier run that are still true stay.
 
 # %%
 records = []
@@ -233,13 +231,11 @@ for file in sorted(nb.input("record").parent.glob("*.json")):
     keys = record["parameters"] | {"job": file.stem, "notebook": file.name[:2]}
     records.append(keys | {k: v for k, v in record.items() if k != "parameters"})
 records = pd.DataFrame(records).query("notebook != '12'")
-rank = (records["run"] != cfg.run).rename("rank")
-examples = records.assign(rank=rank).sort_values(["notebook", "rank", "job"])
-examples = examples.groupby(["notebook", examples["dataset"].fillna("")]).head(1)
 executed = nb.input("notebook").parent
-for job in tqdm(examples["job"], "Pages"):
+for job in tqdm(records["job"], "Pages"):
     source, made = executed / f"{job}.ipynb", nb.output("pages") / f"{job}.html"
-    if source.is_file():
+    is_new = made.is_file() and made.stat().st_mtime > source.stat().st_mtime
+    if source.is_file() and not is_new:
         write_text(made, page.notebook_page(source))
 
 # %% [markdown]
@@ -260,8 +256,8 @@ costs = records.groupby("notebook").agg(
     seconds=("seconds", "median"),
     core_minutes=("core_seconds", lambda seconds: seconds.sum() / 60),
     gib=("peak_memory_bytes", lambda peak: peak.max() / 2**30),
+    jobs=("job", list),
 )
-costs["pages"] = examples.groupby("notebook")["job"].agg(list)
 names = {name[:2]: name for name in paths.NOTEBOOKS}
 costs.insert(0, "name", costs.index.map(names))
 costs

@@ -5,6 +5,7 @@ The page is the Jinja template ``templates/paper.html`` and loads nothing.
 
 import base64
 import re
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from latex2mathml import converter
 from matplotlib.figure import Figure
 from nbconvert import HTMLExporter
+from nbconvert.filters import Highlight2HTML
 from PIL import Image
 from pygments.formatters import HtmlFormatter
 from scipy.interpolate import RBFInterpolator
@@ -127,10 +129,8 @@ def notebook_page(executed: Path) -> str:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.metadata["image/png"] = {"alt": "Figure drawn by the code above"}
-    hidden = ("exclude_anchor_links", "exclude_input_prompt", "exclude_output_prompt")
-    exporter = HTMLExporter(template_name="basic", **dict.fromkeys(hidden, True))
-    exporter.register_filter("clean_html", lambda html: html)  # the notebook is our own
-    body, _ = exporter.from_notebook_node(notebook)
+    # HTMLExporter's own would parse the whole page again, to add attributes
+    body, _ = super(HTMLExporter, _exporter()).from_notebook_node(notebook)
     styles = {name: HtmlFormatter(style=name) for name in ("default", "github-dark")}
     light, dark = (style.get_style_defs(".highlight") for style in styles.values())
     return render(
@@ -141,3 +141,12 @@ def notebook_page(executed: Path) -> str:
 def _as_mathml(match: re.Match) -> str:
     display = "block" if match[1] else "inline"
     return converter.convert(match[1] or match[2], display=display).replace("\n", " ")
+
+
+@cache
+def _exporter() -> HTMLExporter:
+    hidden = ("exclude_anchor_links", "exclude_input_prompt", "exclude_output_prompt")
+    exporter = HTMLExporter(template_name="basic", **dict.fromkeys(hidden, True))
+    exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python"))
+    exporter.register_filter("clean_html", lambda html: html)  # notebooks are our own
+    return exporter
