@@ -405,6 +405,15 @@ class Sampling(Section):
     samples: PositiveInt = 32  # K, for each image
     precision: Precision = "bf16"  # of the network; noise and signals stay in float32
 
+    @model_validator(mode="after")
+    def _check_noise(self) -> Self:
+        if self.eta and self.solver != "ddim":
+            raise ValueError(
+                f"eta {self.eta:g} adds noise at every step, which the solver "
+                f"{self.solver!r} cannot: set eta to 0 or solver to ddim."
+            )
+        return self
+
 
 class Run(Section):
     """A method with its options; the sections replace those of the data set in part."""
@@ -547,6 +556,7 @@ class Config(Section):
 
     _dataset: str | None = PrivateAttr(None)
     _run: str | None = PrivateAttr(None)
+    _overrides: dict = PrivateAttr({})  # sections that replace those of runs, too
 
     @field_validator("data_root", mode="before")
     @classmethod
@@ -622,7 +632,7 @@ class Config(Section):
                 on_dataset = self.datasets[dataset].runs
                 bases = self.runs[run].bases
                 changes += [on_dataset.get(name, {}) for name in (*bases, run)]
-        for change in changes:
+        for change in (*changes, self._overrides):
             change = dict(change)
             if "model" in change:
                 change["methods"] = {self.runs[run].method: change.pop("model")}
@@ -633,6 +643,7 @@ class Config(Section):
             place = " of ".join(filter(None, (run, dataset)))
             raise ValueError(_list_problems(error, f"{self.name}, {place}")) from None
         chosen._dataset, chosen._run = dataset, run
+        chosen._overrides = self._overrides
         return chosen
 
     @property
@@ -748,8 +759,8 @@ def load_config(config: str | Path, overrides: str = "") -> Config:
         Name of a file in ``config/`` without its ending, or a path to a YAML file. The
         configuration, and the folders of its results, are called like the file.
     overrides
-        YAML that replaces single values, such as ``"sampling: {steps: 20}"``. Results
-        go to folders of their own then.
+        YAML that replaces single values, such as ``"sampling: {steps: 20}"``, also
+        where a data set or a run has its own. Results go to folders of their own then.
 
     Raises
     ------
@@ -760,7 +771,7 @@ def load_config(config: str | Path, overrides: str = "") -> Config:
         type or range; every problem is listed with its place.
     """
     path = _config_path(config)
-    values, name = _read(path), path.stem
+    values, name, changes = _read(path), path.stem, {}
     if overrides:
         changes = _parse(overrides, "overrides")
         values = merge(values, changes)
@@ -775,6 +786,8 @@ def load_config(config: str | Path, overrides: str = "") -> Config:
         cfg = Config.model_validate(values | {"name": name})
     except ValidationError as error:
         raise ValueError(_list_problems(error, path.name)) from None
+    entries = ("runs", "datasets")
+    cfg._overrides = {k: v for k, v in changes.items() if k not in entries}
     return cfg
 
 

@@ -61,6 +61,24 @@ def test_values_of_data_set_and_run_come_in_this_order(tmp_path):
     assert cfg.sampling.steps == load_config("mini").sampling.steps
 
 
+def test_overrides_replace_the_values_of_runs_and_data_sets_too():
+    text = "{training: {steps: 5, seeds: [7]}, coordinates: {whitening: 0.1}}"
+    cfg = load_config("mini", text)
+    for run in ("ours_v", "ours_plus_cnn"):
+        chosen = cfg.of(dataset="things-meg").of(run=run)
+        assert (chosen.training.steps, chosen.seeds) == (5, [7])
+        assert chosen.coordinates.whitening == 0.1
+
+
+def test_a_run_has_what_its_base_has_on_a_data_set():
+    cfg = load_config("mini")
+    meg = [cfg.of(dataset="things-meg", run=run) for run in ("ours_v", "no_text")]
+    assert meg[0].coordinates == meg[1].coordinates
+    assert (
+        meg[0].coordinates != cfg.of(dataset="things-eeg2", run="no_text").coordinates
+    )
+
+
 def test_a_run_inherits_what_it_does_not_replace():
     cfg = load_config("mini")
     full, ablated = (
@@ -103,6 +121,10 @@ def test_properties_need_a_data_set_and_a_run():
         ("training: {steps: 2026-01-31}", "training.steps: .*integer"),
         ("training: {learning_rate: .nan}", "learning_rate: .*finite"),
         ("sampling: {eta: 2}", "sampling.eta: .*less than or equal to 1; got '2'"),
+        (
+            "sampling: {eta: 1, solver: euler}",
+            "sampling: eta 1 adds noise at every step",
+        ),
         ("sampling: {precision: fp8}", "precision: .*'bf16'; got 'fp8'"),
         ("methods: {dit: {width: 62}}", "methods.dit: width .62. must be a multiple"),
         ("methods: {unet: {widths: [32, 63]}}", "widths must be multiples of heads"),

@@ -277,7 +277,7 @@ def test_results_made_by_hand_have_a_folder_of_their_own(repository):
     before = {
         p: p.stat().st_mtime_ns for p in (repository / "results/small").rglob("*")
     }
-    overrides = "sampling: {eta: 1.0}"
+    overrides = "sampling: {eta: 1.0, solver: ddim}"
     done = run(
         by_hand(repository, "05_sample", "-p", "overrides", overrides), repository
     )

@@ -115,8 +115,11 @@ class Jobs:
 
     def sampled(self, dataset: str, runs: list[str], subjects: list[int]) -> list[str]:
         """Name what notebook 05 leaves of every run and participant."""
-        keys = [{"run": run, "subject": s} for run in runs for s in subjects]
-        return [self.file("record", "05_sample", dataset=dataset, **k) for k in keys]
+        keys = [
+            {"dataset": dataset, "run": r, "subject": s} for r in runs for s in subjects
+        ]
+        marks = [self.path("run", **k) + "/.sampled" for k in keys]
+        return marks + [self.file("record", "05_sample", **k) for k in keys]
 
     def compared(self, dataset: str) -> list[str]:
         """List the runs of the main table."""
