@@ -266,7 +266,8 @@ def comparison_rows(
         parts += ["cross-subject"] * row.cross_subject
         parts += ["other image"] * row.other_image
         kind = runs[row.run].method
-        named.append({"method": ", ".join(parts), "kind": kind, **row.model_dump()})
+        values = row.model_dump() | {"average_with": row.average_with or ""}
+        named.append({"method": ", ".join(parts), "kind": kind, **values})
     check_distinct("Rows of the comparison", "names", [row["method"] for row in named])
     return pd.DataFrame(named).set_index("method")
 
