@@ -103,9 +103,9 @@ def by_hand(copy, notebook, *parameters):
     ]
 
 
-def rules_to_run(copy):
+def rules_to_run(copy, *arguments):
     """Name the rules that a dry run lists."""
-    printed = run_all(copy, "-n", "--quiet", "reason").stdout
+    printed = run_all(copy, "-n", "--quiet", "reason", *arguments).stdout
     if "Nothing to be done" in printed:
         return set()
     stats = printed.split("Job stats:\n")[1].split("\n\n")[0].splitlines()
@@ -197,7 +197,7 @@ def test_nothing_is_left_to_do(repository):
 
 
 def test_a_changed_value_reruns_what_depends_on_it(repository):
-    assert changed(repository, sampling={"eta": 0.5}) == {
+    assert changed(repository, sampling={"precision": "bf16"}) == {
         *{
             "sample",
             "own_images",
@@ -297,4 +297,5 @@ def test_a_misspelt_parameter_stops_with_an_error(repository):
 
 def test_a_deleted_run_is_made_again(repository):
     shutil.rmtree(repository / RUN)
-    assert {"train", "sample", "evaluate_things-eeg2"} <= rules_to_run(repository)
+    table = "evaluate_things-eeg2"
+    assert {"train", "sample"} <= rules_to_run(repository, "--forcerun", table)
