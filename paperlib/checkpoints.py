@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from pydantic import ValidationError
+from pydantic import Field, PositiveFloat, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -33,6 +33,7 @@ from paperlib.stimuli.map_tokens import MapTokens
 from paperlib.stimuli.tokens import Tokens
 
 _FILES = ("config.json", "model.safetensors", "README.md")
+_TYPES = (torch.float32, torch.float64, torch.int64)
 _CARD = Path(__file__).with_name("model_card.md")
 
 
@@ -64,9 +65,9 @@ class Recipe(Section):
     context_width: int
     diffusion: Diffusion
     training: Training
-    ch_names: list[str]
-    sfreq: float
-    times: list[float]
+    ch_names: list[str] = Field(min_length=1)
+    sfreq: PositiveFloat
+    times: list[float] = Field(min_length=1)
     unit: str
 
 
@@ -130,29 +131,34 @@ class Checkpoint(ModelHubMixin):
         folder = Path(name) if Path(name).is_dir() else _download(str(name), revision)
         recipe, tensors = _read(folder)
         parts: dict[str, dict] = {"model": {}, "coordinates": {}, "maps": {}}
-        for key, tensor in tensors.items():
-            part, _, rest = key.partition(".")
-            parts[part][rest] = tensor
         options = Methods.model_fields[recipe.method].annotation
         try:
+            for key, tensor in tensors.items():
+                part, _, rest = key.partition(".")
+                parts[part][rest] = tensor
+            coordinates = Coordinates(**parts["coordinates"])
+            grid = len(recipe.ch_names), len(recipe.times)
+            if coordinates.mean.shape != grid:
+                raise ValueError(f"its responses are not of {grid[0]} x {grid[1]}")
             model = build_model(
                 recipe.method,
                 options.model_validate(recipe.options),
                 ch_names=recipe.ch_names,
                 n_tokens=recipe.n_tokens,
                 context_width=recipe.context_width,
-                coordinates=Coordinates(**parts["coordinates"]),
+                coordinates=coordinates,
                 diffusion=recipe.diffusion,
             )
             model.load(parts["model"], pick_device(device))
-        except (TypeError, RuntimeError, ValidationError) as error:
+            maps = {name: tensor.numpy() for name, tensor in parts["maps"].items()}
+            layers = recipe.conditioning.layers
+            map_tokens = MapTokens(None, layers, **maps) if maps else None
+        except Exception as error:  # of any kind where files do not fit
             raise ValueError(
                 f"The weights in {folder} are not those of the {recipe.method} that "
                 f"config.json describes ({error}). Both must come from one training."
             ) from error
-        maps = {name: tensor.numpy() for name, tensor in parts["maps"].items()}
-        layers = recipe.conditioning.layers
-        return cls(model, recipe, MapTokens(None, layers, **maps) if maps else None)
+        return cls(model, recipe, map_tokens)
 
     def generate_model_card(self) -> ModelCard:
         """Describe the model, its training, its use and its limits."""
@@ -209,16 +215,24 @@ def _read(folder: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
                 "notebook 04 for this run and subject first."
             )
     try:
-        recipe = Recipe.model_validate_json(config.read_text(encoding="utf-8"))
+        recipe = Recipe.model_validate_json(config.read_bytes())
     except ValidationError as error:
         raise ValueError(
             f"{config} is not the recipe of a model ({error}); expected what notebook "
             "04 wrote."
         ) from error
     try:
-        return recipe, load_file(weights)
+        tensors = load_file(weights)
     except SafetensorError as error:
         raise ValueError(
             f"{weights} is damaged or no safetensors file ({error}). Copy or download "
             "it again."
         ) from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _TYPES or not tensor.isfinite().all():
+            raise ValueError(
+                f"{weights}: {name!r} must hold finite numbers; got type "
+                f"{tensor.dtype}: its training diverged, or the file is damaged. Train "
+                "it again (notebook 04) or download it again."
+            )
+    return recipe, tensors

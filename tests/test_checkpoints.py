@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file, save_file
 
 from paperlib import checkpoints
 from paperlib.checkpoints import Checkpoint, Recipe
@@ -187,6 +188,25 @@ def test_truncated_weights(checkpoint, tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        Checkpoint.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("coordinates.mean", lambda mean: mean[:, 1:], "not of 2 x 8"),
+        ("coordinates.mean", lambda mean: mean * torch.nan, "must hold finite"),
+        ("model.final.weight", torch.Tensor.int, "must hold finite.* torch.int32"),
+        ("more.weight", lambda _: torch.zeros(3), "are not those of the dit"),
+    ],
+)
+def test_changed_weights(checkpoint, tmp_path, key, change, message):
+    checkpoint.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    tensors = load_file(weights)
+    tensors[key] = change(tensors.get(key, torch.zeros(2))).contiguous()
+    save_file(tensors, weights)
+    with pytest.raises(ValueError, match=message):
         Checkpoint.from_pretrained(tmp_path)
 
 

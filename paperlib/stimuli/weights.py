@@ -143,9 +143,9 @@ def loading(source: str | Path) -> Iterator[None]:
     """Name the weights that a library failed to load, and what to do."""
     try:
         yield
-    except OSError:  # not there, or not reachable: says so itself
-        raise
     except Exception as error:  # of any kind where files are damaged
+        if isinstance(error, OSError) and not Path(source).exists():
+            raise  # not there, or not reachable: says so itself
         raise ValueError(
             f"{source} cannot be loaded: its files are damaged, incomplete or hold "
             f"more than weights ({type(error).__name__}: {error}). Download it again."
