@@ -78,7 +78,8 @@ def load_clip(
     else:
         _check_tag(model, pretrained)
         source = model
-    tag = open_clip.get_pretrained_cfg(source, pretrained or "")
+    with loading(f"CLIP {model}"):
+        tag = open_clip.get_pretrained_cfg(source, pretrained or "")
     preprocessing = {  # which a file of weights does not name
         f"image_{key}": tag[key]
         for key in ("mean", "std", "interpolation", "resize_mode")
