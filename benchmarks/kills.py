@@ -33,15 +33,15 @@ LONGEST_WAIT = 15  # s between a finished job and SIGKILL
 FULL = "The disk is full: make room and run the same command again."
 
 
-def start(clone: Path) -> psutil.Popen:
+def start(clone: Path) -> subprocess.Popen:
     """Start the run, which appends what it prints to a file beside the clone."""
     with clone.with_suffix(".log").open("ab") as log:
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         environment = os.environ | {"VIRTUAL_ENV": sys.prefix}
-        return psutil.Popen(COMMAND, cwd=clone, env=environment, **streams)
+        return subprocess.Popen(COMMAND, cwd=clone, env=environment, **streams)
 
 
-def kill(clone: Path, run: psutil.Popen) -> list[str]:
+def kill(clone: Path, run: subprocess.Popen) -> list[str]:
     """End everything that works in the clone; return the jobs that were at work."""
     jobs, alive = set(), True
     while alive:
@@ -87,7 +87,7 @@ def fill_disk(clone: Path, sizes: list[int]):
         log = clone.with_suffix(".log")
         before = log.stat().st_size if log.exists() else 0
         status = start(clone).wait()
-        said = log.read_text(encoding="utf-8")[before:]
+        said = log.read_bytes()[before:].decode()
         counts = {"sentences": said.count(FULL), "tracebacks": said.count("Traceback")}
         yield {"MiB": size // 2**20, "status": status, **counts}
 
