@@ -141,7 +141,7 @@ def main() -> None:
         ).strip(),
         "command": " ".join(COMMAND),
         "minutes": {name: round(value, 1) for name, value in minutes.items()},
-        "interruptions": len(rounds),
+        "interruptions": sum(round_["status"] != 0 for round_ in rounds),
         "files_compared": len(common),
         "files_that_differ": sorted(
             name

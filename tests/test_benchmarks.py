@@ -66,7 +66,7 @@ RUN = """
 mkdir -p results/small/records tables/small
 for job in 1 2 3 4; do
     record=results/small/records/$job.json
-    [ -f $record ] || { sleep 0.2; echo $job >tables/small/$job.csv; echo >$record; }
+    [ -f $record ] || { sleep 0.7; echo $job >tables/small/$job.csv; echo >$record; }
 done
 """
 
@@ -86,6 +86,6 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(benchmark, monkeypatch, tm
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "work"), "--kills", "3"])
     kills.main()
     report = json.loads((tmp_path / "kills.json").read_text())["kills"]
-    assert [r["status"] for r in report["rounds"]].count(None) == 3
+    assert report["interruptions"] == 3
     assert report["files_compared"] == 4
     assert not report["files_that_differ"] + report["files_lost"]
