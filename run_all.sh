@@ -4,6 +4,7 @@
 #   ./run_all.sh                       every table and figure, on the embedded data
 #   ./run_all.sh test                  the tests
 #   ./run_all.sh tab07 fig03           tables and figures whose names begin so
+#   ./run_all.sh generate photo.jpg    the response to an own image
 #   ./run_all.sh --config paper        on the real recordings
 #   ./run_all.sh check --config paper  which of them, and which weights, are missing
 #   ./run_all.sh fetch --config paper --dataset things-eeg2 --subjects 1,3   gets them
@@ -62,6 +63,7 @@ passed=()
 case ${1:-} in
     test) shift; set_up; say "Running the tests"
         exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
+    generate) shift; set_up; cd "$OLDPWD"; exec python -m workflow.generate "$@" ;;
     check | fetch)
         set_up
         [[ " $* " == *" --config"* ]] || set -- "$@" --config mini
@@ -69,7 +71,7 @@ case ${1:-} in
 esac
 while [ $# -gt 0 ]; do
     case $1 in
-        -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         --config) config=${2:?--config needs a name}; shift ;;
         --config=*) config=${1#*=} ;;
         --cores) cores=${2:?--cores needs a number}; shift ;;
@@ -89,6 +91,9 @@ exec 9>>.snakemake/run.lock  # locked as long as this script or Snakemake runs
 machine=$(python -m workflow.preflight "$config" $kind ${passed[@]+"${passed[@]}"}) || exit 1
 if [ -n "$profile" ]; then machine=; else cores=${cores:-all}; fi  # a profile says it itself
 say "Configuration $config, cores: ${cores:-as in the profile}"
+name=$(basename "${config%.*}")
+page=results/$name/paper.html
+[ $kind != run ] || say "What comes out can be read in $page at the end"
 # Snakemake looks for jobs once a timespan; with its default of a second that is a quarter
 # of a core. Its own lock, which a killed run leaves behind, is not needed.
 # On one machine, notebooks are forked from a process that has imported their packages.
@@ -101,8 +106,8 @@ ${preloaded[@]+"${preloaded[@]}"} python -m snakemake --snakefile workflow/Snake
     --nolock --rerun-incomplete --keep-going ${machine} ${cores:+--cores "$cores"} --max-jobs-per-timespan 100/10s \
     --config "config=$config" ${only:+"only=$only"} ${passed[@]+"${passed[@]}"} || exit 1
 if [ $kind != dry ]; then
-    name=$(basename "${config%.*}")
     say "Tables and figures of the configuration $name"
     { find "tables/$name" "figures/$name" -type f ! -name '.*' 2>/dev/null || true; } | sort
+    [ $kind != run ] || say "The page: $page"
 fi
 say "Took $((SECONDS / 60)) min $((SECONDS % 60)) s"

@@ -96,14 +96,14 @@ def train_captioners(
             model.save_pretrained(folder / name)
             processor.save_pretrained(folder / name)
 
-    size, rate = training.batch_size, training.learning_rate
+    size = training.batch_size
     _train_vision(
         model,
         patches,
         _object_patches(scenes),
         examples.labels,
         batches=draw_batches(len(scenes), size, training.vision_steps, seed),
-        learning_rate=rate,
+        learning_rate=training.vision_learning_rate,
         seed=seed,
     )
     _train_answers(
@@ -113,7 +113,7 @@ def train_captioners(
         batches=draw_batches(
             len(scenes), size, max(training.snapshots.values()), seed + 1
         ),
-        learning_rate=rate,
+        learning_rate=training.learning_rate,
         after_step=save,
     )
     pictures = held_out_pictures(held_out)

@@ -62,14 +62,15 @@ class CaptionerTraining(Section):
     """Training of the small Qwen2-VL model."""
 
     n_scenes: PositiveInt = 8192
-    vision_steps: PositiveInt = 900  # in which the vision tower learns the attributes
+    vision_steps: PositiveInt = 1000  # in which the vision tower learns the attributes
+    vision_learning_rate: PositiveFloat = 2e-3  # highest of a one-cycle schedule
     snapshots: Annotated[dict[str, PositiveInt], Field(min_length=1)] = {
         "qwen2-vl": 600,  # steps in which the language model learns to answer
         "qwen2-vl-quarter": 150,
         "qwen2-vl-eighth": 75,
     }
     batch_size: PositiveInt = 32
-    learning_rate: PositiveFloat = 2e-3  # highest of each stage's one-cycle schedule
+    learning_rate: PositiveFloat = 5e-3  # of the language model, as above
 
 
 class World(Section):

@@ -143,7 +143,8 @@ tables = nb.output("image_list", dataset="things-meg").parent
 epochs_folder = nb.output("published", dataset="things-meg")
 weights, prompt = nb.output("data") / "weights", cfg.captioning.prompt
 clear_world(nb.output("data"))
-os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes when they start
+for library in ("OMP", "MKL", "OPENBLAS"):  # read by the processes when they start
+    os.environ[f"{library}_NUM_THREADS"] = "1"
 with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
     make, folder = pool.submit, weights / "captioners"
     jobs = [make(captioner.train_captioners, folder, world, prompt=prompt)]

@@ -38,6 +38,8 @@ TEMPLATES = {
     "figure": "figures/{config}/{name}",
     "table": "tables/{config}/{name}",
     "published_table": "tables/published/{name}.csv",
+    "page": "results/{config}/paper.html",
+    "pages": "results/{config}/pages",
     # what happened
     "record": "results/{config}/records/{job}.json",
     "notebook": "results/{config}/notebooks/{job}.ipynb",
@@ -68,6 +70,7 @@ IDENTITY = {
     "09_topographies": ("dataset",),
     "10_schematics": (),
     "11_own_images": ("dataset", "run", "subject", "images"),
+    "12_paper": (),
 }
 NOTEBOOKS = tuple(IDENTITY)
 

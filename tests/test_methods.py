@@ -33,8 +33,8 @@ OPTIONS = {
     "pls": {"layer": "top", "n_components": 3},
     "kernel_regression": {"n_components": 4},
 }
-LINEAR = tuple(OPTIONS)[3:]
 CNN_METHODS = ("layerwise_ridge", "pls", "kernel_regression")
+LINEAR = ("ridge", *CNN_METHODS)
 DIFFUSION = Diffusion(
     timesteps=50, beta_start=1e-3, beta_end=0.3, prediction="v", scale_input=True
 )
@@ -143,7 +143,7 @@ def test_a_method_learns_is_kept_and_answers(method, color, world, tmp_path):
         (samples, expected), answers(again.model, condition_again), strict=True
     ):
         np.testing.assert_array_equal(one, other)
-    n_samples = 2 if method in ("dit", "unet") else 1
+    n_samples = 1 if method in ("synbrain", *LINEAR) else 2
     assert samples.shape == (40, n_samples, len(CH_NAMES), N_TIMES)
     assert expected.shape == (40, len(CH_NAMES), N_TIMES)
     assert samples.dtype == expected.dtype == np.float32

@@ -6,6 +6,7 @@ Runs in a copy of the repository, so that no result of the real one is touched.
 import filecmp
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -160,9 +161,31 @@ def test_the_main_table_is_complete_and_says_what_it_is(repository):
     assert "simulated participants" in (folder / "tab01_things_eeg2.md").read_text()
 
 
+def test_the_page_holds_everything_and_links_executed_notebooks(repository):
+    page = repository / "results/small/paper.html"
+    text = page.read_text()
+    assert len(text) < 5e6 and "Simulated participants" in text
+    tables = [file.stem for file in (repository / "tables/small").glob("*.md")]
+    assert all(f'<figure id="{name}">' in text for name in tables)
+    links = re.findall('href="(pages/[^"]+)"', text)
+    assert {Path(link).name[:2] for link in links} == {f"{n:02d}" for n in range(12)}
+    assert all((page.parent / link).is_file() for link in links)
+
+
+def test_an_own_image_has_an_answer(repository):
+    photo = next((repository / "data/small").rglob("*.jpg"))
+    command = ["./run_all.sh", "generate", "--config", CONFIG, "--subject", "2"]
+    done = run([*command, str(photo)], repository)
+    assert done.returncode == 0, done.stdout[-3000:]
+    fif, page = done.stdout.splitlines()[-2:]
+    assert fif.endswith("-epo.fif") and Path(fif).is_file() and Path(page).is_file()
+    done = run([*command, "nothing.jpg"], repository)
+    assert done.returncode == 1 and "There is no image nothing.jpg" in done.stdout
+
+
 def test_records_say_what_happened(repository):
     records = list((repository / "results/small/records").glob("*.json"))
-    assert {path.name[:2] for path in records} == {f"{n:02d}" for n in range(12)}
+    assert {path.name[:2] for path in records} == {f"{n:02d}" for n in range(13)}
     for path in records:
         content = json.loads(path.read_text())
         assert content["seconds"] > 0 and content["parameters"]["config"] == CONFIG
@@ -175,12 +198,19 @@ def test_nothing_is_left_to_do(repository):
 
 def test_a_changed_value_reruns_what_depends_on_it(repository):
     assert changed(repository, sampling={"eta": 0.5}) == {
-        *{"sample", "own_images", "schematics", "all", "topographies_things-eeg2"},
+        *{
+            "sample",
+            "own_images",
+            "schematics",
+            "topographies_things-eeg2",
+            "paper",
+            "all",
+        },
         *of_datasets("evaluate", "ablations"),
     }
     windows = [[0.0, 0.3], [0.3, 1.0]]
     assert changed(repository, topographies={"windows": windows}) == {
-        *{"all", "own_images"},
+        *{"all", "own_images", "paper"},
         *of_datasets("topographies"),
     }
     assert changed(repository, machine={"workers": 1}) == set()

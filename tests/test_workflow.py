@@ -281,3 +281,8 @@ def test_time_left_follows_the_costs_of_jobs(tmp_path, monkeypatch):
     handler.emit(SimpleNamespace(event=LogEvent.JOB_INFO, **job))
     handler.emit(SimpleNamespace(event=LogEvent.JOB_FINISHED, job_id=3))
     assert lines == ["4 jobs left, about 2 min"]
+
+
+def test_own_images_are_named_from_where_the_user_is(machine):
+    done = run_all(machine, "generate", "a b.jpg", "--subject", "2")
+    assert "-m workflow.generate a b.jpg --subject 2" in done.stdout

@@ -1,0 +1,175 @@
+"""The page of the paper: its parts, and the whole in a real browser."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from paperlib import paths
+from paperlib.recordings.sensors import sensor_info
+from paperlib.reporting import page
+from paperlib.reporting.tables import save_table
+
+CHANNELS = ["Fz", "Cz", "Pz", "Oz", "C3", "C4", "T7", "T8", "O1", "O2", "F7", "F8"]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--allow-file-access-from-files --enable-logging=stderr --virtual-time-budget=5000"
+).split()
+CHECKS = """
+<iframe id="paper" style="width: 390px; height: 800px; border: 0"></iframe>
+<script>
+const frame = document.getElementById("paper");
+frame.srcdoc = PAGE;
+frame.onload = () => {
+  const paper = frame.contentDocument, found = {};
+  const all = selector => [...paper.querySelectorAll(selector)];
+  found.images = all("img").length;
+  found.loaded = all("img").every(image => image.complete && image.naturalWidth > 0);
+  found.width = paper.documentElement.scrollWidth;
+  const maps = paper.querySelector(".maps img"), slider = paper.getElementById("time");
+  const place = () => maps.getBoundingClientRect().left;
+  const before = place();
+  slider.value = 7;
+  slider.dispatchEvent(new Event("input"));
+  found.moved = before - place();
+  found.map = paper.querySelector(".maps").getBoundingClientRect().width;
+  found.moment = paper.querySelector("output").textContent;
+  const table = paper.getElementById("tab01_things_eeg2");
+  const rows = () => [...table.querySelectorAll("tbody tr")];
+  const column = () => rows().map(row => row.cells[2].textContent);
+  table.querySelectorAll("th button")[2].click();
+  found.falling = column();
+  table.querySelectorAll("th button")[2].click();
+  found.rising = column();
+  document.title = JSON.stringify(found);
+};
+</script>
+"""
+
+
+def make_table(folder):
+    methods = ["Ours", "Zero", "Ridge", "Published: Ours & others"]
+    wide = pd.DataFrame(
+        {"n": "2", "MSE ↓": ["0.100 [0.050, 0.200]", "–", "1,000.5", "0.109"]},
+        index=pd.Index(methods, name="Method"),
+    )
+    tidy = pd.DataFrame({"method": methods, "mean": 1.0})
+    save_table(folder / "tab", tidy=tidy, wide=wide, caption="Text.", simulated=True)
+    return page.read_table(folder / "tab.md")
+
+
+def test_tables_are_read_as_written(tmp_path):
+    table = make_table(tmp_path)
+    assert table["header"] == ["Method", "n", "MSE ↓"]
+    assert table["rows"][0]["cells"] == ["Ours", "2", "0.100 [0.050, 0.200]"]
+    assert [row["published"] for row in table["rows"]] == [False, False, False, True]
+    assert table["rows"][3]["cells"][0] == "Ours & others"
+    assert table["caption"] == "Simulated participants. Text."
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_pictures_are_embedded_as_large_as_wanted(mode, tmp_path):
+    Image.new(mode, (400, 100), "red").save(tmp_path / "wide.png")
+    picture = page.embed(tmp_path / "wide.png", scale=0.5)
+    assert picture["src"].startswith("data:image/png;base64,")
+    assert (picture["width"], picture["height"]) == (200, 50)
+
+
+def test_maps_show_every_value_where_its_sensor_is():
+    values = np.zeros((2, 3, len(CHANNELS)))
+    values[0, 1, CHANNELS.index("O1")] = 1.0  # back, left
+    image = page.draw_maps(values, sensor_info(CHANNELS, 100.0), limit=1.0, size=60)
+    assert image.size == (180, 120)
+    drawn = np.asarray(image)[:60, 60:120].astype(int)
+    row, column = np.unravel_index(drawn.argmax(), drawn.shape)
+    assert row > 40 and 10 < column < 30
+    assert drawn[0, 0] == 0 and image.info["transparency"] == 0  # outside of the head
+    rest = np.asarray(image)[60:]
+    assert len(np.unique(rest)) == 2  # the middle of the colors, and nothing
+
+
+def test_equations_of_notebooks_need_no_network(tmp_path):
+    text = "Let $x\n< 1$ and\n\n$$y = \\frac{1}{2}$$\n\nin *all*."
+    cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("a = 'b'")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    made = page.notebook_page(tmp_path / "a.ipynb")
+    assert made.count("<math") == 2 and "<mfrac>" in made and "<em>all</em>" in made
+    assert "$" not in made.split("<main>")[1] and "http" not in made.split("</style>")[
+        1
+    ].replace("http://www.w3.org/1998/Math/MathML", "")
+
+
+@pytest.fixture
+def paper(tmp_path):
+    """Render a page whose numbers are made up."""
+    values = np.random.default_rng(0).normal(size=(3, 12, len(CHANNELS)))
+    maps = page.draw_maps(values, sensor_info(CHANNELS, 100.0), limit=2.0, size=24)
+    fig, ax = plt.subplots(figsize=(4, 3))
+    trial = {
+        "image": page.embed(Image.new("RGB", (64, 64), "green")),
+        "curves": page.embed(fig),
+        "maps": page.embed(maps),
+    }
+    plt.close(fig)
+    trial |= {"concept": "cat", "caption": "A <cat>", "r": 0.4, "r_sample": 0.1}
+    score = {"method": "Ours", "mean": 0.3, "low": 0.2, "high": 0.4}
+    cfg = {"name": "mini", "simulated": True, "label": "Ours", "training_subject": 1}
+    table = make_table(tmp_path)
+    return page.render(
+        "paper.html",
+        cfg=SimpleNamespace(**cfg, seeds=[0]),
+        paths=paths,
+        tables={"tab01_things_eeg2": table, "tab01_things_eeg2_across": table},
+        figures={"hero": page.embed(Image.new("RGB", (1500, 500), "white"))},
+        results={"things-eeg2": {"ours": score, "other_image": [score], "best": []}},
+        sources=dict.fromkeys(paths.MAIN_TABLES, []),
+        gallery=[trial] * 3,
+        first="things-eeg2",
+        moments=list(range(50, 650, 50)),
+        places=np.linspace(10, 60, 12).tolist(),
+        limit=2.0,
+        unit="noise SD",
+        colors={"Occipital": "#d55e00"},
+        n_test=60,
+        median_r=0.2,
+        run={"commits": ["0" * 40], "packages": {"torch": "2"}, "core_minutes": 1.0},
+        costs=[],
+        effects={},
+    )
+
+
+def test_the_page_needs_no_network(paper):
+    assert "Simulated participants." in paper and "A &lt;cat&gt;" in paper
+    sources = re.findall(
+        r"""(?:src|url\(|@import|<link[^>]*href)=?["'(]?([^"')\s]+)""", paper
+    )
+    assert sources and all(source.startswith("data:") for source in sources)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_the_page_works_in_a_browser_as_wide_as_a_phone(paper, tmp_path):
+    wrapped = json.dumps(paper).replace("</", "<\\/")
+    (tmp_path / "checks.html").write_text(CHECKS.replace("PAGE", wrapped))
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = [CHROMIUM, *FLAGS, profile, "--dump-dom", str(tmp_path / "checks.html")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = json.loads(html.unescape(re.search("<title>(.*)</title>", done.stdout)[1]))
+    assert found["loaded"] and found["images"] == 10
+    assert found["width"] <= 390  # nothing scrolls sideways but tables in their box
+    assert found["moved"] == pytest.approx(5 * found["map"], rel=0.01)
+    assert found["moment"] == "400 ms"
+    falling = ["1,000.5", "0.109", "0.100 [0.050, 0.200]", "–"]
+    assert found["falling"] == falling
+    assert found["rising"] == [*falling[2::-1], "–"]

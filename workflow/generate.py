@@ -1,0 +1,83 @@
+"""Generate responses to own images: ``./run_all.sh generate PHOTO [PHOTO ...]``.
+
+Executes notebook 11 and names what it made: the responses as an MNE file, and the
+notebook as a page with pictures, captions and scalp maps.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from papermill import PapermillExecutionError
+
+from paperlib.atomic import write_text
+from paperlib.config import load_config
+from paperlib.generation import find_pictures
+from paperlib.paths import ROOT, job_name, template
+from paperlib.reporting.page import notebook_page
+from paperlib.validation import check_option
+from workflow.run_notebook import execute
+
+NOTEBOOK = "11_own_images"
+
+
+def generate(images: list[Path], config: str, keys: dict) -> list[Path]:
+    """Generate responses with the models of a run; returns the files made.
+
+    Raises
+    ------
+    FileNotFoundError
+        If an image or the trained model is missing.
+    """
+    for image in images:
+        if not image.exists():
+            raise FileNotFoundError(f"There is no image {image}.")
+    pictures = [str(picture.resolve()) for picture in find_pictures(images)]
+    cfg = load_config(config)
+    keys = {"dataset": next(iter(cfg.datasets)), "run": cfg.evaluation.reference} | keys
+    cfg = cfg.of(dataset=keys["dataset"], run=keys["run"])
+    keys.setdefault("subject", cfg.training_subject)
+    check_option("subject", keys["subject"], cfg.subjects)
+    known = keys | {"config": cfg.name, "seed": cfg.seeds[0], "images": pictures}
+    if not (ROOT / template("checkpoint", **known)).is_dir():
+        record = template("record", job=job_name("04_train", **keys), config=cfg.name)
+        raise FileNotFoundError(
+            f"No model of {keys['run']} is trained on {keys['dataset']}, subject "
+            f"{keys['subject']}. Train it with\n"
+            f"  ./run_all.sh --config {config} {record}"
+        )
+    known["job"] = job_name(NOTEBOOK, **known)
+    paths = [ROOT / template(alias, **known) for alias in ("own_images", "notebook")]
+    page = ROOT / template("pages", **known) / f"{known['job']}.html"
+    os.chdir(ROOT)
+    parameters = keys | {"config": config, "images": pictures}
+    execute(f"notebooks/{NOTEBOOK}.py", str(paths[1]), parameters)
+    write_text(page, notebook_page(paths[1]))
+    return [paths[0], page]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read the command line and generate; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="./run_all.sh generate")
+    parser.add_argument("images", nargs="+", type=Path, help="files or folders")
+    parser.add_argument("--config", default="mini", help="default: mini")
+    parser.add_argument("--dataset", help="default: the first of the configuration")
+    parser.add_argument("--run", help="default: the configuration's reference")
+    parser.add_argument("--subject", type=int, help="default: the training subject")
+    options = vars(parser.parse_args(arguments))
+    images, config = options.pop("images"), options.pop("config")
+    keys = {key: value for key, value in options.items() if value is not None}
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        print(*generate(images, config, keys), sep="\n")
+    except (OSError, ValueError, PapermillExecutionError) as error:
+        end = "\n".join(str(error).splitlines()[-20:])
+        print(f"run_all.sh generate: {end}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
