@@ -10,10 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from pydantic import Field, PositiveFloat, ValidationError
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -54,9 +62,9 @@ class Recipe(Section):
 
     simulated: bool
     dataset: str
-    subject: int
+    subject: PositiveInt
     run: str
-    seed: int
+    seed: NonNegativeInt
     method: Method
     options: dict
     conditioning: Conditioning
@@ -69,6 +77,12 @@ class Recipe(Section):
     sfreq: PositiveFloat
     times: list[float] = Field(min_length=1)
     unit: str
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if not np.allclose(np.diff(self.times), 1 / self.sfreq):
+            raise ValueError(f"times must ascend in steps of 1 / {self.sfreq:g} Hz")
+        return self
 
 
 class Checkpoint(ModelHubMixin):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from paperlib import checkpoints
@@ -171,6 +172,15 @@ def test_a_damaged_recipe(checkpoint, tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         Checkpoint.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sfreq", -1.0), ("times", [0, 1]), ("times", []), ("subject", -1), ("seed", -1)],
+)
+def test_a_recipe_that_cannot_be(key, value):
+    with pytest.raises(ValidationError, match=key):
+        make_recipe(**{key: value})
 
 
 @pytest.mark.parametrize("key", ["methd", "widht"])

@@ -92,7 +92,8 @@ class Tokens:
             )
         try:
             content = json.loads(index.read_text(encoding="utf-8"))
-            self.image_ids, self.settings = content["image_ids"], content["settings"]
+            self.image_ids = list(content["image_ids"])
+            self.settings = dict(content["settings"])
             self._rows = {name: row for row, name in enumerate(self.image_ids)}
             self._array = np.lib.format.open_memmap(self.path, mode="r")
         except Exception as error:  # numpy raises of every kind at damaged headers
