@@ -19,7 +19,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 from safetensors import SafetensorError
@@ -27,8 +26,10 @@ from safetensors.torch import load_file, save_file
 
 from paperlib.atomic import atomic_path, write_text
 from paperlib.config import (
+    Captioning,
     Conditioning,
     Diffusion,
+    Embedding,
     Method,
     Methods,
     Section,
@@ -82,6 +83,20 @@ class Recipe(Section):
     def _check_times(self) -> Self:
         if not np.allclose(np.diff(self.times), 1 / self.sfreq):
             raise ValueError(f"times must ascend in steps of 1 / {self.sfreq:g} Hz")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        """Refuse what tokens could not be made with."""
+        chosen = self.conditioning
+        made, said = self.tokens["embedding"], self.tokens["captioning"]
+        if chosen.image or chosen.captioner:
+            keys = Embedding.model_fields.keys() - {"networks"}
+            Embedding.model_validate({key: made[key] for key in keys})
+        if chosen.captioner:
+            captioners = {chosen.captioner: said["captioner"]}
+            options = {key: said[key] for key in ("prompt", "max_new_tokens")}
+            Captioning.model_validate(options | {"captioners": captioners})
         return self
 
 
@@ -230,7 +245,7 @@ def _read(folder: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
             )
     try:
         recipe = Recipe.model_validate_json(config.read_bytes())
-    except ValidationError as error:
+    except Exception as error:  # of any kind where it is damaged
         raise ValueError(
             f"{config} is not the recipe of a model ({error}); expected what notebook "
             "04 wrote."

@@ -160,16 +160,22 @@ def test_a_missing_file_is_named(checkpoint, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
         ('{"method": "dit"', "config.json is not the recipe of a model"),
         ('{"run": "ours"}', "is not the recipe of a model"),
         ("[1, 2]", "is not the recipe of a model"),
+        (b"\xff", "is not the recipe of a model"),
+        ({"tokens": {}}, "is not the recipe of a model.*'embedding'"),
+        ({"tokens": {"embedding": {}, "captioning": {}}}, "is not the recipe"),
     ],
 )
-def test_a_damaged_recipe(checkpoint, tmp_path, text, message):
+def test_a_damaged_recipe(checkpoint, tmp_path, content, message):
     checkpoint.save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(text)
+    path = tmp_path / "config.json"
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(path.read_text()) | content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         Checkpoint.from_pretrained(tmp_path)
 
