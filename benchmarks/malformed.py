@@ -45,7 +45,12 @@ CURE = (
     *("Use ", "Set ", "Unpack", "Extract", "Keep", "Correct", "Run ", "Did you mean"),
 )
 PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")  # events
-REASONS = {}  # why a changed value is accepted, by pattern of the case
+REASONS = {  # why a changed value is accepted, by pattern of the case
+    r"info.json: (ch_names.0|sfreq|tmin|unit) = ": "no other file says otherwise",
+    r"captions.jsonl: caption = 'text'": "a caption may be any text",
+    r"t.json: .*settings": "notes on how tokens were made; not needed to read them",
+    r"t.npy: narrower": "nothing else says how wide tokens are until a model reads them",
+}
 
 
 def describe(values: dict) -> dict:
@@ -137,7 +142,8 @@ def try_reader(write: Callable, work: Path) -> dict[str, dict[str, str]]:
             else:
                 (folder / name).write_bytes(content)
             kind, message = try_case(read, folder, original)
-            if (folder / "ran").exists() or list(work.rglob("evil")):
+            outside = [p for p in work.rglob("evil") if folder / "out" not in p.parents]
+            if (folder / "ran").exists() or outside:
                 kind = "dangerous"
             case = f"{name}: {version}"
             reason = next((r for p, r in REASONS.items() if re.search(p, case)), "")
