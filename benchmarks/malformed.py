@@ -49,7 +49,7 @@ REASONS = {  # why a changed value is accepted, by pattern of the case
     r"info.json: (ch_names.0|sfreq|tmin|unit) = ": "no other file says otherwise",
     r"captions.jsonl: caption = 'text'": "a caption may be any text",
     r"t.json: .*settings": "notes on how tokens were made; not needed to read them",
-    r"t.npy: narrower": "nothing else says how wide tokens are until a model reads them",
+    r"t.npy: narrower": "no other file says how wide tokens are",
 }
 
 
