@@ -10,17 +10,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from pydantic import ValidationError
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from paperlib.atomic import atomic_path, write_text
 from paperlib.config import (
+    Captioning,
     Conditioning,
     Diffusion,
+    Embedding,
     Method,
     Methods,
     Section,
@@ -33,6 +42,7 @@ from paperlib.stimuli.map_tokens import MapTokens
 from paperlib.stimuli.tokens import Tokens
 
 _FILES = ("config.json", "model.safetensors", "README.md")
+_TYPES = (torch.float32, torch.float64, torch.int64)
 _CARD = Path(__file__).with_name("model_card.md")
 
 
@@ -53,9 +63,9 @@ class Recipe(Section):
 
     simulated: bool
     dataset: str
-    subject: int
+    subject: PositiveInt
     run: str
-    seed: int
+    seed: NonNegativeInt
     method: Method
     options: dict
     conditioning: Conditioning
@@ -64,10 +74,30 @@ class Recipe(Section):
     context_width: int
     diffusion: Diffusion
     training: Training
-    ch_names: list[str]
-    sfreq: float
-    times: list[float]
+    ch_names: list[str] = Field(min_length=1)
+    sfreq: PositiveFloat
+    times: list[float] = Field(min_length=1)
     unit: str
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if not np.allclose(np.diff(self.times), 1 / self.sfreq):
+            raise ValueError(f"times must ascend in steps of 1 / {self.sfreq:g} Hz")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        """Refuse what tokens could not be made with."""
+        chosen = self.conditioning
+        made, said = self.tokens["embedding"], self.tokens["captioning"]
+        if chosen.image or chosen.captioner:
+            keys = Embedding.model_fields.keys() - {"networks"}
+            Embedding.model_validate({key: made[key] for key in keys})
+        if chosen.captioner:
+            captioners = {chosen.captioner: said["captioner"]}
+            options = {key: said[key] for key in ("prompt", "max_new_tokens")}
+            Captioning.model_validate(options | {"captioners": captioners})
+        return self
 
 
 class Checkpoint(ModelHubMixin):
@@ -130,29 +160,34 @@ class Checkpoint(ModelHubMixin):
         folder = Path(name) if Path(name).is_dir() else _download(str(name), revision)
         recipe, tensors = _read(folder)
         parts: dict[str, dict] = {"model": {}, "coordinates": {}, "maps": {}}
-        for key, tensor in tensors.items():
-            part, _, rest = key.partition(".")
-            parts[part][rest] = tensor
         options = Methods.model_fields[recipe.method].annotation
         try:
+            for key, tensor in tensors.items():
+                part, _, rest = key.partition(".")
+                parts[part][rest] = tensor
+            coordinates = Coordinates(**parts["coordinates"])
+            grid = len(recipe.ch_names), len(recipe.times)
+            if coordinates.mean.shape != grid:
+                raise ValueError(f"its responses are not of {grid[0]} x {grid[1]}")
             model = build_model(
                 recipe.method,
                 options.model_validate(recipe.options),
                 ch_names=recipe.ch_names,
                 n_tokens=recipe.n_tokens,
                 context_width=recipe.context_width,
-                coordinates=Coordinates(**parts["coordinates"]),
+                coordinates=coordinates,
                 diffusion=recipe.diffusion,
             )
             model.load(parts["model"], pick_device(device))
-        except (TypeError, RuntimeError, ValidationError) as error:
+            maps = {name: tensor.numpy() for name, tensor in parts["maps"].items()}
+            layers = recipe.conditioning.layers
+            map_tokens = MapTokens(None, layers, **maps) if maps else None
+        except Exception as error:  # of any kind where files do not fit
             raise ValueError(
                 f"The weights in {folder} are not those of the {recipe.method} that "
                 f"config.json describes ({error}). Both must come from one training."
             ) from error
-        maps = {name: tensor.numpy() for name, tensor in parts["maps"].items()}
-        layers = recipe.conditioning.layers
-        return cls(model, recipe, MapTokens(None, layers, **maps) if maps else None)
+        return cls(model, recipe, map_tokens)
 
     def generate_model_card(self) -> ModelCard:
         """Describe the model, its training, its use and its limits."""
@@ -209,16 +244,24 @@ def _read(folder: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
                 "notebook 04 for this run and subject first."
             )
     try:
-        recipe = Recipe.model_validate_json(config.read_text(encoding="utf-8"))
-    except ValidationError as error:
+        recipe = Recipe.model_validate_json(config.read_bytes())
+    except Exception as error:  # of any kind where it is damaged
         raise ValueError(
             f"{config} is not the recipe of a model ({error}); expected what notebook "
             "04 wrote."
         ) from error
     try:
-        return recipe, load_file(weights)
+        tensors = load_file(weights)
     except SafetensorError as error:
         raise ValueError(
             f"{weights} is damaged or no safetensors file ({error}). Copy or download "
             "it again."
         ) from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _TYPES or not tensor.isfinite().all():
+            raise ValueError(
+                f"{weights}: {name!r} must hold finite numbers; got type "
+                f"{tensor.dtype}: its training diverged, or the file is damaged. Train "
+                "it again (notebook 04) or download it again."
+            )
+    return recipe, tensors

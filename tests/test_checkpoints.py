@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from paperlib import checkpoints
 from paperlib.checkpoints import Checkpoint, Recipe
@@ -158,18 +160,33 @@ def test_a_missing_file_is_named(checkpoint, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "message"),
     [
         ('{"method": "dit"', "config.json is not the recipe of a model"),
         ('{"run": "ours"}', "is not the recipe of a model"),
         ("[1, 2]", "is not the recipe of a model"),
+        (b"\xff", "is not the recipe of a model"),
+        ({"tokens": {}}, "is not the recipe of a model.*'embedding'"),
+        ({"tokens": {"embedding": {}, "captioning": {}}}, "is not the recipe"),
     ],
 )
-def test_a_damaged_recipe(checkpoint, tmp_path, text, message):
+def test_a_damaged_recipe(checkpoint, tmp_path, content, message):
     checkpoint.save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(text)
+    path = tmp_path / "config.json"
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(path.read_text()) | content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         Checkpoint.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sfreq", -1.0), ("times", [0, 1]), ("times", []), ("subject", -1), ("seed", -1)],
+)
+def test_a_recipe_that_cannot_be(key, value):
+    with pytest.raises(ValidationError, match=key):
+        make_recipe(**{key: value})
 
 
 @pytest.mark.parametrize("key", ["methd", "widht"])
@@ -187,6 +204,25 @@ def test_truncated_weights(checkpoint, tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
+        Checkpoint.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("coordinates.mean", lambda mean: mean[:, 1:], "not of 2 x 8"),
+        ("coordinates.mean", lambda mean: mean * torch.nan, "must hold finite"),
+        ("model.final.weight", torch.Tensor.int, "must hold finite.* torch.int32"),
+        ("more.weight", lambda _: torch.zeros(3), "are not those of the dit"),
+    ],
+)
+def test_changed_weights(checkpoint, tmp_path, key, change, message):
+    checkpoint.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    tensors = load_file(weights)
+    tensors[key] = change(tensors.get(key, torch.zeros(2))).contiguous()
+    save_file(tensors, weights)
+    with pytest.raises(ValueError, match=message):
         Checkpoint.from_pretrained(tmp_path)
 
 

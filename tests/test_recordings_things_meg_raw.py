@@ -292,6 +292,7 @@ def test_a_window_without_the_first_second(participant, tmp_path):
         (None, "lacks the columns trial_type, value"),
         ([], "must hold trials"),
         (["exp\tN/A\t5"], "value must be a whole number"),
+        (["exp\t1e30\t5"], "value must be a whole number"),
         (["exp\t11.5\t5"], "line 2 has 11.5"),
         (["catch\tN/A\tN/A"], "sample must be a whole"),
         (["exp\tx\t5"], "line 2 has x"),

@@ -80,7 +80,7 @@ def test_missing_metadata_or_images(tmp_path, metadata):
         ("test_img_files", None, "must hold a list of names 'test_img_files'"),
         *(
             ("test_img_concepts", names, "a list of names 'test_img_concepts'")
-            for names in ([], [None, None], [3, 4])
+            for names in ([], [None, None], [3, 4], 7, ["../a.jpg"] * 2)
         ),
         ("train_img_files", ["a.jpg"] * 3, "4 concepts and 3 files"),
         ("test_img_files", ["aardvark_01b.jpg", "b.jpg"], "1 stems .*aardvark_01b"),

@@ -117,6 +117,7 @@ def test_tokens_that_are_not_finite(tmp_path, bad):
     assert not (tmp_path / "image.npy").exists()
 
 
+NO_NAMES = '{"image_ids": [[], 3, null], "settings": {}}'
 DAMAGED = "image.npy or its index is truncated or damaged"
 
 
@@ -127,7 +128,7 @@ def test_truncated_tokens(path, size):
         Tokens(path)
 
 
-@pytest.mark.parametrize("index", ["", "{}", "null", "[" * 100_000, '{"image_ids": 3}'])
+@pytest.mark.parametrize("index", ["", "{}", "null", "[" * 100_000, NO_NAMES])
 def test_damaged_index(path, index):
     path.with_suffix(".json").write_text(index)
     with pytest.raises(ValueError, match=DAMAGED):

@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile, ZipInfo, is_zipfile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 
 import pooch
 import requests
@@ -113,12 +113,14 @@ def unpack(
     """
     if password is not None:
         import fast_zip_decryption  # noqa: F401  compiled code for zipfile
-    if not is_zipfile(archive):
+    try:
+        bundle = ZipFile(archive)
+    except Exception as error:  # a damaged list of files can raise almost anything
         raise ValueError(
-            f"{archive} is not a whole zip archive; if it is small, it may hold a "
-            "message of the server. Delete it and fetch it again."
-        )
-    with ZipFile(archive) as bundle:
+            f"{archive} is not a whole zip archive ({error}); if it is small, it may "
+            "hold a message of the server. Delete it and fetch it again."
+        ) from error
+    with bundle:
         files = [info for info in bundle.infolist() if not info.is_dir()]
         members: dict[Path, ZipInfo] = {}
         for info in files:

@@ -21,7 +21,9 @@ def read_trials(
     try:
         table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", low_memory=False)
     except ValueError as error:  # not text, not a table, or empty
-        raise ValueError(f"{path} is not a table of trials ({error}).") from error
+        raise ValueError(
+            f"{path} is not a table of trials ({error}). Get it from the source again."
+        ) from error
     if missing := [name for name in ("trial_type", *whole) if name not in table]:
         raise ValueError(
             f"{path} lacks the columns {', '.join(missing)}; it has {list(table)}."
@@ -36,7 +38,7 @@ def read_trials(
     shown = table["kind"].isin(("training", "test"))
     for column in whole:
         numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-        wrong = ~(numbers >= 0) | (numbers % 1 != 0) | np.isinf(numbers)
+        wrong = ~(numbers >= 0) | (numbers % 1 != 0) | (numbers > 2**31)
         optional = table[column].isna() & ~shown & (column != "sample")
         if len(rows := table.index[wrong & ~optional]):
             raise ValueError(

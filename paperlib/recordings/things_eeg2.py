@@ -9,7 +9,6 @@ task ``train`` and one of task ``test``. Published signals come in one of four f
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from numbers import Real
 from pathlib import Path
 
@@ -143,7 +142,7 @@ def load_raw_session(path: Path) -> mne.io.RawArray:
             f"{ch_names} and the types {ch_types}."
         )
     _check_electrodes(path, [name for name in ch_names if name != "stim"])
-    if not isinstance(sfreq, Real) or not (sfreq > 0 and isfinite(sfreq)):
+    if not isinstance(sfreq, Real) or not 1 <= sfreq <= 1e6:
         raise ValueError(
             f"{path}: 'sfreq' must be a sampling rate in Hz; got {sfreq!r}."
         )
@@ -243,7 +242,7 @@ def load_published(folder: Path, partition: str) -> PublishedSignals:
         )
     steps = np.diff(times.astype(float))
     step = (times[-1] - times[0]) / max(1, len(steps))
-    if not (0 < step < 0.1) or np.abs(steps - step).max() > 0.05 * step:
+    if not (0 < step < 0.1) or not np.abs(steps - step).max() <= 0.05 * step:
         raise ValueError(
             f"{path}: 'times' must ascend evenly, in seconds from image onset; got "
             f"{times[0]:g}, {times[min(1, len(times) - 1)]:g} ... {times[-1]:g}. "

@@ -117,7 +117,7 @@ def import_captions(path: Path, source: str | Path, image_ids: Sequence[str]) ->
     if empty:
         raise ValueError(
             f"{file} has a caption without a letter for {len(empty)} of "
-            f"{len(captions)} images: {', '.join(empty[:5])}."
+            f"{len(captions)} images: {', '.join(empty[:5])}. Describe them again."
         )
     made_by = {"model": str(source), "revision": None, "prompt": None, "decoding": None}
     texts = {name: line["caption"].strip() for name, line in captions.items()}
@@ -175,7 +175,8 @@ def _read_captions(path: Path, image_ids: Sequence[str]) -> dict[str, dict]:
     if missing := [name for name in image_ids if name not in counts]:
         raise ValueError(
             f"{path} has no caption for {len(missing)} of {len(image_ids)} images: "
-            f"{', '.join(missing[:5])}.{did_you_mean(missing[0], counts)}"
+            f"{', '.join(missing[:5])}.{did_you_mean(missing[0], counts)} Add them, or "
+            "make the file again."
         )
     if repeated := [name for name in image_ids if counts[name] > 1]:
         raise ValueError(

@@ -78,7 +78,9 @@ def load_clip(
     else:
         _check_tag(model, pretrained)
         source = model
-    tag = open_clip.get_pretrained_cfg(source, pretrained or "")
+    label = f"CLIP {model} {pretrained or ''}".rstrip()
+    with loading(label):
+        tag = open_clip.get_pretrained_cfg(source, pretrained or "")
     preprocessing = {  # which a file of weights does not name
         f"image_{key}": tag[key]
         for key in ("mean", "std", "interpolation", "resize_mode")
@@ -92,7 +94,7 @@ def load_clip(
             )
         name, _, file = tag["hf_hub"].rpartition("/")
         pretrained = download_pretrained_from_hf(name, file or None, revision=revision)
-    with loading(f"CLIP {model}"):
+    with loading(label):
         loaded, _, preprocess = open_clip.create_model_and_transforms(
             source, pretrained=pretrained, device=device, **preprocessing
         )
@@ -103,7 +105,7 @@ def load_clip(
             "tokens; expected a CLIP model with a vision transformer, such as "
             "'ViT-L-14-quickgelu'."
         )
-    check_weights(f"CLIP {model}", loaded)
+    check_weights(label, loaded)
     return Clip(loaded.eval(), preprocess, tokenizer)
 
 

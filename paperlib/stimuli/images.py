@@ -160,6 +160,10 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(255 * scaled).astype(np.uint8))
 
 
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name == Path(name).name  # within its folder
+
+
 def _list_eeg(folder: Path) -> list[tuple[str, str, Path]]:
     """List partition, concept and path of the images of THINGS-EEG2."""
     metadata = load_dict(folder / METADATA, "the image metadata of THINGS-EEG2")
@@ -167,8 +171,9 @@ def _list_eeg(folder: Path) -> list[tuple[str, str, Path]]:
     for partition, prefix in (("training", "train"), ("test", "test")):
         lists = []
         for key in (f"{prefix}_img_concepts", f"{prefix}_img_files"):
-            names = list(metadata.get(key, []))
-            if not names or not all(isinstance(name, str) for name in names):
+            names = metadata.get(key)
+            is_list = isinstance(names, list | tuple | np.ndarray) and len(names)
+            if not is_list or not all(map(_is_file_name, names)):
                 raise ValueError(
                     f"{METADATA} must hold a list of names {key!r}; it holds "
                     f"{sorted(map(str, metadata))}. Use the file that comes with the "

@@ -71,7 +71,8 @@ class MiniGPT4:
         ).to(device)
         width = config.qformer_config.hidden_size
         self.projection = nn.Linear(width, self.language.config.hidden_size)
-        fill(self.projection, layer, "llama_proj.")
+        with loading(ROOT / projection):
+            fill(self.projection, layer, "llama_proj.")
         tensors = read_tensors(source, BLIP2_PARTS, revision=vision_revision)
         self.vision = Blip2VisionModel(config.vision_config).eval()
         fill(self.vision, tensors, "vision_model.")

@@ -92,7 +92,9 @@ class Tokens:
             )
         try:
             content = json.loads(index.read_text(encoding="utf-8"))
-            self.image_ids, self.settings = content["image_ids"], content["settings"]
+            self.image_ids = list(content["image_ids"])
+            self.settings = dict(content["settings"])
+            self._rows = {name: row for row, name in enumerate(self.image_ids)}
             self._array = np.lib.format.open_memmap(self.path, mode="r")
         except Exception as error:  # numpy raises of every kind at damaged headers
             raise ValueError(
@@ -107,7 +109,6 @@ class Tokens:
                 f"(images, tokens, width); got {dtype} of shape {self.shape}. Run "
                 "notebook 03 again."
             )
-        self._rows = {name: row for row, name in enumerate(self.image_ids)}
 
     def __getitem__(self, image_ids: Sequence[str]) -> np.ndarray:
         """Return the tokens of images, float32 of shape (B, L, D)."""

@@ -50,12 +50,12 @@ def find_shards(
             f"{model} has no index of its weights: expected {' or '.join(_INDEXES)}. "
             "Check the name, or the connection."
         )
+    shards: dict[str, list[str]] = {}
     with loading(index):
         places = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-    shards: dict[str, list[str]] = {}
-    for name, shard in places.items():
-        if name.startswith(prefixes):
-            shards.setdefault(shard, []).append(name)
+        for name, shard in places.items():
+            if name.startswith(prefixes):
+                shards.setdefault(shard, []).append(name)
     return shards
 
 
@@ -65,10 +65,12 @@ def read_tensors(
     """Read the tensors that :func:`find_shards` names; no other file is downloaded."""
     tensors = {}
     for shard, names in find_shards(model, prefixes, revision=revision).items():
-        path = Path(cached_file(model, shard, revision=revision))
+        with loading(model):
+            path = Path(cached_file(model, shard, revision=revision))
         if path.suffix != ".safetensors":
             whole = read_torch_file(path)
-            tensors |= {name: whole[name] for name in names}
+            with loading(path):
+                tensors |= {name: whole[name] for name in names}
             continue
         with loading(path), safe_open(path, framework="pt") as file:
             tensors |= {name: file.get_tensor(name) for name in names}
@@ -81,7 +83,7 @@ def read_torch_file(path: Path, key: str | None = None) -> dict:
         raise FileNotFoundError(f"There are no weights at {path}; download them there.")
     with loading(path):
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return content[key] if key else content
+        return dict(content[key] if key else content)
 
 
 def load_model(
@@ -143,9 +145,9 @@ def loading(source: str | Path) -> Iterator[None]:
     """Name the weights that a library failed to load, and what to do."""
     try:
         yield
-    except OSError:  # not there, or not reachable: says so itself
-        raise
     except Exception as error:  # of any kind where files are damaged
+        if isinstance(error, OSError) and not Path(source).exists():
+            raise  # not there, or not reachable: says so itself
         raise ValueError(
             f"{source} cannot be loaded: its files are damaged, incomplete or hold "
             f"more than weights ({type(error).__name__}: {error}). Download it again."
