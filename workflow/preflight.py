@@ -20,7 +20,7 @@ from workflow import data
 from workflow.gpus import visible_gpus
 
 OWN = ("--config", "--cores", "--profile", "--help")
-DISK = {"mini": 4}  # GiB of data and results
+DISK = {"mini": 12}  # GiB of data and results
 LOCK = 9  # file that run_all.sh has opened: locked until it and Snakemake have ended
 
 
