@@ -89,13 +89,18 @@ class Recipe(Section):
     def _check_tokens(self) -> Self:
         """Refuse what tokens could not be made with."""
         chosen = self.conditioning
-        made, said = self.tokens["embedding"], self.tokens["captioning"]
+        made, said = (self.tokens.get(k) or {} for k in ("embedding", "captioning"))
+        keys = Embedding.model_fields.keys() - {"networks"}
+        spoken = {"captioner", "prompt", "max_new_tokens"}
+        missing = keys - made.keys() if chosen.image or chosen.captioner else set()
+        missing |= spoken - said.keys() if chosen.captioner else set()
+        if missing:
+            raise ValueError(f"tokens lack {', '.join(sorted(missing))}")
         if chosen.image or chosen.captioner:
-            keys = Embedding.model_fields.keys() - {"networks"}
             Embedding.model_validate({key: made[key] for key in keys})
         if chosen.captioner:
+            options = {key: said[key] for key in spoken - {"captioner"}}
             captioners = {chosen.captioner: said["captioner"]}
-            options = {key: said[key] for key in ("prompt", "max_new_tokens")}
             Captioning.model_validate(options | {"captioners": captioners})
         return self
 

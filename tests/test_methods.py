@@ -6,7 +6,14 @@ import torch
 
 from paperlib import methods
 from paperlib.checkpoints import Checkpoint, Recipe
-from paperlib.config import Diffusion, Machine, Methods, Sampling, Training
+from paperlib.config import (
+    Diffusion,
+    Embedding,
+    Machine,
+    Methods,
+    Sampling,
+    Training,
+)
 from paperlib.coordinates import fit_coordinates
 from paperlib.methods import DiffusionModel, LinearModel, build_model
 from paperlib.stimuli.conditions import Condition
@@ -106,7 +113,7 @@ def make(method, world, *, layers=None, coordinates=None):
     recipe = Recipe(
         **{"simulated": True, "dataset": "things-eeg2", "subject": 1, "run": "test"},
         **{"seed": 0, "method": method, "options": options.model_dump(mode="json")},
-        tokens={"embedding": {"model": "small", "pretrained": None}},
+        tokens={"embedding": Embedding().model_dump(exclude={"networks"})},
         conditioning={"network": "alexnet" if is_cnn else None, "layers": layers},
         diffusion=DIFFUSION,
         training=TRAINING,
