@@ -85,7 +85,8 @@ def test_a_run_inherits_what_it_does_not_replace():
         cfg.of(dataset="things-eeg2", run=run) for run in ("ours_v", "no_region")
     )
     assert ablated.model == full.model.model_copy(update={"region_embedding": False})
-    for section in ("conditioning", "coordinates", "diffusion", "training", "sampling"):
+    assert ablated.sampling == full.sampling.model_copy(update={"samples": 1})
+    for section in ("conditioning", "coordinates", "diffusion", "training"):
         assert getattr(ablated, section) == getattr(full, section)
 
 
