@@ -140,7 +140,8 @@ if is_diffusion:
 # %%
 options = {"sampling": cfg.sampling, "seed": cfg.seed, "machine": cfg.machine}
 began = time.monotonic()
-expected = model.posterior_mean(condition, **options)  # N C T
+first = checkpoint.condition(sources, images["image_id"][:1])
+expected = model.posterior_mean(first, **options)  # 1 C T
 print(f"{expected.shape} in {time.monotonic() - began:.1f} s")
 
 # %% [markdown]

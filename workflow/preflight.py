@@ -19,7 +19,6 @@ from paperlib.validation import did_you_mean
 from workflow import data
 from workflow.gpus import visible_gpus
 
-OWN = ("--config", "--cores", "--profile", "--help")
 DISK = {"mini": 12}  # GiB of data and results
 LOCK = 9  # file that run_all.sh has opened: locked until it and Snakemake have ended
 
