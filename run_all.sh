@@ -16,6 +16,21 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'run_all.sh: %s\n' "$*" >&2; exit 1; }
 
+# Refuse a word that is one slip away from one of ours, before minutes of installing.
+check_word() {
+    local i known start words="test generate check fetch --config --cores --profile --dry-run --help"
+    [[ " $words " != *" $1 "* ]] || return 0
+    for known in $words; do
+        for ((i = 0; i <= ${#1}; i++)); do
+            start=${1:0:i}
+            if [[ $known == "$start"?"${1:i}" || $known == "$start"?"${1:i+1}" ||
+                $known == "$start${1:i+1}" || $known == "$start"??"${1:i+2}" ]]; then
+                fail "There is no option or command $1. Did you mean '$known'?"
+            fi
+        done
+    done
+}
+
 # Say whether a command is a Python that the pinned packages are made for.
 fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
@@ -78,9 +93,9 @@ while [ $# -gt 0 ]; do
         --cores=*) cores=${1#*=} ;;
         --profile) passed+=("$1" "${2:?--profile needs a folder}"); profile=yes; shift ;;
         --profile=*) passed+=("$1"); profile=yes ;;
-        -n | --dry-run) passed+=(-n); kind=dry ;;
+        -n | --dry-run | --dryrun) passed+=(-n); kind=dry ;;
         tab[0-9]* | fig[0-9]*) only+=${only:+,}$1; [ $kind = dry ] || kind=part ;;
-        *) passed+=("$1"); [[ $kind$1 != run*/* ]] || kind=part ;;
+        *) check_word "${1%%=*}"; passed+=("$1"); [[ $kind$1 != run*/* ]] || kind=part ;;
     esac
     shift
 done

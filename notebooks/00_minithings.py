@@ -19,8 +19,9 @@
 # small CLIP model and small captioners.
 #
 # - Reads: nothing
-# - Writes: files in the formats of THINGS-EEG2, THINGS-MEG, open_clip and Hugging Face;
-#   what an earlier run of this notebook made is replaced
+# - Writes: files in the formats of THINGS-EEG2, THINGS-MEG, open_clip and Hugging Face,
+#   in place of what an earlier run of this notebook made; with `overrides`, into a
+#   folder `data/mini+…` of their own
 # - Time: two minutes on two cores, 4 GB on disk
 
 # %% tags=["parameters"]

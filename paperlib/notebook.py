@@ -31,6 +31,7 @@ class Notebook:
     def __init__(self, name: str, parameters: dict, cfg: Config):
         self.name, self.parameters, self.cfg = name, parameters, cfg
         self._keys = {key: parameters[key] for key in IDENTITY[name]}
+        self._base = cfg.name.partition("+")[0]  # without overrides
         self._started = time.time()
 
     def input(self, alias: str, **keys: str | int) -> Path:
@@ -51,7 +52,7 @@ class Notebook:
             nothing was made with them.
         """
         path = self.output(alias, **keys)
-        original = self._path(alias, self.cfg.name.partition("+")[0], keys)
+        original = self._path(alias, self._base, keys)
         return path if path.exists() else original
 
     def output(self, alias: str, **keys: str | int) -> Path:
@@ -84,7 +85,8 @@ class Notebook:
 
     def _path(self, alias: str, config: str, keys: dict) -> Path:
         job = job_name(self.name, **self._keys)
-        known = {"config": config, "data_root": self.cfg.data_root, "job": job}
+        data_root = f"{self.cfg.data_root}{config.removeprefix(self._base)}"
+        known = {"config": config, "data_root": data_root, "job": job}
         path = template(alias, **(known | self._keys | keys))
         if "{" in path:
             raise ValueError(

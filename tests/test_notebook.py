@@ -65,6 +65,8 @@ def test_results_with_overrides_read_what_the_configuration_made(tmp_path, monke
     assert nb.input("signals") == original / "sub-03"
     own.mkdir(parents=True)
     assert nb.input("signals") == own
+    assert nb.input("data") == tmp_path / "data/mini"
+    assert nb.output("data") == tmp_path / "data" / nb.cfg.name  # of notebook 00
 
 
 @pytest.mark.parametrize("has_git", [True, False])

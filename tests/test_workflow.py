@@ -120,16 +120,21 @@ def test_fetch_is_given_its_configuration_and_options(machine):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "hint", "is_at_once"),
     [
-        ("--confg mini", "There is no option --confg. Did you mean '--config'?"),
-        ("--config papr", "Did you mean 'paper'?"),
+        ("--confg=mini", "--config", True),  # before anything is installed
+        ("--cnofig mini", "--config", True),
+        ("tab07 chekc", "check", True),
+        ("--quite", "--quiet", False),
+        ("--config papr", "paper", False),
     ],
 )
-def test_a_misspelt_word_is_one_sentence(machine, words, message):
+def test_a_misspelt_word_is_one_sentence(machine, words, hint, is_at_once):
     done = run_all(machine, *words.split())
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith(message)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(f"Did you mean '{hint}'?")
     assert "snakemake" not in done.stdout and "Traceback" not in done.stderr
+    assert is_at_once == (not done.stdout)
 
 
 def test_a_second_run_in_the_same_folder_is_refused(machine):
