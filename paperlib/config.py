@@ -36,6 +36,7 @@ from paperlib.paths import NOTEBOOKS, ROOT
 from paperlib.validation import check_option, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 Pair = tuple[PositiveInt, PositiveInt]
 Precision = Literal["no", "fp16", "bf16"]
 Region = Literal["Frontal", "Central", "Temporal", "Parietal", "Occipital"]
@@ -57,9 +58,17 @@ def _without_null(entries: Any) -> Any:
     return {name: entry for name, entry in entries.items() if entry is not None}
 
 
+def _ascending(window: tuple[float, float]) -> tuple[float, float]:
+    if window[0] >= window[1]:
+        raise ValueError(f"must begin before it ends; got {window}.")
+    return window
+
+
 Distinct = AfterValidator(_distinct)
+Window = Annotated[tuple[float, float], AfterValidator(_ascending)]  # s
 WithoutNull = BeforeValidator(_without_null)
 Subjects = Annotated[list[PositiveInt], Field(min_length=1), Distinct]
+Names = Annotated[list[str], Field(min_length=1), Distinct]
 Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), Distinct]
 Group = Annotated[list[str], Field(min_length=2), Distinct]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
@@ -88,7 +97,7 @@ class EEGPreprocessing(Section):
     """THINGS-EEG2, as NICE and ATM vary its authors' pipeline (Appendix D)."""
 
     source: Literal["raw", "published"] = "raw"  # or files its authors preprocessed
-    channels: Literal["all", "posterior"] | list[str] = "all"  # 63, 17, or by name
+    channels: Literal["all", "posterior"] | Names = "all"  # 63, 17, or by name
     sfreq: PositiveFloat = 250  # Hz
     tmin: Annotated[float, Field(le=0)] = -0.2  # s
     tmax: PositiveFloat = 1.0  # s
@@ -96,6 +105,15 @@ class EEGPreprocessing(Section):
     mvnn: Literal["epochs", "time", "none"] = "epochs"  # the data set's authors: time
     covariance: Literal["training", "both"] = "training"  # the authors: both
     seed: NonNegativeInt = 20200220  # the authors': which trials are kept, their order
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if not self.tmin <= self.keep_from < self.tmax:
+            raise ValueError(
+                f"keep_from ({self.keep_from:g} s) must lie between tmin "
+                f"({self.tmin:g} s) and tmax ({self.tmax:g} s)."
+            )
+        return self
 
 
 class MEGPreprocessing(Section):
@@ -107,7 +125,7 @@ class MEGPreprocessing(Section):
     h_freq: PositiveFloat = 100.0  # Hz
     tmin: Annotated[float, Field(le=0)] = -0.1  # s; kept are 0 to 0.995 s
     tmax: PositiveFloat = 1.3  # s
-    baseline: tuple[float, float] = (-0.1, 0.0)  # s; mean 0, standard deviation 1 there
+    baseline: Window = (-0.1, 0.0)  # s; mean 0, standard deviation 1 there
     sfreq: PositiveFloat = 200  # Hz
 
     @model_validator(mode="after")
@@ -371,8 +389,8 @@ class Diffusion(Section):
     """The noising process (section 3.3, Appendix E)."""
 
     timesteps: PositiveInt = 1000
-    beta_start: PositiveFloat = 1e-4  # not stated; of DDPM
-    beta_end: PositiveFloat = 2e-2  # not stated; of DDPM
+    beta_start: Fraction = 1e-4  # not stated; of DDPM
+    beta_end: Fraction = 2e-2  # not stated; of DDPM
     prediction: Literal["epsilon", "epsilon_skip", "v"] = "epsilon"
     scale_input: bool = False  # the network sees sqrt(alpha bar) y_t; not in the paper
 
@@ -486,7 +504,7 @@ class ClipScore(Section):
 class Topographies(Section):
     """Scalp maps; their windows are not stated."""
 
-    windows: Annotated[list[tuple[float, float]], Field(min_length=1)] = [
+    windows: Annotated[list[Window], Field(min_length=1)] = [
         *[(0.0, 0.1), (0.1, 0.2), (0.2, 0.3)],
         *[(0.3, 0.4), (0.4, 0.6), (0.6, 1.0)],
     ]  # s
@@ -560,10 +578,16 @@ class Config(Section):
 
     @field_validator("data_root", mode="before")
     @classmethod
-    def _expand(cls, path: str) -> str:
-        expanded = os.path.expanduser(os.path.expandvars(str(path)))
-        if "$" in expanded:
-            raise ValueError(f"{path}: the environment variable is not set.")
+    def _expand(cls, path: Any) -> Any:
+        if not isinstance(path, str):
+            return path
+        if not all(os.environ.get(name) for name in re.findall(r"\$\{?(\w+)", path)):
+            raise ValueError(f"{path}: the environment variable is not set, or empty.")
+        expanded = os.path.expanduser(os.path.expandvars(path))
+        if not expanded or expanded[0] == "~" or set(expanded) & set("${}"):
+            raise ValueError(
+                f"must be a folder, possibly with ~, $NAME or ${{NAME}}; got {path!r}."
+            )
         return expanded
 
     @field_validator("datasets", mode="before")
@@ -605,6 +629,11 @@ class Config(Section):
             raise ValueError(
                 "ablations.regions must name runs that lack a region each, and last "
                 f"the model of all channels; got {', '.join(self.ablations.regions)}."
+            )
+        if self.sampling.steps > self.diffusion.timesteps:
+            raise ValueError(
+                f"sampling.steps ({self.sampling.steps}) must not exceed "
+                f"diffusion.timesteps ({self.diffusion.timesteps})."
             )
         if self.minithings is not None and not self.simulated:
             raise ValueError("simulated must be true where minithings makes the data.")
@@ -771,6 +800,7 @@ def load_config(config: str | Path, overrides: str = "") -> Config:
         type or range; every problem is listed with its place.
     """
     path = _config_path(config)
+    _check_name(path)
     values, name, changes = _read(path), path.stem, {}
     if overrides:
         changes = _parse(overrides, "overrides")
@@ -826,7 +856,7 @@ def _inherit(runs: dict, name: str, seen: tuple = ()) -> Any:
 
 def _config_path(config: str | Path) -> Path:
     named = ROOT / "config" / f"{config}.yaml"
-    path = named if named.is_file() else ROOT / config
+    path = named if named.is_file() else ROOT / str(config)
     if not path.is_file():
         names = sorted(p.stem for p in (ROOT / "config").glob("*.yaml"))
         raise FileNotFoundError(
@@ -834,6 +864,21 @@ def _config_path(config: str | Path) -> Path:
             f"path to a YAML file.{did_you_mean(config, names)}"
         )
     return path
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a file whose results would get a bad folder, or that of another one."""
+    if path.stem == "published" or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", path.stem):
+        raise ValueError(
+            f"Results go to folders called {path.stem!r} like the file: rename it to "
+            "something else (not 'published'), of letters, digits, - and _."
+        )
+    twin = ROOT / "config" / f"{path.stem}.yaml"
+    if twin.is_file() and not twin.samefile(path):
+        raise ValueError(
+            f"{path} is called like {twin}, and their results would replace each "
+            "other. Rename it."
+        )
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
@@ -858,7 +903,12 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
 
 
 class _Loader(yaml.CSafeLoader):
-    """Refuses a key that stands twice in one mapping, where YAML keeps the last."""
+    """Refuses a key that stands twice in one mapping, where YAML keeps the last.
+
+    Plain words and numbers are those of YAML 1.2: ``no`` is a text and 010 is ten.
+    """
+
+    yaml_implicit_resolvers = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         written = [key.value for key, _ in node.value if key.value != "<<"]
@@ -868,6 +918,18 @@ class _Loader(yaml.CSafeLoader):
                 problem_mark=node.start_mark,
             )
         return super().construct_mapping(node, deep)
+
+
+for _kind, _pattern in {
+    "merge": "<<",
+    "null": "~|null|Null|NULL|",
+    "bool": "true|True|TRUE|false|False|FALSE",
+    "int": "[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+}.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_pattern})$"), None
+    )
 
 
 def _parse(text: str, source: str) -> dict:

@@ -171,6 +171,21 @@ def test_properties_need_a_data_set_and_a_run():
         ("clip_score: {captioners: [qwen2-v]}", "captioners .*Did you mean 'qwen2-vl'"),
         ("simulated: false", "simulated must be true"),
         ("data_root: $NO_SUCH_VARIABLE/x", "environment variable is not set"),
+        ("data_root: ~no_such_user/x", "data_root: must be a folder"),
+        ("data_root: 'data/{dataset}'", "data_root: must be a folder"),
+        ("data_root: ''", "data_root: must be a folder"),
+        ("data_root: null", "data_root: .*not a valid path"),
+        ("topographies: {windows: [[0.3, 0.1]]}", "windows.0: must begin before"),
+        (
+            "datasets: {things-eeg2: {preprocessing: {channels: [Oz, Oz]}}}",
+            "'Oz' is listed twice",
+        ),
+        (
+            "datasets: {things-eeg2: {preprocessing: {keep_from: 3}}}",
+            "keep_from .3 s. must lie between",
+        ),
+        ("diffusion: {beta_end: 2}", "beta_end: .*less than 1"),
+        ("sampling: {steps: 5000}", "steps .5000. must not exceed .*timesteps .1000"),
     ],
 )
 def test_problems_are_listed_with_their_place(overrides, message):
@@ -203,6 +218,13 @@ def test_every_problem_is_listed():
 def test_numbers_that_yaml_reads_as_text_are_numbers():
     cfg = load_config("mini", "training: {learning_rate: 1e-4, steps: 40.0}")
     assert (cfg.training.learning_rate, cfg.training.steps) == (1e-4, 40)
+
+
+def test_plain_words_and_numbers_are_those_of_yaml_1_2():
+    cfg = load_config("mini", "{training: {precision: no}, sampling: {steps: 010}}")
+    assert (cfg.training.precision, cfg.sampling.steps) == ("no", 10)
+    with pytest.raises(ValueError, match="steps: .*got '1:30'"):
+        load_config("mini", "training: {steps: 1:30}")
 
 
 @pytest.mark.parametrize("overrides", ["steps", "[1, 2]"])
@@ -245,9 +267,38 @@ def test_files_that_are_no_yaml_are_named(tmp_path):
         load_config(path)
 
 
+@pytest.mark.parametrize("name", ["published", "my config", "a+b", "-x", "x{y}"])
+def test_results_get_folders_with_plain_names(tmp_path, name):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text("extends: mini\n")
+    with pytest.raises(ValueError, match="folders called .* rename it"):
+        load_config(path)
+
+
+def test_two_configurations_do_not_share_folders(tmp_path):
+    path = tmp_path / "mini.yaml"
+    path.write_text("extends: mini\n")
+    with pytest.raises(ValueError, match="called like .*config/mini.yaml"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("base", ["[mini]", "7", "null", "mimi"])
+def test_what_is_extended_must_be_a_configuration(tmp_path, base):
+    path = tmp_path / "x.yaml"
+    path.write_text(f"extends: {base}\n")
+    with pytest.raises(FileNotFoundError, match="There is no configuration"):
+        load_config(path)
+
+
 def test_unknown_configuration():
     with pytest.raises(FileNotFoundError, match="Did you mean 'mini'"):
         load_config("mimi")
+
+
+def test_an_empty_environment_variable_is_not_the_root_of_the_disk(monkeypatch):
+    monkeypatch.setenv("SCRATCH", "")
+    with pytest.raises(ValueError, match="not set, or empty"):
+        load_config("mini", "data_root: ${SCRATCH}/a")
 
 
 def test_data_root_takes_environment_variables(monkeypatch):
