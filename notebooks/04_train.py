@@ -209,9 +209,9 @@ for seed in cfg.seeds:
     options = {"options": cfg.training, "machine": cfg.machine, "seed": seed}
     folder = nb.output("training", seed=seed)
     curves[seed] = model.fit(training, validation, **options, folder=folder)
-    chosen = ("simulated", "method", "conditioning", "tokens", "diffusion", "training")
+    chosen = "simulated method conditioning embedding captioning diffusion training"
     recipe = Recipe(
-        **{key: getattr(cfg, key) for key in chosen},
+        **{key: getattr(cfg, key) for key in chosen.split()},
         **{"dataset": dataset, "subject": subject, "run": run, "seed": seed},
         options=cfg.model.model_dump(mode="json"),
         ch_names=ch_names,

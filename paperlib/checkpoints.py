@@ -14,13 +14,7 @@ import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -40,6 +34,7 @@ from paperlib.methods import Model, build_model
 from paperlib.stimuli.conditions import Condition
 from paperlib.stimuli.map_tokens import MapTokens
 from paperlib.stimuli.tokens import Tokens
+from paperlib.validation import check_option
 
 _FILES = ("config.json", "model.safetensors", "README.md")
 _TYPES = (torch.float32, torch.float64, torch.int64)
@@ -47,19 +42,7 @@ _CARD = Path(__file__).with_name("model_card.md")
 
 
 class Recipe(Section):
-    """What is needed to build a method again, and to use it.
-
-    Attributes
-    ----------
-    options : dict
-        Of the method.
-    tokens : dict
-        How the condition tokens are made: ``Config.tokens``.
-    times : list of float
-        In seconds from image onset.
-    unit : str
-        Of the responses.
-    """
+    """What is needed to build a method again, and to use it."""
 
     simulated: bool
     dataset: str
@@ -67,57 +50,35 @@ class Recipe(Section):
     run: str
     seed: NonNegativeInt
     method: Method
-    options: dict
+    options: dict  # of the method
     conditioning: Conditioning
-    tokens: dict
+    embedding: Embedding
+    captioning: Captioning
     n_tokens: int
     context_width: int
     diffusion: Diffusion
     training: Training
     ch_names: list[str] = Field(min_length=1)
     sfreq: PositiveFloat
-    times: list[float] = Field(min_length=1)
-    unit: str
+    times: list[float] = Field(min_length=1)  # s from image onset
+    unit: str  # of the responses
 
     @model_validator(mode="after")
-    def _check_times(self) -> Self:
+    def _check_values(self) -> Self:
         if not np.allclose(np.diff(self.times), 1 / self.sfreq):
             raise ValueError(f"times must ascend in steps of 1 / {self.sfreq:g} Hz")
-        return self
-
-    @model_validator(mode="after")
-    def _check_tokens(self) -> Self:
-        """Refuse what tokens could not be made with."""
+        captioners, networks = self.captioning.captioners, self.embedding.networks
         chosen = self.conditioning
-        made, said = (self.tokens.get(k) or {} for k in ("embedding", "captioning"))
-        keys = Embedding.model_fields.keys() - {"networks"}
-        spoken = {"captioner", "prompt", "max_new_tokens"}
-        missing = keys - made.keys() if chosen.image or chosen.captioner else set()
-        missing |= spoken - said.keys() if chosen.captioner else set()
-        if missing:
-            raise ValueError(f"tokens lack {', '.join(sorted(missing))}")
-        if chosen.image or chosen.captioner:
-            Embedding.model_validate({key: made[key] for key in keys})
-        if chosen.captioner:
-            options = {key: said[key] for key in spoken - {"captioner"}}
-            captioners = {chosen.captioner: said["captioner"]}
-            Captioning.model_validate(options | {"captioners": captioners})
+        check_option("conditioning.captioner", chosen.captioner, (None, *captioners))
+        check_option("conditioning.network", chosen.network, (None, *networks))
         return self
 
 
 class Checkpoint(ModelHubMixin):
-    """A trained model with its recipe.
+    """A trained model with its recipe, and the tokens of the CNN that it attends to.
 
     ``save_pretrained(folder)`` writes a folder; ``push_to_hub("owner/name")`` uploads
     it.
-
-    Parameters
-    ----------
-    model : Model
-        Fitted.
-    recipe : Recipe
-    maps : MapTokens or None
-        Where the model attends to a CNN's maps.
     """
 
     def __init__(self, model: Model, recipe: Recipe, maps: MapTokens | None = None):
@@ -128,12 +89,7 @@ class Checkpoint(ModelHubMixin):
     ) -> Condition:
         """Return the condition tokens of images as the model was trained on them.
 
-        Parameters
-        ----------
-        sources
-            Opened token files, in the order of ``Config.token_sources``.
-        image_ids
-            The image of each row.
+        Sources are token files in the order of ``Config.token_sources``.
         """
         if self.maps is not None:
             sources = [*sources[:-1], replace(self.maps, tokens=sources[-1])]
@@ -143,7 +99,7 @@ class Checkpoint(ModelHubMixin):
     def from_pretrained(
         cls, name: str | Path, *, revision: str | None = None, device: str = "auto"
     ) -> Self:
-        """Load a checkpoint from a folder or from the hub.
+        """Load a checkpoint.
 
         Parameters
         ----------
@@ -153,14 +109,6 @@ class Checkpoint(ModelHubMixin):
             Branch, tag or commit on the hub; None for the newest.
         device
             ``"auto"`` takes a GPU if there is one; linear encoders stay on the CPU.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is neither such a folder nor such a model on the hub, or if it
-            lacks a file.
-        ValueError
-            If a file is damaged or does not fit the others.
         """
         folder = Path(name) if Path(name).is_dir() else _download(str(name), revision)
         recipe, tensors = _read(folder)

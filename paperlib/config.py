@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from copy import deepcopy
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,7 +26,6 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
-    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -71,8 +70,8 @@ Subjects = Annotated[list[PositiveInt], Field(min_length=1), Distinct]
 Names = Annotated[list[str], Field(min_length=1), Distinct]
 Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), Distinct]
 Group = Annotated[list[str], Field(min_length=2), Distinct]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
-RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+RunName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
 class Section(BaseModel):
@@ -138,22 +137,30 @@ class MEGPreprocessing(Section):
         return self
 
 
-class Dataset(Section):
-    """A data set. Its further sections replace parts of those of the configuration."""
+class Sections(Section):
+    """Sections that replace those of the configuration in part."""
 
-    subjects: Subjects
-    training_subject: PositiveInt = (
-        1  # cross-subject rows: trained here, tested on others
-    )
-    methods: dict = {}
     coordinates: dict = {}
     training: dict = {}
     sampling: dict = {}
+    machine: dict = {}
+    resources: dict = {}
+
+    @property
+    def changes(self) -> dict:
+        """The sections by name."""
+        return {k: v for k, v in self if isinstance(v, dict) and k != "runs"}
+
+
+class Dataset(Sections):
+    """A data set, whose sections replace those of the configuration."""
+
+    subjects: Subjects
+    training_subject: PositiveInt = 1  # of cross-subject rows, tested on the others
+    methods: dict = {}
     evaluation: dict = {}
     ablations: dict = {}
     topographies: dict = {}
-    machine: dict = {}
-    resources: dict = {}
     runs: dict[RunName, dict] = {}  # sections of single runs on this data set
 
     @model_validator(mode="after")
@@ -433,8 +440,8 @@ class Sampling(Section):
         return self
 
 
-class Run(Section):
-    """A method with its options; the sections replace those of the data set in part."""
+class Run(Sections):
+    """A method with its options; the sections replace those of the data set."""
 
     label: str
     method: Method
@@ -442,12 +449,7 @@ class Run(Section):
     channels: dict = {}
     conditioning: dict = {}
     model: dict = {}  # options of the method
-    coordinates: dict = {}
     diffusion: dict = {}
-    training: dict = {}
-    sampling: dict = {}
-    machine: dict = {}
-    resources: dict = {}
 
 
 class Row(Section):
@@ -603,29 +605,32 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         """Stop at names that nothing has, and at labels that two runs have."""
-        for place, run in self._named_runs():
-            check_option(place, run, tuple(self.runs))
-        for name, dataset in self.datasets.items():
-            for run in dataset.runs:
-                check_option(f"datasets.{name}.runs", run, tuple(self.runs))
-        captioners = tuple(self.captioning.captioners)
-        for name in self.clip_score.captioners:
-            check_option("clip_score.captioners", name, captioners)
-        chosen = self.conditioning
-        for key, known in (
-            ("captioner", captioners),
-            ("network", tuple(self.embedding.networks)),
-        ):
-            known = (None, *known)
-            check_option(f"conditioning.{key}", getattr(chosen, key), known)
-        _distinct([run.label for run in self.runs.values()])
-        rows = [r for r in self.comparison if not (r.cross_subject or r.other_image)]
-        reference = self.evaluation.reference
-        check_option("evaluation.reference", reference, [row.run for row in rows])
-        removed = [
-            self.runs[run].channels.get("without") for run in self.ablations.regions
+        named = [("comparison.run", row.run) for row in self.comparison]
+        named += [
+            ("comparison.average_with", row.average_with)
+            for row in self.comparison
+            if row.average_with
         ]
-        if None in removed[:-1] or removed[-1] is not None:
+        for group in GROUPS:
+            runs = getattr(self.ablations, group)
+            named += [(f"ablations.{group}", run) for run in runs]
+        for name, dataset in self.datasets.items():
+            named += [(f"datasets.{name}.runs", run) for run in dataset.runs]
+        for place, run in named:
+            check_option(place, run, tuple(self.runs))
+        captioners, networks = self.captioning.captioners, self.embedding.networks
+        for captioner in self.clip_score.captioners:
+            check_option("clip_score.captioners", captioner, tuple(captioners))
+        captioner, network = self.conditioning.captioner, self.conditioning.network
+        check_option("conditioning.captioner", captioner, (None, *captioners))
+        check_option("conditioning.network", network, (None, *networks))
+        own = [r.run for r in self.comparison if not (r.cross_subject or r.other_image)]
+        check_option("evaluation.reference", self.evaluation.reference, own)
+        _distinct([run.label for run in self.runs.values()])
+        *ablated, full = (
+            self.runs[run].channels.get("without") for run in self.ablations.regions
+        )
+        if None in ablated or full is not None:
             raise ValueError(
                 "ablations.regions must name runs that lack a region each, and last "
                 f"the model of all channels; got {', '.join(self.ablations.regions)}."
@@ -642,35 +647,28 @@ class Config(Section):
     def of(self, *, dataset: str | None = None, run: str | None = None) -> Self:
         """Return the configuration as it holds for a data set and a run.
 
-        Parameters
-        ----------
-        dataset, run
-            Entries of ``datasets`` and ``runs``. The data set's values replace those
-            of the configuration, the run's those of the data set.
+        What comes later replaces what came before: the configuration, the data set, the
+        run, and what the data set says of this run and of those that it extends.
+        Overrides come last.
         """
         dataset, run = dataset or self._dataset, run or self._run
-        values = self.model_dump()
-        changes = []
+        layers = []
         if dataset is not None:
             check_option("dataset", dataset, tuple(self.datasets))
-            changes.append(_sections(self.datasets[dataset]))
+            layers.append(self.datasets[dataset].changes)
         if run is not None:
             check_option("run", run, tuple(self.runs))
-            changes.append(_sections(self.runs[run]))
-            if dataset is not None:
-                on_dataset = self.datasets[dataset].runs
-                bases = self.runs[run].bases
-                changes += [on_dataset.get(name, {}) for name in (*bases, run)]
-        for change in (*changes, self._overrides):
-            change = dict(change)
-            if "model" in change:
-                change["methods"] = {self.runs[run].method: change.pop("model")}
-            values = merge(values, change)
-        try:
-            chosen = type(self).model_validate(values)
-        except ValidationError as error:
-            place = " of ".join(filter(None, (run, dataset)))
-            raise ValueError(_list_problems(error, f"{self.name}, {place}")) from None
+            names = [*self.runs[run].bases, run]
+            on_dataset = self.datasets[dataset].runs if dataset is not None else {}
+            layers += [self.runs[run].changes]
+            layers += [on_dataset.get(name, {}) for name in names]
+        values = reduce(merge, layers, self.model_dump())
+        if run is not None:
+            options = {self.runs[run].method: values.pop("model", {})}
+            values = merge(values, {"methods": options})
+        values = merge(values, self._overrides)
+        place = " of ".join(filter(None, (run, dataset)))
+        chosen = _validate(values, f"{self.name}, {place}")
         chosen._dataset, chosen._run = dataset, run
         chosen._overrides = self._overrides
         return chosen
@@ -728,26 +726,9 @@ class Config(Section):
     @property
     def token_sources(self) -> list[str]:
         """Names of the token files that condition the run, images first."""
-        image = ["image"] if self.conditioning.image else []
-        return image + [
-            name
-            for name in (self.conditioning.captioner, self.conditioning.network)
-            if name
-        ]
-
-    @property
-    def tokens(self) -> dict:
-        """How the run's condition tokens are made, as plain values for its recipe."""
         chosen = self.conditioning
-        embedding = self.embedding.model_dump(mode="json")
-        network = embedding.pop("networks").get(chosen.network)
-        captioning = self.captioning.model_dump(mode="json")
-        captioning["captioner"] = captioning.pop("captioners").get(chosen.captioner)
-        uses_clip = chosen.image or chosen.captioner
-        return {
-            "embedding": (embedding if uses_clip else {}) | {"network": network},
-            "captioning": captioning if chosen.captioner else None,
-        }
+        names = ["image" if chosen.image else None, chosen.captioner, chosen.network]
+        return [name for name in names if name]
 
     def check_runs(self) -> None:
         """Raise ValueError unless every run is valid on every data set."""
@@ -761,15 +742,6 @@ class Config(Section):
             if run.method == method:
                 return name
         raise ValueError(f"No run has the method {method!r}; add one to runs.")
-
-    def _named_runs(self) -> Iterator[tuple[str, str]]:
-        for row in self.comparison:
-            yield "comparison.run", row.run
-            if row.average_with:
-                yield "comparison.average_with", row.average_with
-        for group in GROUPS:
-            for run in getattr(self.ablations, group):
-                yield f"ablations.{group}", run
 
     def _chosen(self, key: str) -> str:
         value = getattr(self, f"_{key}")
@@ -801,21 +773,15 @@ def load_config(config: str | Path, overrides: str = "") -> Config:
     """
     path = _config_path(config)
     _check_name(path)
-    values, name, changes = _read(path), path.stem, {}
+    values, changes = _read(path), _parse(overrides or "{}", "overrides")
+    values, name = merge(values, changes), path.stem
     if overrides:
-        changes = _parse(overrides, "overrides")
-        values = merge(values, changes)
-        digest = hashlib.sha256(
-            json.dumps(changes, sort_keys=True, default=str).encode()
-        )
-        name = f"{name}+{digest.hexdigest()[:8]}"
+        text = json.dumps(changes, sort_keys=True, default=str)
+        name += f"+{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     runs = values.get("runs")
     if isinstance(runs, dict):
         values["runs"] = {run: _inherit(runs, run) for run in runs}
-    try:
-        cfg = Config.model_validate(values | {"name": name})
-    except ValidationError as error:
-        raise ValueError(_list_problems(error, path.name)) from None
+    cfg = _validate(values | {"name": name}, path.name)
     entries = ("runs", "datasets")
     cfg._overrides = {k: v for k, v in changes.items() if k not in entries}
     return cfg
@@ -830,28 +796,20 @@ def merge(base: dict, changes: dict) -> dict:
     return merged
 
 
-def _sections(entry: Dataset | Run) -> dict:
-    """Return the sections that an entry replaces."""
-    skipped = {"runs", "name", "subjects", "training_subject", "preprocessing"}
-    return {
-        key: value
-        for key, value in entry.model_dump(exclude=skipped).items()
-        if isinstance(value, dict) and value
-    }
-
-
-def _inherit(runs: dict, name: str, seen: tuple = ()) -> Any:
+def _inherit(runs: dict, name: str) -> Any:
     """Return a run with what it takes over from the run that it ``extends``."""
-    entry = runs[name]
-    if not isinstance(entry, dict) or "extends" not in entry:
+    line = [name]
+    while isinstance(entry := runs[line[-1]], dict) and "extends" in entry:
+        place, base = f"runs.{line[-1]}.extends", entry["extends"]
+        check_option(place, base, [run for run in runs if run != line[-1]])
+        if base in line:
+            raise ValueError(f"runs.{name} extends itself, through {', '.join(line)}.")
+        line.append(base)
+    if len(line) == 1:
         return entry
-    base = entry["extends"]
-    check_option(f"runs.{name}.extends", base, [run for run in runs if run != name])
-    if name in seen:
-        raise ValueError(f"runs.{name} extends itself, through {', '.join(seen)}.")
-    own = {key: value for key, value in entry.items() if key != "extends"}
-    inherited = merge(_inherit(runs, base, (*seen, name)) or {}, own)
-    return inherited | {"bases": [*inherited.get("bases", []), base]}
+    merged = reduce(merge, [runs[run] or {} for run in reversed(line)])
+    del merged["extends"]
+    return merged | {"bases": line[:0:-1]}
 
 
 def _config_path(config: str | Path) -> Path:
@@ -966,10 +924,14 @@ def _check_size(text: str) -> None:
             raise ValueError("it is nested too deeply, or too large once expanded.")
 
 
-def _list_problems(error: ValidationError, source: str) -> str:
-    """Say where each problem is, with the nearest option of a closed list."""
+def _validate(values: dict, source: str) -> Config:
+    """Validate a configuration, or say where each problem is."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors()
     lines = []
-    for problem in error.errors():
+    for problem in problems:
         parts = [str(part) for part in problem["loc"]]
         place = ".".join(p for p, q in zip(parts, ["", *parts], strict=False) if p != q)
         message = problem["msg"].removeprefix("Value error, ")
@@ -979,4 +941,4 @@ def _list_problems(error: ValidationError, source: str) -> str:
             options = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
             message += did_you_mean(problem["input"], options)
         lines.append(f"  - {place + ': ' if place else ''}{message}")
-    return f"{source} is not a valid configuration:\n" + "\n".join(lines)
+    raise ValueError(f"{source} is not a valid configuration:\n" + "\n".join(lines))

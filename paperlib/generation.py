@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mne
 import numpy as np
@@ -15,8 +15,9 @@ from paperlib.config import Machine, Sampling
 from paperlib.recordings.sensors import sensor_info
 from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.clip import image_tokens, load_clip, text_tokens
-from paperlib.stimuli.cnn import layer_outputs, load_cnn
-from paperlib.stimuli.images import list_pictures, open_image, to_rgb
+from paperlib.stimuli.cnn import load_cnn, write_layer_outputs
+from paperlib.stimuli.images import list_pictures, open_image
+from paperlib.stimuli.tokens import Tokens, write_tokens
 from paperlib.validation import check_finite
 
 Picture = Path | Image.Image
@@ -66,44 +67,32 @@ def generate(
         One epoch for each image, or for each sample, with the positions of the sensors.
         Events are called ``image-001`` and so on; ``metadata`` has the columns image
         (path as given), caption (empty if the model reads none) and, for samples,
-        sample (from 1). Values are those the model was trained on, normalized and
-        neither V nor T: ``info["description"]`` names their unit. Plot them with
-        ``scalings=1``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If an image, the checkpoint or a pretrained model is missing.
-    ValueError
-        If a file cannot be read as an image, captions are missing or not wanted, or the
-        checkpoint holds or generates NaN.
+        sample (from 1). Values are normalized, neither V nor T:
+        ``info["description"]`` names their unit. Plot them with ``scalings=1``.
     """
     machine = machine or Machine()
-    wanted = {} if samples is None else {"samples": samples}
     sampling = sampling or Sampling(precision="no")
-    sampling = Sampling.model_validate(sampling.model_dump() | wanted)
+    if samples is not None:
+        values = sampling.model_dump() | {"samples": samples}
+        sampling = Sampling.model_validate(values)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.from_pretrained(checkpoint, device=machine.device)
-    model, recipe = checkpoint.model, checkpoint.recipe
-    for name, tensor in (model.tensors() | model.coordinates.tensors()).items():
-        if not tensor.isfinite().all():
-            raise ValueError(
-                f"{name!r} of this checkpoint holds NaN or infinite values: its "
-                "training diverged, or the file is damaged. Train it again (notebook "
-                "04) or download it again."
-            )
     pictures = find_pictures(images)
     for picture in pictures:  # all can be read, before anything takes time
-        _open([picture])
-    captions = _choose_captions(captions, pictures, recipe, machine)
-    sources = _encode(pictures, captions, recipe, machine)
-    condition = checkpoint.condition(sources, range(len(pictures)))
+        open_image(picture)
+    captions = _choose_captions(captions, pictures, checkpoint.recipe, machine)
     options = {"sampling": sampling, "seed": seed, "machine": machine}
-    if samples is None:
-        responses = model.posterior_mean(condition, **options)[:, None]  # N 1 C T
-    else:
-        responses = model.sample(condition, **options)  # N K C T
-    check_finite("The array of generated responses", responses)
+    with TemporaryDirectory() as folder:
+        table = pd.DataFrame({"path": pictures, "caption": captions})
+        table["image_id"] = table.index.map(str)
+        sources = _encode(table, checkpoint.recipe, machine, Path(folder))
+        condition = checkpoint.condition(sources, table["image_id"])
+        if samples is None:
+            responses = checkpoint.model.posterior_mean(condition, **options)
+            responses = responses[:, None]  # N 1 C T
+        else:
+            responses = checkpoint.model.sample(condition, **options)  # N K C T
+    check_finite("The generated responses of this checkpoint", responses)
     names = [p if isinstance(p, Path) else getattr(p, "filename", "") for p in pictures]
     # bytes that are not UTF-8 become \xe9 and the like
     names = [os.fsencode(n).decode("utf-8", "backslashreplace") for n in names]
@@ -113,19 +102,11 @@ def generate(
     elif samples is not None:
         metadata = metadata.loc[metadata.index.repeat(responses.shape[1])]
         metadata["sample"] = metadata.groupby(level=0).cumcount() + 1
-    return _as_epochs(responses, metadata.reset_index(drop=True), recipe)
+    return _as_epochs(responses, metadata.reset_index(drop=True), checkpoint.recipe)
 
 
 def find_pictures(images: str | Picture | Sequence[str | Picture]) -> list[Picture]:
-    """List pictures: those of a folder by name, files and opened pictures as given.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a folder holds no picture.
-    ValueError
-        If there is no image, or pictures in a folder have a format that cannot be read.
-    """
+    """List pictures: those of a folder by name, files and opened pictures as given."""
     if isinstance(images, str | Picture):
         images = [images]
     pictures: list[Picture] = []
@@ -138,30 +119,6 @@ def find_pictures(images: str | Picture | Sequence[str | Picture]) -> list[Pictu
     return pictures
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """Tokens in memory, read by row as :class:`paperlib.stimuli.tokens.Tokens` are."""
-
-    array: np.ndarray  # N L D
-    settings: dict = field(default_factory=dict)
-    path: Path = Path("own images")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def image_ids(self) -> Sequence[int]:
-        return range(len(self.array))
-
-    def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
-        return self.read(rows, columns=slice(None))
-
-    def read(self, rows: Sequence[int], *, columns: slice) -> np.ndarray:
-        half = self.array[rows, :, columns].astype(np.float16)  # as they are on disk
-        return half.astype(np.float32)
-
-
 def _choose_captions(
     captions: Sequence[str] | None,
     pictures: Sequence[Picture],
@@ -169,8 +126,8 @@ def _choose_captions(
     machine: Machine,
 ) -> list[str]:
     """Check given captions, or describe the pictures as for training."""
-    captioning, n_images = recipe.tokens["captioning"], len(pictures)
-    if captioning is None:
+    name, n_images = recipe.conditioning.captioner, len(pictures)
+    if name is None:
         if any(captions or ()):
             raise ValueError(
                 "This checkpoint was trained without captions; leave out captions."
@@ -184,61 +141,61 @@ def _choose_captions(
                 f"{captions}."
             )
         return captions
-    if captioning["captioner"]["kind"] == "file":
+    entry = recipe.captioning.captioners[name]
+    if entry.kind == "file":
         raise ValueError(
             "The captions of the training images were made by another program. Give "
             "those of the new images: captions=[...], one for each."
         )
     device = pick_device(machine.device)
-    captioner = load_captioner(**captioning["captioner"], device=device)
-    options = {key: captioning[key] for key in ("prompt", "max_new_tokens")}
-    parts = _split(pictures, machine.captioning_batch)
-    return [text for part in parts for text in captioner(_open(part), **options)]
+    captioner = load_captioner(**entry.model_dump(), device=device)
+    options = recipe.captioning.model_dump(exclude={"captioners"})
+    texts = []
+    for start in range(0, n_images, machine.captioning_batch):
+        batch = pictures[start : start + machine.captioning_batch]
+        texts += captioner(list(map(open_image, batch)), **options)
+    return texts
 
 
 def _encode(
-    pictures: Sequence[Picture],
-    captions: Sequence[str],
-    recipe: Recipe,
-    machine: Machine,
-) -> list[_Tokens]:
-    """Make the tokens of images, captions and CNN layers as for training."""
-    conditioning, made = recipe.conditioning, recipe.tokens["embedding"]
-    device, size = pick_device(machine.device), machine.embedding_batch
-    sources = []
-    if conditioning.image or conditioning.captioner:
-        name = (made["model"], made["pretrained"], made["revision"])
-        clip = load_clip(*name, device=device)
-    if conditioning.image:
-        option = {"normalize_by_cls": made["normalize_by_cls"]}
-        parts = _split(pictures, size)
-        parts = [image_tokens(clip, _open(part), **option) for part in parts]
-        sources.append(_Tokens(np.concatenate(parts)))
-    if conditioning.captioner:
-        option = {"project": made["project_text"]}
-        parts = [text_tokens(clip, part, **option) for part in _split(captions, size)]
-        sources.append(_Tokens(np.concatenate(parts)))
-    if conditioning.network:
-        cnn = load_cnn(conditioning.network, device=device)
-        option = {"grid": made["network"]["grid"]}
-        parts = _split(pictures, machine.network_batch)
-        parts = [layer_outputs(cnn, _open(part), **option) for part in parts]
-        maps = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
-        flat = [m.swapaxes(1, 2).reshape(len(m), -1) for m in maps.values()]
-        settings = option | {
-            "layers": {layer: m[0].size for layer, m in maps.items()},
-            "channels": {layer: m.shape[-1] for layer, m in maps.items()},
-        }
-        sources.append(_Tokens(np.concatenate(flat, axis=1)[:, None], settings))
-    return sources
-
-
-def _open(pictures: Sequence[Picture]) -> list[Image.Image]:
-    return [open_image(p) if isinstance(p, Path) else to_rgb(p) for p in pictures]
-
-
-def _split(items: Sequence, size: int) -> list[Sequence]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
+    table: pd.DataFrame, recipe: Recipe, machine: Machine, folder: Path
+) -> list[Tokens]:
+    """Write the tokens of images, captions and CNN layers as for training."""
+    chosen, made = recipe.conditioning, recipe.embedding
+    device, paths = pick_device(machine.device), []
+    options = {"batch_size": machine.embedding_batch, "settings": {}}
+    if chosen.image or chosen.captioner:
+        clip = load_clip(made.model, made.pretrained, made.revision, device=device)
+    if chosen.image:
+        paths.append(folder / "image.npy")
+        write_tokens(
+            paths[-1],
+            dict(zip(table["image_id"], table["path"], strict=True)),
+            encode=lambda batch: image_tokens(
+                clip,
+                [open_image(picture) for picture in batch],
+                normalize_by_cls=made.normalize_by_cls,
+            ),
+            **options,
+        )
+    if chosen.captioner:
+        paths.append(folder / "captions.npy")
+        write_tokens(
+            paths[-1],
+            dict(zip(table["image_id"], table["caption"], strict=True)),
+            encode=lambda batch: text_tokens(clip, batch, project=made.project_text),
+            **options,
+        )
+    if chosen.network:
+        paths.append(folder / "network.npy")
+        write_layer_outputs(
+            paths[-1],
+            table,
+            cnn=load_cnn(chosen.network, device=device),
+            grid=made.networks[chosen.network].grid,
+            batch_size=machine.network_batch,
+        )
+    return [Tokens(path) for path in paths]
 
 
 def _as_epochs(

@@ -8,7 +8,6 @@ from paperlib import methods
 from paperlib.checkpoints import Checkpoint, Recipe
 from paperlib.config import (
     Diffusion,
-    Embedding,
     Machine,
     Methods,
     Sampling,
@@ -113,7 +112,7 @@ def make(method, world, *, layers=None, coordinates=None):
     recipe = Recipe(
         **{"simulated": True, "dataset": "things-eeg2", "subject": 1, "run": "test"},
         **{"seed": 0, "method": method, "options": options.model_dump(mode="json")},
-        tokens={"embedding": Embedding().model_dump(exclude={"networks"})},
+        **{"embedding": {"networks": {"alexnet": {}}}, "captioning": {}},
         conditioning={"network": "alexnet" if is_cnn else None, "layers": layers},
         diffusion=DIFFUSION,
         training=TRAINING,

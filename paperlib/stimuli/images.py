@@ -96,15 +96,17 @@ def list_pictures(folder: Path) -> list[Path]:
     return pictures
 
 
-def open_image(path: Path) -> Image.Image:
-    """Read a picture file as RGB, as an image viewer shows it (see :func:`to_rgb`).
+def open_image(picture: Path | Image.Image) -> Image.Image:
+    """Read a picture as RGB, as an image viewer shows it (see :func:`to_rgb`).
 
     Raises
     ------
     ValueError
         If the file is damaged, is not a picture or is too large.
     """
-    path = Path(path)
+    if isinstance(picture, Image.Image):
+        return to_rgb(picture)
+    path = Path(picture)
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}; expected a picture file.")
     try:
