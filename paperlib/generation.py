@@ -111,6 +111,11 @@ def find_pictures(images: str | Picture | Sequence[str | Picture]) -> list[Pictu
         images = [images]
     pictures: list[Picture] = []
     for image in images:
+        if not isinstance(image, str | Picture):
+            raise TypeError(
+                f"An image must be a path or a PIL image; got {type(image).__name__}. "
+                "PIL.Image.fromarray turns an array into one."
+            )
         path = image if isinstance(image, Image.Image) else Path(image).expanduser()
         is_folder = isinstance(path, Path) and path.is_dir()
         pictures += list_pictures(path) if is_folder else [path]

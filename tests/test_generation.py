@@ -272,7 +272,7 @@ def test_a_network_attends_to_the_maps_of_another_network(weights, pictures, lay
 
 
 def test_pictures_are_listed_from_files_and_folders(tmp_path):
-    for name in ("b.PNG", "a.jpg", "notes.txt"):
+    for name in ("b.PNG", "a.jpg", "notes.txt", "._a.jpg"):
         (tmp_path / name).touch()
     assert [path.name for path in find_pictures(tmp_path)] == ["a.jpg", "b.PNG"]
     listed = find_pictures([tmp_path / "b.PNG", str(tmp_path), "c.png"])
@@ -288,6 +288,12 @@ def test_folders_and_lists_without_pictures_and_unreadable_ones(tmp_path):
     (tmp_path / "phone.HEIC").touch()
     with pytest.raises(ValueError, match="phone.HEIC.*Convert"):
         find_pictures(tmp_path)
+
+
+def test_an_array_is_no_image():
+    for images in (np.zeros((2, 2, 3)), [np.zeros((2, 2, 3))]):
+        with pytest.raises(TypeError, match="got ndarray. PIL.Image.fromarray"):
+            find_pictures(images)
 
 
 def test_images_that_cannot_be_read(checkpoint, pictures, tmp_path):

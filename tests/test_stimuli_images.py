@@ -214,6 +214,7 @@ def test_gray_that_is_not_a_number(tmp_path):
         ("RGB", GREEN, {"transparency": GREEN}, WHITE),
         ("L", 7, {"transparency": 7}, WHITE),
         ("P", 3, {"transparency": 3}, WHITE),
+        ("I;16", 7, {"transparency": 7}, WHITE),
     ],
 )
 def test_transparency_is_laid_on_white(tmp_path, mode, color, options, expected):

@@ -78,8 +78,11 @@ def read_images(folder: Path) -> pd.DataFrame:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """List the picture files of a folder by name; refuse formats such as HEIC."""
-    files = sorted(Path(folder).iterdir())
+    """List the picture files of a folder by name; refuse formats such as HEIC.
+
+    Hidden files are left out: macOS writes a ``._cat.jpg`` beside each ``cat.jpg``.
+    """
+    files = sorted(p for p in Path(folder).iterdir() if not p.name.startswith("."))
     unreadable = [path.name for path in files if path.suffix.lower() in UNREADABLE]
     if unreadable:
         raise ValueError(
@@ -149,7 +152,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16- and 32-bit gray to 0...255."""
+    """Scale 16- and 32-bit gray to 0...255; a value that is transparent is white."""
     values = np.asarray(image, dtype=float)  # H W
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are NaN or infinite")
@@ -159,6 +162,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     elif image.mode == "F" and low >= 0 and high <= 1:
         low, high = 0, 1
     scaled = (values - low) / max(high - low, np.finfo(float).tiny)
+    scaled[values == image.info.get("transparency", np.nan)] = 1
     return Image.fromarray(np.rint(255 * scaled).astype(np.uint8))
 
 
