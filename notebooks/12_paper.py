@@ -57,7 +57,7 @@ cfg = nb.cfg.of(dataset=first, run=nb.cfg.evaluation.reference)
 # ## Tables and figures
 #
 # Tables are read as they were written for readers, published values included. Figures
-# become PNG files of 128 colors, which the page holds in itself.
+# become smaller WebP files, which the page holds in itself.
 
 # %%
 tables = {

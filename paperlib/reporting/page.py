@@ -13,7 +13,7 @@ import matplotlib as mpl
 import mne
 import nbformat
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, PackageLoader
 from latex2mathml import converter
 from matplotlib.figure import Figure
 from nbconvert import HTMLExporter
@@ -23,17 +23,14 @@ from pygments.formatters import HtmlFormatter
 from scipy.interpolate import RBFInterpolator
 from scipy.spatial import KDTree
 
-from paperlib.reporting.schematics import TEMPLATES
-
-_LEVELS = 31  # colors of a scalp map
-_HEAD = 0.88  # its radius; the template draws the outline around it
+_HEAD = 0.88  # radius of a scalp map; the template draws the outline around it
 _PUBLISHED = "Published: "
 _MATH = re.compile(r"\$\$(.+?)\$\$|\$((?:[^$\n]|\n(?!\n))+)\$", re.DOTALL)
 
 
 def render(template: str, **fields) -> str:
     """Fill in a file of ``templates/``; text is escaped."""
-    loader = FileSystemLoader(TEMPLATES)
+    loader = PackageLoader("paperlib.reporting")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True)
     return environment.get_template(template).render(**fields)
 
@@ -61,7 +58,7 @@ def read_table(file: Path) -> dict:
 
 
 def embed(picture: Path | Image.Image | Figure, scale: float = 1.0) -> dict:
-    """Return a picture as a PNG of 128 colors: src (a data URI), width and height.
+    """Return a picture as WebP: src (a data URI), width and height.
 
     ``scale`` makes it smaller, all figures by the same factor for equal letters.
     """
@@ -70,19 +67,12 @@ def embed(picture: Path | Image.Image | Figure, scale: float = 1.0) -> dict:
         picture.savefig(file, dpi=180, transparent=True)
         picture = file
     image = picture if isinstance(picture, Image.Image) else Image.open(picture)
-    if image.mode != "P":
-        is_opaque = image.mode == "RGB" or image.getchannel("A").getextrema()[0] == 255
-        image = image.convert("RGB" if is_opaque else "RGBA")
-        size = [round(scale * side) for side in image.size]
-        image = image.resize(size, Image.Resampling.LANCZOS)
-        method = Image.Quantize.MEDIANCUT if is_opaque else Image.Quantize.FASTOCTREE
-        image = image.quantize(128, method=method, dither=Image.Dither.NONE)
+    width, height = (round(scale * side) for side in image.size)
     file = BytesIO()
-    image.save(file, "PNG", optimize=True)
-    data = base64.b64encode(file.getvalue()).decode()
-    return {"src": f"data:image/png;base64,{data}"} | dict(
-        zip(("width", "height"), image.size, strict=True)
-    )
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    image.save(file, "WEBP", quality=80, use_sharp_yuv=True)
+    src = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    return {"src": src, "width": width, "height": height}
 
 
 def draw_maps(
@@ -108,16 +98,12 @@ def draw_maps(
     pixels = np.stack(np.meshgrid(ticks, -ticks), axis=-1).reshape(-1, 2)
     spline = RBFInterpolator(sensors, values.reshape(-1, n_channels).T)
     levels = np.clip(spline(pixels) / limit, -1, 1)  # pixels maps
-    levels = np.rint((levels + 1) / 2 * (_LEVELS - 1)) + 1
+    colors = mpl.colormaps["RdBu_r"]((levels + 1) / 2, bytes=True)
     near = KDTree(sensors).query(pixels)[0] < 0.25
     inside = near & (np.linalg.norm(pixels, axis=1) < _HEAD)
-    drawn = np.where(inside[:, None], levels, 0).astype(np.uint8)
-    drawn = drawn.reshape(size, size, rows, columns).transpose(2, 0, 3, 1)
-    image = Image.fromarray(drawn.reshape(rows * size, columns * size)).convert("P")
-    colors = mpl.colormaps["RdBu_r"](np.linspace(0, 1, _LEVELS), bytes=True)[:, :3]
-    image.putpalette([0, 0, 0, *colors.ravel().tolist()])
-    image.info["transparency"] = 0
-    return image
+    colors[~inside] = 0
+    colors = colors.reshape(size, size, rows, columns, 4).transpose(2, 0, 3, 1, 4)
+    return Image.fromarray(colors.reshape(rows * size, columns * size, 4))
 
 
 def notebook_page(executed: Path) -> str:
