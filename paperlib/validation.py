@@ -1,7 +1,11 @@
 """Checks whose messages say what was expected, what was given and what to do."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 
@@ -38,3 +42,25 @@ def check_finite(name: str, array: np.ndarray) -> None:
             f"{name} holds {int((~finite).sum())} values that are NaN or infinite, "
             f"the first at index {first}; expected finite numbers only."
         )
+
+
+def check_file(path: Path, cure: str) -> None:
+    """Raise FileNotFoundError, with what to do, unless ``path`` is a file."""
+    if not os.path.isfile(path):  # unlike Path.is_file, for names of any length too
+        raise FileNotFoundError(f"{path} is missing. {cure}")
+
+
+@contextmanager
+def reading(source: str | Path, cure: str = "Download it again.") -> Iterator[None]:
+    """Name a file or model that a library failed to read, and what to do."""
+    try:
+        yield
+    except Exception as error:  # libraries raise of every kind at damaged files
+        if isinstance(error, OSError) and not Path(source).exists():
+            raise  # not there, or not reachable: says so itself
+        text = f"{type(error).__name__}: {str(error)[:1000]}"
+        reason = shorten(text, 300, placeholder=" ...")
+        raise ValueError(
+            f"{source} is damaged, incomplete or not what was expected ({reason}). "
+            f"{cure}"
+        ) from error

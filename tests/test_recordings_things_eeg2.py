@@ -1,5 +1,3 @@
-import pickle
-
 import numpy as np
 import pytest
 
@@ -17,13 +15,8 @@ from paperlib.recordings.things_eeg2 import (
 TRIGGERS = [(50, 3), (90, 99999), (130, 7), (170, 7), (210, 1)]
 
 
-@pytest.fixture
-def session():
-    """Content of a small raw file."""
-    data = np.random.default_rng(0).normal(scale=1e-5, size=(64, 300))
-    data[-1] = 0
-    for sample, code in TRIGGERS:
-        data[-1, sample] = code
+def raw_content(data):
+    """Content of a raw file: 63 channels in volts and a trigger row."""
     return {
         "raw_eeg_data": data,
         "ch_names": [*RAW_CHANNELS, "stim"],
@@ -32,6 +25,15 @@ def session():
         "highpass": 0.01,
         "lowpass": 100,
     }
+
+
+@pytest.fixture
+def session():
+    data = np.random.default_rng(0).normal(scale=1e-5, size=(64, 300))
+    data[-1] = 0
+    for sample, code in TRIGGERS:
+        data[-1, sample] = code
+    return raw_content(data)
 
 
 @pytest.fixture
@@ -51,11 +53,6 @@ def published(n_channels=63, n_times=250, n_listed=None, names=NICE_CHANNELS):
     return {"preprocessed_eeg_data": data, "ch_names": list(names), "times": times}
 
 
-def write_pickle(path, content):
-    path.write_bytes(pickle.dumps(content, protocol=4))
-    return path
-
-
 def test_channel_orders_are_permutations_of_the_63_electrodes():
     assert len(set(RAW_CHANNELS)) == 63
     assert sorted(RAW_CHANNELS) == sorted(NICE_CHANNELS)
@@ -65,16 +62,13 @@ def test_channel_orders_are_permutations_of_the_63_electrodes():
     assert sorted(NICE_CHANNELS[46:]) == sorted(POSTERIOR_CHANNELS)
 
 
-def test_raw_session_keeps_order_unit_and_rate(load, session):
+def test_raw_session_keeps_order_unit_rate_and_events(load, session):
     raw = load()
     assert raw.ch_names == session["ch_names"]
     assert raw.get_channel_types() == session["ch_types"]
     assert raw.info["sfreq"] == 1000
     np.testing.assert_array_equal(raw.get_data(), session["raw_eeg_data"])
-
-
-def test_events_leave_targets_out_and_keep_direct_repeats(load):
-    events, n_targets = stimulus_events(load())
+    events, n_targets = stimulus_events(raw)
     np.testing.assert_array_equal(events, [t for t in TRIGGERS if t[1] != 99999])
     assert n_targets == 1
 
@@ -114,48 +108,23 @@ def test_raw_sessions_that_are_not_valid(load, key, value, message):
         load(**{key: value})
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite_are_counted_and_placed(load, session, value):
-    session["raw_eeg_data"][5, [17, 40]] = value
+def test_values_that_are_not_finite_and_a_missing_key(load, session):
+    session["raw_eeg_data"][5, [17, 40]] = np.nan, np.inf
     with pytest.raises(ValueError, match=r"2 values.*first at index \(5, 17\)"):
         load()
-
-
-def test_missing_key_lists_what_is_there(load, session):
     del session["ch_types"]
     with pytest.raises(ValueError, match="lacks 'ch_types'; it has .*'raw_eeg_data'"):
         load()
 
 
 def test_session_folders_must_be_complete(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no session: expected ses-01"):
+    message = "missing.*ses-01/raw_eeg_training.*Unpack the raw data"
+    with pytest.raises(FileNotFoundError, match=message):
         session_folders(tmp_path)
     (tmp_path / "ses-01").mkdir()
     (tmp_path / "ses-01" / "raw_eeg_test.npy").touch()
-    with pytest.raises(FileNotFoundError, match=r"missing.*ses-01/raw_eeg_training"):
+    with pytest.raises(FileNotFoundError, match=message):
         session_folders(tmp_path)
-
-
-TRAINING = "preprocessed_eeg_training.npy"
-
-
-@pytest.mark.parametrize(
-    ("content", "bare", "ch_names", "start"),
-    [
-        (published(17, 100, names=POSTERIOR_CHANNELS), False, POSTERIOR_CHANNELS, -0.2),
-        (published(64, 100, names=[*RAW_CHANNELS, "stim"]), False, RAW_CHANNELS, -0.2),
-        (published(n_listed=300), True, NICE_CHANNELS, 0),
-    ],
-    ids=["official, 17 channels", "official, with trigger row", "NICE"],
-)
-def test_published_containers(tmp_path, content, bare, ch_names, start):
-    (write_pickle if bare else np.save)(tmp_path / TRAINING, content)
-    signals = load_published(tmp_path, "training")
-    data = content["preprocessed_eeg_data"][:, :, : len(ch_names)]  # no trigger row
-    np.testing.assert_array_equal(signals.data, data)
-    times = start + np.arange(data.shape[3]) / 250
-    np.testing.assert_allclose(signals.times, times, atol=1e-12)
-    assert signals.ch_names == ch_names
 
 
 def with_times(times):
@@ -180,11 +149,8 @@ def with_times(times):
     ids=("length channels empty name keys ms descending uneven nan hole 2d").split(),
 )
 def test_published_parts_that_disagree(tmp_path, content, message):
-    write_pickle(tmp_path / TRAINING, content)
+    np.save(tmp_path / "preprocessed_eeg_training.npy", content)
     with pytest.raises(ValueError, match=message):
         load_published(tmp_path, "training")
-
-
-def test_missing_published_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="preprocessed_eeg_test.npy is missing"):
         load_published(tmp_path, "test")

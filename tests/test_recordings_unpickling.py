@@ -25,22 +25,14 @@ CONTENT = {
 }
 
 
-class Command:
-    """Creates a file when it is unpickled by the standard library."""
+class Call:
+    """Pickles as a call of a function, whose result may get a state."""
 
-    def __init__(self, function, *arguments):
-        self.reduced = function, arguments
+    def __init__(self, *reduced):
+        self.reduced = reduced
 
     def __reduce__(self):
         return self.reduced
-
-
-def assert_same(loaded):
-    assert loaded.keys() == CONTENT.keys()
-    np.testing.assert_array_equal(loaded["data"], CONTENT["data"])
-    np.testing.assert_array_equal(loaded["labels"], CONTENT["labels"])
-    for key in ("names", "rate", "low", "nested"):
-        assert loaded[key] == CONTENT[key]
 
 
 def npy_bytes(content):
@@ -62,44 +54,26 @@ def load(tmp_path):
 
 @pytest.mark.parametrize("module", [b"numpy._core", b"numpy.core"])  # numpy 2 and 1
 @pytest.mark.parametrize("protocol", range(6))
-def test_bare_pickle_of_every_protocol(load, protocol, module):
+def test_pickle_of_every_protocol_and_official_container(load, protocol, module):
     written = pickle.dumps(CONTENT, protocol=protocol)
     if protocol < 4 or module == b"numpy._core":  # later ones store a name's length
-        assert_same(load(written.replace(b"numpy._core", module)))
-
-
-def test_official_container(load):
-    assert_same(load(npy_bytes(CONTENT)))
+        np.testing.assert_equal(
+            load(written.replace(b"numpy._core", module)), CONTENT, strict=True
+        )
+    np.testing.assert_equal(load(npy_bytes(CONTENT)), CONTENT, strict=True)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("container", ["bare", "npy"])
 def test_a_command_is_refused_and_not_run(load, tmp_path, protocol, container):
     marker = tmp_path / "executed"
-    hostile = {"data": [Command(os.system, f"touch {marker}")]}
+    hostile = {"data": [Call(os.system, (f"touch {marker}",))]}
     written = pickle.dumps(hostile, protocol=protocol)
-    with pytest.raises(ValueError, match=r"file\.npy is refused.*system"):
+    with pytest.raises(ValueError, match=r"file\.npy .*system is refused"):
         load(written if container == "bare" else npy_bytes(hostile))
     assert not marker.exists()
     pickle.loads(written)  # the file does run a command where nobody looks
     assert marker.exists()
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        Command(eval, "1 + 1"),
-        Command(exec, "pass"),
-        Command(getattr, "text", "upper"),
-        Command(np.load, "other.npy"),
-        Command(np.fromfile, "other.npy"),
-        Path("x"),
-    ],
-    ids=["eval", "exec", "getattr", "np.load", "np.fromfile", "Path"],
-)
-def test_every_other_name_is_refused(load, command):
-    with pytest.raises(ValueError, match="refused.*Nothing was run"):
-        load(pickle.dumps({"x": command}, protocol=4))
 
 
 DOTTED = b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93."  # into an allowed name
@@ -108,17 +82,27 @@ DOTTED = b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93."  # into an allowed 
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        (DOTTED, r"refused.*numpy\.ndarray\.tofile"),
-        (b"<!DOCTYPE html>", "not a complete pickle.*expected signals"),
-        (b"version https://git-lfs", "not a complete pickle.*expected signals"),
-        (b"\0", "not a complete pickle.*expected signals"),
-        (npy_bytes(np.zeros((3, 4))), r"'<f8'.*\(3, 4\).*expected"),
-        (npy_bytes(np.array([{}, {}])), r"refused.*\(2,\).*one dictionary"),
-        (pickle.dumps([1, 2]), "holds a list; expected signals"),
+        *(
+            (pickle.dumps({"x": content}, protocol=4), "is refused; nothing was run")
+            for content in (
+                Call(eval, ("1 + 1",)),
+                Call(exec, ("pass",)),
+                Call(getattr, ("text", "upper")),
+                Call(np.load, ("other.npy",)),
+                Call(np.fromfile, ("other.npy",)),
+                Path("x"),
+            )
+        ),
+        (DOTTED, r"numpy\.ndarray\.tofile is refused"),
+        (b"<!DOCTYPE html>", "Expected signals.* or download it again"),
+        (b"version https://git-lfs", "Expected signals.* or download it again"),
+        (b"\0", "Expected signals.* or download it again"),
+        (npy_bytes(np.zeros((3, 4))), r"type float64 and shape \(3, 4\) is refused"),
+        (npy_bytes(np.array([{}, {}])), r"\(2,\) is refused.*one dictionary"),
+        (pickle.dumps([1, 2]), "it holds a list.* Expected signals"),
     ],
-    ids=["dotted", "html", "git-lfs", "zero", "array", "object array", "list"],
 )
-def test_what_is_no_pickled_dictionary(load, written, message):
+def test_other_names_and_what_is_no_dictionary(load, written, message):
     with pytest.raises(ValueError, match=message):
         load(written)
 
@@ -127,47 +111,32 @@ def test_what_is_no_pickled_dictionary(load, written, message):
 def test_a_truncated_file_is_reported(tmp_path_factory, data, written):
     n_kept = data.draw(st.integers(0, len(written) - 1))
     path = tmp_path_factory.mktemp("cut") / "cut.npy"
-    path.write_bytes(written[:n_kept])
-    with pytest.raises(ValueError, match=r"cut\.npy.*Download the file again"):
+    with pytest.raises(FileNotFoundError, match=r"cut\.npy is missing.*signals"):
         load_dict(path, "signals")
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.npy is missing.*signals"):
-        load_dict(tmp_path / "gone.npy", "signals")
+    path.write_bytes(written[:n_kept])
+    with pytest.raises(ValueError, match=r"cut\.npy.*download it again"):
+        load_dict(path, "signals")
 
 
 # --- forged content must neither reach numpy, nor crash, nor fill the memory ---
 
-
-class Forged:
-    """Pickles as a call of a function whose result gets a state."""
-
-    def __init__(self, function, arguments, state):
-        self.reduced = function, arguments, state
-
-    def __reduce__(self):
-        return self.reduced
-
-
 ARRAY = (np.ndarray, (0,), b"b")
 TYPE_STATE = (3, "<", None, None, None, -1, -1, 0)
-EMPTY = np.zeros(0)
-RECONSTRUCT = EMPTY.__reduce__()[0]
+RECONSTRUCT = np.zeros(0).__reduce__()[0]
 
 
 @pytest.mark.parametrize(
     "forged",
     [
-        Forged(np.dtype, ("V8", False, True), (3, "|", None, ("a",), {}, 8, 1, 27)),
-        Forged(np.dtype, ("f8", False, True), (3, "?", None, None, None, -1, -1, 0)),
-        Forged(np.dtype, ("f8,f8", False, True), TYPE_STATE),
-        Forged(RECONSTRUCT, ARRAY, (1, (10**12,), np.dtype("f8"), False, b"12345678")),
-        Forged(RECONSTRUCT, ARRAY, (1, (-1,), np.dtype("f8"), False, b"")),
-        Forged(RECONSTRUCT, ARRAY, (1, (2,), np.dtype("O"), False, [1, 2])),
-        Forged(RECONSTRUCT, ARRAY, (1, (1,), np.dtype("O"), False, b"12345678")),
-        Forged(codecs.encode, ("a" * 99, "punycode"), None),
-        Forged(codecs.encode, ("a" * 99, "zlib"), None),
+        Call(np.dtype, ("V8", False, True), (3, "|", None, ("a",), {}, 8, 1, 27)),
+        Call(np.dtype, ("f8", False, True), (3, "?", None, None, None, -1, -1, 0)),
+        Call(np.dtype, ("f8,f8", False, True), TYPE_STATE),
+        Call(RECONSTRUCT, ARRAY, (1, (10**12,), np.dtype("f8"), False, b"12345678")),
+        Call(RECONSTRUCT, ARRAY, (1, (-1,), np.dtype("f8"), False, b"")),
+        Call(RECONSTRUCT, ARRAY, (1, (2,), np.dtype("O"), False, [1, 2])),
+        Call(RECONSTRUCT, ARRAY, (1, (1,), np.dtype("O"), False, b"12345678")),
+        Call(codecs.encode, ("a" * 99, "punycode"), None),
+        Call(codecs.encode, ("a" * 99, "zlib"), None),
         {("a", "b"): 1},
         {1: 1},
         {"a": frozenset([1])},
@@ -181,7 +150,7 @@ def test_forged_types_sizes_and_codecs(load, forged):
 
 
 def test_a_type_alone_does_no_harm(load):
-    kind = Forged(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0))
+    kind = Call(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0))
     load(pickle.dumps({"x": kind}, protocol=4))
 
 
@@ -228,24 +197,19 @@ def test_a_changed_byte_never_does_more_than_raise(tmp_path_factory, data):
 def test_torch_file_of_arrays_and_of_tensors(tmp_path):
     path = tmp_path / "train.pt"
     torch.save(CONTENT, path, pickle_protocol=5)
-    assert_same(load_dict(path, "signals"))
-    torch.save({"eeg": torch.arange(6).half(), "ch_names": ["Oz"]}, path)
-    loaded = load_dict(path, "signals")
-    np.testing.assert_array_equal(loaded["eeg"], np.arange(6, dtype=np.float16))
-    assert loaded["ch_names"] == ["Oz"]
-
-
-def test_torch_file_with_a_command_or_cut_short(tmp_path):
-    path, marker = tmp_path / "train.pt", tmp_path / "executed"
-    torch.save({"eeg": Command(os.system, f"touch {marker}")}, path)
-    with pytest.raises(ValueError, match=r"train\.pt is refused.*system"):
+    np.testing.assert_equal(load_dict(path, "signals"), CONTENT, strict=True)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"train\.pt.*download it again"):
         load_dict(path, "signals")
-    tensor = {"eeg": torch.zeros(3), "x": Command(os.system, f"touch {marker}")}
-    torch.save(tensor, path)
+    torch.save({"eeg": torch.arange(6).half(), "ch_names": ["Oz"]}, path)
+    expected = {"eeg": np.arange(6, dtype=np.float16), "ch_names": ["Oz"]}
+    np.testing.assert_equal(load_dict(path, "signals"), expected, strict=True)
+
+
+@pytest.mark.parametrize("others", [{}, {"eeg": torch.zeros(3)}])
+def test_torch_file_with_a_command(tmp_path, others):
+    path, marker = tmp_path / "train.pt", tmp_path / "executed"
+    torch.save(others | {"x": Call(os.system, (f"touch {marker}",))}, path)
     with pytest.raises(ValueError, match=r"train\.pt"):
         load_dict(path, "signals")
     assert not marker.exists()
-    torch.save(CONTENT, path, pickle_protocol=5)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"train\.pt.*Download the file again"):
-        load_dict(path, "signals")

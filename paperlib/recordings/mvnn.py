@@ -25,7 +25,7 @@ def shrunk_covariance(observations: np.ndarray) -> np.ndarray:
 
 
 def noise_covariance(epochs: np.ndarray, mode: str) -> np.ndarray:
-    """Average the covariance of the noise over the conditions of one session.
+    """Average the covariance of the noise (C C) over the conditions of one session.
 
     Parameters
     ----------
@@ -34,39 +34,26 @@ def noise_covariance(epochs: np.ndarray, mode: str) -> np.ndarray:
         ``'epochs'``: over the time points of each trial, averaged over trials (Song et
         al., 2024). ``'time'``: over the repetitions (at least 2) at each time point,
         averaged over time points (Gifford et al., 2022).
-
-    Returns
-    -------
-    ndarray of shape (n_channels, n_channels)
-        In the square of the unit of ``epochs``.
     """
     check_option("mvnn", mode, ("epochs", "time"))
-    n_repetitions = epochs.shape[1]
+    n_conditions, n_repetitions, _, n_times = epochs.shape
     if mode == "time" and n_repetitions == 1:
         raise ValueError(
             "mvnn 'time' needs at least 2 repetitions of a condition in a session; "
             "got 1. Use mvnn 'epochs'."
         )
-    if mode == "time" and n_repetitions == 2:
-        return _covariance_of_pairs(epochs)
-    observations = "nrct->nrtc" if mode == "epochs" else "nrct->ntrc"
-    samples = np.einsum(observations, epochs)  # a view
     total = 0.0
+    if mode == "time" and n_repetitions == 2:  # shrinkage is 0: in closed form
+        for start in range(0, n_conditions, _BLOCK):
+            pairs = np.moveaxis(epochs[start : start + _BLOCK], 2, 0)  # C N 2 T
+            differences = (pairs[:, :, 0] - pairs[:, :, 1]).reshape(len(pairs), -1)
+            total = total + differences @ differences.T
+        return total / (4 * n_conditions * n_times)
+    samples = np.einsum("nrct->nrtc" if mode == "epochs" else "nrct->ntrc", epochs)
     for condition in samples:
         for sample in condition:
             total = total + shrunk_covariance(sample)
-    return total / (samples.shape[0] * samples.shape[1])
-
-
-def _covariance_of_pairs(epochs: np.ndarray) -> np.ndarray:
-    """Mode 'time' with two repetitions: their shrinkage is 0 in closed form."""
-    total = 0.0
-    for start in range(0, len(epochs), _BLOCK):
-        pairs = epochs[start : start + _BLOCK]
-        differences = np.moveaxis(pairs[:, 0] - pairs[:, 1], 1, 0)  # C N T
-        differences = differences.reshape(len(differences), -1)  # C NT
-        total = total + differences @ differences.T
-    return total / (4 * len(epochs) * epochs.shape[3])
+    return total / (n_conditions * samples.shape[1])
 
 
 def whitening_matrix(covariance: np.ndarray) -> np.ndarray:

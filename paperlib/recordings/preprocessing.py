@@ -6,10 +6,9 @@ Memory holds one recording and the kept trials of one session, in double precisi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from math import ceil, log2
 from pathlib import Path
+from typing import NamedTuple
 
 import mne
 import numpy as np
@@ -18,30 +17,23 @@ import scipy.signal
 from tqdm.auto import tqdm
 
 from paperlib.config import EEGPreprocessing
+from paperlib.recordings import things_eeg2
 from paperlib.recordings.mvnn import noise_covariance, whiten, whitening_matrix
 from paperlib.recordings.signals import PARTITIONS, create_signals, release_memory
-from paperlib.recordings.things_eeg2 import (
-    NICE_CHANNELS,
-    POSTERIOR_CHANNELS,
-    check_channels,
-    load_published,
-    load_recording,
-    session_folders,
-    stimulus_events,
-)
-from paperlib.recordings.trials import Selection, select_trials
+from paperlib.recordings.things_eeg2 import check_channels, load_recording
+from paperlib.recordings.trials import select_trials
 from paperlib.validation import check_finite, check_option
 
-CHANNEL_SETS = {"all": NICE_CHANNELS, "posterior": POSTERIOR_CHANNELS}
-"""63 electrodes in the order of NICE, and 17 in the order of the raw files."""
-
-SESSIONS_PER_TRAINING_IMAGE = 2
+COUNTS = ["partition", "session", "recorded", "catch", "incomplete", "surplus", "kept"]
+CHANNEL_SETS = {
+    "all": things_eeg2.NICE_CHANNELS,  # 63 electrodes in the order of NICE
+    "posterior": things_eeg2.POSTERIOR_CHANNELS,  # 17 in the order of the raw files
+}
 _TRIALS_PER_BLOCK = 25  # cut out and resampled at once: about 0.1 GB at full size
 _IMAGES_PER_BLOCK = 256  # checked and copied at once
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(NamedTuple):
     """Trials of one recording: those that are complete, and how many are left out."""
 
     events: np.ndarray  # (n_events, 2): sample of the image onset, condition from 1
@@ -58,7 +50,9 @@ def preprocess_recordings(
     Parameters
     ----------
     raw_folder
-        Holds the sessions ``ses-01`` and so on; all of them are used.
+        Holds the sessions ``ses-01`` and so on; all of them are used. Recordings that
+        are missing, not valid, or do not show the images as the data set's design says
+        raise FileNotFoundError or ValueError before the first trial is cut out.
     signals_folder
         Gets what `load_signals` reads, complete or not at all.
     options
@@ -71,36 +65,22 @@ def preprocess_recordings(
         Trials recorded, left out and kept, a row for each partition and session.
     noise_covariances : ndarray of shape (n_sessions, n_channels, n_channels)
         Before whitening, in volt squared; no sessions for mvnn ``'none'``.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If recordings are missing, not valid, or do not show the images as the data
-        set's design says; all are checked before the first trial is cut out.
     """
-    names, sessions = channel_names(options.channels), session_folders(raw_folder)
-    recordings = {
-        p: {
-            session.name: _survey(session, p, names, options)
-            for session in tqdm(sessions, desc=f"Checking {p}", unit="session")
-        }
-        for p in PARTITIONS
-    }
-    _check_together(recordings)
-    raw_sfreq = recordings["test"][sessions[0].name].sfreq
-    n_sessions_each = {"training": SESSIONS_PER_TRAINING_IMAGE, "test": len(sessions)}
-    selections, shapes = {}, {}
-    for p, n_sessions in n_sessions_each.items():
-        selections[p] = select_trials(
-            {name: recording.events for name, recording in recordings[p].items()},
-            partition=p,
-            n_sessions_each=n_sessions,
-            seed=options.seed,
+    names = channel_names(options.channels)
+    sessions = things_eeg2.session_folders(raw_folder)
+    recordings = _survey(sessions, names, options)
+    n_times = _n_times(options, recordings["test"][sessions[0].name].sfreq)
+    selections, shapes, counts, covariances = {}, {}, [], []
+    for p, n_sessions_each in (("training", 2), ("test", len(sessions))):
+        events = {name: recording.events for name, recording in recordings[p].items()}
+        selections[p], n_images, n_repetitions = select_trials(
+            events, partition=p, n_sessions_each=n_sessions_each, seed=options.seed
         )
-        n_images = max(s.rows.max() for s in selections[p].values()) + 1
-        n_repetitions = max(s.slots.max() for s in selections[p].values()) + 1
-        shapes[p] = n_images, n_repetitions, len(names), _n_times(options, raw_sfreq)
-    covariances = []
+        shapes[p] = n_images, n_repetitions, len(names), n_times
+        for name, (shown, _, n_targets, n_incomplete) in recordings[p].items():
+            n_kept = selections[p][name].onsets.size
+            left_out = n_targets, n_incomplete, len(shown) - n_kept
+            counts.append((p, name, n_kept + sum(left_out), *left_out, n_kept))
     with create_signals(
         signals_folder,
         shapes,
@@ -127,29 +107,55 @@ def preprocess_recordings(
                 products[p][kept[p].rows[:, None], kept[p].slots] = trials[p]
                 release_memory(products[p])
             del trials  # before those of the next session are cut out
-    counts = _count_trials(recordings, selections)
-    return counts, np.array(covariances).reshape(-1, len(names), len(names))
+    table = pd.DataFrame(counts, columns=COUNTS)
+    return table, np.array(covariances).reshape(-1, len(names), len(names))
 
 
-def _count_trials(
-    recordings: dict[str, dict[str, Recording]],
-    selections: dict[str, dict[str, Selection]],
-) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "partition": p,
-                "session": name,
-                "recorded": len(r.events) + r.n_targets + r.n_incomplete,
-                "catch": r.n_targets,
-                "incomplete": r.n_incomplete,
-                "surplus": len(r.events) - selections[p][name].onsets.size,
-                "kept": selections[p][name].onsets.size,
-            }
-            for p in PARTITIONS
-            for name, r in recordings[p].items()
-        ]
-    )
+def _survey(
+    sessions: Sequence[Path], channels: Sequence[str], options: EEGPreprocessing
+) -> dict[str, dict[str, Recording]]:
+    """Load and check all recordings; list the trials of each partition and session."""
+    recordings = {p: {} for p in PARTITIONS}
+    rates = set()
+    for session in tqdm(sessions, desc="Checking", unit="session"):
+        for p in PARTITIONS:
+            recording = _list_trials(session, p, channels, options)
+            for name, earlier in recordings[p].items():
+                if np.array_equal(recording.events, earlier.events):
+                    raise ValueError(
+                        f"the {p} recordings of {name} and {session.name} are the same "
+                        f"one. Get that of {session.name} from the source again."
+                    )
+            recordings[p][session.name] = recording
+            rates.add(recording.sfreq)
+    if len(rates) > 1:
+        raise ValueError(
+            f"the recordings in {sessions[0].parent} must share one sampling rate; got "
+            f"{sorted(rates)} Hz. Use those of one participant."
+        )
+    return recordings
+
+
+def _list_trials(
+    session: Path, partition: str, channels: Sequence[str], options: EEGPreprocessing
+) -> Recording:
+    raw = load_recording(session, partition)
+    source = f"the {partition} recording in {session}"
+    check_channels(source, raw.ch_names, channels)
+    try:
+        events, n_targets = things_eeg2.stimulus_events(raw)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    first, last = _offsets(options, raw.info["sfreq"])
+    complete = (events[:, 0] + first >= 0) & (events[:, 0] + last < raw.n_times)
+    if not complete.any():
+        raise ValueError(
+            f"{source} has no complete trial: {len(events)} image onsets in "
+            f"{raw.duration:.1f} s, trials from {options.tmin:g} to {options.tmax:g} "
+            f"s. Check the file and preprocessing.tmax."
+        )
+    n_incomplete = int((~complete).sum())
+    return Recording(events[complete], raw.info["sfreq"], n_targets, n_incomplete)
 
 
 def import_published(
@@ -159,15 +165,10 @@ def import_published(
 
     Channels get the order of ``channels``; ``'all'`` of signals that `save_signals`
     wrote are those that they have. Both files are held in memory meanwhile: 10.4 GB for
-    63 electrodes at 250 Hz in double precision.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If a file or a channel is missing, a file is not valid, a value is not finite,
-        or the two files differ in their times.
+    63 electrodes at 250 Hz in double precision. Files or channels that are missing or
+    do not fit raise FileNotFoundError or ValueError.
     """
-    published = {p: load_published(published_folder, p) for p in PARTITIONS}
+    published = {p: things_eeg2.load_published(published_folder, p) for p in PARTITIONS}
     first, times = published["training"], published["training"].times
     if times.shape != published["test"].times.shape or not np.allclose(
         times, published["test"].times
@@ -272,43 +273,3 @@ def _n_times(options: EEGPreprocessing, raw_sfreq: float) -> int:
     first, last = _offsets(options, raw_sfreq)
     n_cut = round((options.keep_from - options.tmin) * options.sfreq)
     return round((last - first + 1) * options.sfreq / raw_sfreq) - n_cut
-
-
-def _survey(
-    session: Path, partition: str, channels: Sequence[str], options: EEGPreprocessing
-) -> Recording:
-    """Load and check a recording; list its trials."""
-    raw = load_recording(session, partition)
-    source = f"the {partition} recording in {session}"
-    check_channels(source, raw.ch_names, channels)
-    try:
-        events, n_targets = stimulus_events(raw)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    first, last = _offsets(options, raw.info["sfreq"])
-    complete = (events[:, 0] + first >= 0) & (events[:, 0] + last < raw.n_times)
-    if not complete.any():
-        raise ValueError(
-            f"{source} has no complete trial: {len(events)} image onsets in "
-            f"{raw.duration:.1f} s, trials from {options.tmin:g} to {options.tmax:g} "
-            f"s. Check the file and preprocessing.tmax."
-        )
-    n_incomplete = int((~complete).sum())
-    return Recording(events[complete], raw.info["sfreq"], n_targets, n_incomplete)
-
-
-def _check_together(recordings: dict[str, dict[str, Recording]]) -> None:
-    """Raise ValueError if recordings differ in their rate, or one is there twice."""
-    rates = {r.sfreq for sessions in recordings.values() for r in sessions.values()}
-    if len(rates) > 1:
-        raise ValueError(
-            f"the recordings of a participant must share one sampling rate; "
-            f"got {sorted(rates)} Hz."
-        )
-    for p, sessions in recordings.items():
-        for a, b in combinations(sessions, 2):
-            if np.array_equal(sessions[a].events, sessions[b].events):
-                raise ValueError(
-                    f"the {p} recordings of {a} and {b} are the same one. Get that of "
-                    f"{b} from the source again."
-                )

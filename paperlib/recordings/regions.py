@@ -41,19 +41,7 @@ def channel_regions(ch_names: Iterable[str]) -> list[str]:
     return [_region(name) for name in ch_names]
 
 
-def channels_outside(ch_names: Sequence[str], region: str | None) -> np.ndarray:
-    """Return the positions of channels outside a region (ablation of section 4.4).
-
-    A region that no channel has raises ValueError; None leaves nothing out.
-    """
-    regions = channel_regions(ch_names)
-    if region is not None:
-        check_option("region", region, tuple(dict.fromkeys(regions)))
-    return np.flatnonzero([name != region for name in regions])
-
-
 def _region(name: str) -> str:
-    """Region of one channel."""
     for pattern, regions in ((_ELECTRODE, EEG_REGIONS), (_CTF_SENSOR, MEG_REGIONS)):
         match = pattern.fullmatch(name)
         for region, letters in regions.items():
@@ -63,3 +51,14 @@ def _region(name: str) -> str:
         f"channel {name!r} has no brain region: expected an electrode of the 10-10 "
         f"system such as 'PO7' or a CTF sensor such as 'MLO11'."
     )
+
+
+def channels_outside(ch_names: Sequence[str], region: str | None) -> np.ndarray:
+    """Return the positions of channels outside a region (ablation of section 4.4).
+
+    A region that no channel has raises ValueError; None leaves nothing out.
+    """
+    regions = channel_regions(ch_names)
+    if region is not None:
+        check_option("region", region, tuple(dict.fromkeys(regions)))
+    return np.flatnonzero([name != region for name in regions])

@@ -18,16 +18,21 @@ def sensor_info(ch_names: Sequence[str], sfreq: float) -> mne.Info:
     coordinates); unknown sensors raise ValueError. ``sfreq`` is in Hz.
     """
     bare = [without_serial(name) for name in ch_names]
-    helmet = ctf_helmet()
-    if helmet.keys().isdisjoint(bare):
-        montage = mne.channels.make_standard_montage("colin27_1005")
-        _check_known(ch_names, montage.ch_names, kind="electrodes of the 10-05 system")
-        info = mne.create_info(list(ch_names), sfreq, ch_types="eeg")
+    montage = mne.channels.make_standard_montage("colin27_1005")
+    known, kind, system = list(ctf_helmet()), "mag", "sensors of the CTF helmet"
+    if set(known).isdisjoint(bare):
+        known, kind, system = montage.ch_names, "eeg", "electrodes of the 10-05 system"
+        bare = ch_names
+    if unknown := [name for name in bare if name not in known]:
+        raise ValueError(
+            f"No position is known for {unknown}; expected {system}."
+            f"{did_you_mean(unknown[0], known)}"
+        )
+    info = mne.create_info(list(ch_names), sfreq, kind)
+    if kind == "eeg":
         return info.set_montage(montage)
-    _check_known(bare, list(helmet), kind="sensors of the CTF helmet")
-    info = mne.create_info(list(ch_names), sfreq, ch_types="mag")
     for channel, name in zip(info["chs"], bare, strict=True):
-        channel["loc"] = helmet[name].copy()
+        channel["loc"] = ctf_helmet()[name].copy()
         channel["coil_type"] = FIFF.FIFFV_COIL_CTF_GRAD
         channel["coord_frame"] = FIFF.FIFFV_COORD_DEVICE
     return info
@@ -50,12 +55,3 @@ def ctf_helmet() -> dict[str, np.ndarray]:
     axes = helmet["MRO42"].reshape(4, 3) * [-1, 1, 1]
     axes[1] *= -1  # right-handed again
     return helmet | {"MLO42": axes.ravel()}
-
-
-def _check_known(ch_names: Sequence[str], known: Sequence[str], *, kind: str) -> None:
-    """Raise ValueError for sensors without a position."""
-    if unknown := [name for name in ch_names if name not in known]:
-        raise ValueError(
-            f"No position is known for {unknown}; expected {kind}."
-            f"{did_you_mean(unknown[0], known)}"
-        )

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.lib.format import open_memmap
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat
 
 from paperlib.atomic import atomic_path, write_text
-from paperlib.validation import check_finite, check_option
+from paperlib.validation import check_file, check_finite, check_option, reading
 
 PARTITIONS = ("training", "test")
 CONCEPTS = ("all_concepts", "zero_shot")
+_CURE = "Delete it and run 01_preprocess again."
 _BLOCK_BYTES = 64 * 2**20
 _N_SAMPLED = 16  # images of each partition that are checked when signals are loaded
 
@@ -52,23 +53,14 @@ class _Info(BaseModel):
 
 @contextmanager
 def create_signals(
-    folder: Path,
-    shapes: dict[str, tuple[int, int, int, int]],
-    *,
-    ch_names: Sequence[str],
-    sfreq: float,
-    tmin: float,
-    unit: str,
-    concepts: str = "all_concepts",
+    folder: Path, shapes: dict[str, tuple[int, ...]], **info: object
 ) -> Iterator[dict[str, np.memmap]]:
     """Yield the arrays of a new folder of signals to fill, by partition.
 
-    They are kept if the block succeeds; after an error nothing new is left and older
-    files are untouched.
+    ``info`` is the content of ``info.json``. All is kept if the block succeeds; after
+    an error nothing new is left and older files are untouched.
     """
-    info = _Info(
-        ch_names=ch_names, sfreq=sfreq, tmin=tmin, unit=unit, concepts=concepts
-    )
+    info = _Info(**{"concepts": "all_concepts"} | info)
     with ExitStack() as files:
         arrays = {}
         for p in PARTITIONS:
@@ -105,14 +97,12 @@ def save_signals(
         As in `Signals`.
     """
     arrays = {"training": np.asarray(training), "test": np.asarray(test)}
-    grid = len(ch_names), arrays["training"].shape[-1]
+    _check_trials({f"{p} signals": array for p, array in arrays.items()}, len(ch_names))
     for p, array in arrays.items():
-        _check_shape(f"{p} signals", array, grid)
         check_finite(f"{p} signals", array)
     shapes = {p: array.shape for p, array in arrays.items()}
-    with create_signals(
-        folder, shapes, ch_names=ch_names, sfreq=sfreq, tmin=tmin, unit=unit
-    ) as products:
+    info = {"ch_names": ch_names, "sfreq": sfreq, "tmin": tmin, "unit": unit}
+    with create_signals(Path(folder), shapes, **info) as products:
         for p, array in arrays.items():
             products[p][:] = array
 
@@ -120,63 +110,46 @@ def save_signals(
 def load_signals(folder: Path) -> Signals:
     """Open the signals of one participant without reading them.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If a file is missing or damaged, shapes and ``info.json`` disagree, or one of
-        the images that are sampled for a check holds NaN or infinite values.
+    Files that are missing, damaged or do not fit together raise FileNotFoundError or
+    ValueError, as do NaN and infinite values in the images that are sampled.
     """
-    folder = Path(folder)
-    for name in ("info.json", "training.npy", "test.npy"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder / name} is missing; notebook 01_preprocess writes it."
+    file, *paths = (Path(folder, f) for f in ("info.json", "training.npy", "test.npy"))
+    for path in (file, *paths):
+        check_file(path, "Run notebook 01_preprocess.")
+    with reading(file, _CURE):
+        info = _Info.model_validate_json(file.read_bytes())
+    arrays = {}
+    for path in paths:
+        with reading(path, _CURE):
+            arrays[path] = np.load(path, mmap_mode="r", allow_pickle=False)
+    _check_trials(arrays, len(info.ch_names))
+    for path, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(
+                f"{path} must hold floating-point numbers; got {array.dtype}. {_CURE}"
             )
-    try:
-        info = _Info.model_validate_json((folder / "info.json").read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(
-            f"{folder / 'info.json'} is damaged ({first['msg']}: {first['loc']}). Run "
-            f"01_preprocess again."
-        ) from error
-    training, test = (_open_array(folder / f"{p}.npy") for p in PARTITIONS)
-    grid = len(info.ch_names), training.shape[-1]
-    for p, array in zip(PARTITIONS, (training, test), strict=True):
-        path = folder / f"{p}.npy"
-        _check_shape(str(path), array, grid)
         sampled = np.unique(np.linspace(0, len(array) - 1, _N_SAMPLED).astype(int))
         check_finite(f"{path} (a sample of images)", array[sampled])
-    times = info.tmin + np.arange(grid[1]) / info.sfreq
+    training, test = arrays.values()
+    times = info.tmin + np.arange(test.shape[-1]) / info.sfreq
     return Signals(
         training, test, info.ch_names, info.sfreq, times, info.unit, info.concepts
     )
 
 
-def _open_array(path: Path) -> np.memmap:
-    """Map an array of floating-point numbers, read-only."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a damaged header can raise almost anything
-        raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) is damaged or cut short "
-            f"({error}). Delete it and run 01_preprocess again."
-        ) from error
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(
-            f"{path} must hold floating-point numbers; got {array.dtype}. Delete it "
-            f"and run 01_preprocess again."
-        )
-    return array
-
-
-def _check_shape(name: str, array: np.ndarray, grid: tuple[int, int]) -> None:
-    """Raise ValueError unless an array holds trials of a grid of channels and times."""
-    if array.ndim != 4 or array.shape[2:] != grid or not array.size:
-        raise ValueError(
-            f"{name} must have shape (images, repetitions, {grid[0]} channels, "
-            f"{grid[1]} times); got {array.shape}."
-        )
+def _check_trials(arrays: dict[str | Path, np.ndarray], n_channels: int) -> None:
+    """Raise ValueError unless named arrays hold trials of equal channels and times."""
+    n_times = next(iter(arrays.values())).shape[-1:]
+    for name, array in arrays.items():
+        if (
+            array.ndim != 4
+            or array.shape[2:] != (n_channels, *n_times)
+            or not array.size
+        ):
+            raise ValueError(
+                f"{name} must have shape (images, repetitions, {n_channels} channels, "
+                f"times), with equal times in training and test; got {array.shape}."
+            )
 
 
 def release_memory(array: np.memmap) -> None:
@@ -204,8 +177,7 @@ def check_counts(signals: Signals, images: pd.DataFrame) -> None:
         if n_signals != n_images:
             raise ValueError(
                 f"the {p} signals belong to {n_signals} images but the image set has "
-                f"{n_images} {p} images. Check that images and recordings come from "
-                f"the same data set and are complete."
+                f"{n_images} {p} images. Use images and recordings of one data set."
             )
 
 
@@ -238,10 +210,9 @@ def training_targets(signals: Signals, repetitions: str) -> np.ndarray:
 def split_half_reliability(trials: np.ndarray) -> np.ndarray:
     """Estimate how well each channel's image-specific response repeats, from N R C T.
 
-    Odd and even repetitions are averaged; the mean over images is subtracted, so that
-    the response common to all images does not count; what remains is correlated over
-    images and times and corrected to the full number of repetitions. The result (C,) is
-    1 if the mean response is free of noise, near 0 if it is all noise.
+    Averages of odd and even repetitions, without the mean over images, are correlated
+    over images and times and corrected to the full number of repetitions. The result
+    (C,) is 1 if the mean response is free of noise, near 0 if it is all noise.
     """
     if min(trials.shape[:2]) < 2:
         raise ValueError(

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from paperlib.validation import check_file, reading
+
 
 def read_trials(
     path: Path, kinds: Mapping[str, str], whole: Sequence[str], *, separator: str = "\t"
@@ -16,14 +18,9 @@ def read_trials(
     ``kind``. ``whole`` lists columns of whole numbers, which only trials of kinds other
     than ``"training"`` and ``"test"`` may lack (but not ``sample``); they get -1.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; it comes with the recordings.")
-    try:
+    check_file(path, "It comes with the recordings: unpack or download it again.")
+    with reading(path):
         table = pd.read_csv(path, sep=separator, encoding="utf-8-sig", low_memory=False)
-    except ValueError as error:  # not text, not a table, or empty
-        raise ValueError(
-            f"{path} is not a table of trials ({error}). Get it from the source again."
-        ) from error
     if missing := [name for name in ("trial_type", *whole) if name not in table]:
         raise ValueError(
             f"{path} lacks the columns {', '.join(missing)}; it has {list(table)}."

@@ -19,7 +19,7 @@ from mne_bids import BIDSPath, find_matching_paths
 from paperlib.recordings.signals import PARTITIONS, load_signals
 from paperlib.recordings.tables import read_trials
 from paperlib.recordings.unpickling import load_dict
-from paperlib.validation import check_finite, did_you_mean
+from paperlib.validation import check_finite, did_you_mean, reading
 
 SESSIONS = ("ses-01", "ses-02", "ses-03", "ses-04")
 
@@ -60,23 +60,17 @@ class PublishedSignals:
 def session_folders(folder: Path) -> list[Path]:
     """List the sessions of a participant's raw folder; all must be complete."""
     sessions = sorted(path for path in folder.glob("ses-*") if path.is_dir())
-    if not sessions:
-        raise FileNotFoundError(
-            f"{folder} holds no session: expected ses-01 to ses-04, each with "
-            f"raw_eeg_training.npy and raw_eeg_test.npy. Unpack the raw data of "
-            f"THINGS-EEG2 there."
-        )
     missing = [
         str(raw_file(session, p))
-        for session in sessions
+        for session in sessions or [folder / "ses-01"]
         for p in PARTITIONS
         if not raw_file(session, p).is_file() and not bids_runs(session, p)
     ]
     if missing:
         raise FileNotFoundError(
             f"missing raw recordings: {', '.join(missing)} (or, in BIDS, "
-            f"{folder.name}_{sessions[0].name}_task-train_run-01_eeg.bdf and so on in "
-            f"the sessions' folders eeg)."
+            f"{folder.name}_ses-01_task-train_run-01_eeg.bdf and so on in the "
+            f"sessions' folders eeg). Unpack the raw data of THINGS-EEG2 in {folder}."
         )
     return sessions
 
@@ -112,27 +106,23 @@ def load_recording(session: Path, partition: str) -> mne.io.RawArray:
     rates = sorted({sfreq for _, sfreq in runs})
     if len(rates) > 1:
         raise ValueError(f"the runs in {session} differ in their rate: {rates} Hz.")
-    data = np.concatenate([data for data, _ in runs], axis=1)
     types = ["eeg"] * len(RAW_CHANNELS) + ["stim"]
     info = mne.create_info([*RAW_CHANNELS, "stim"], rates[0], types)
+    data = np.concatenate([data for data, _ in runs], axis=1)
     return mne.io.RawArray(data, info, verbose="error")
 
 
 def load_raw_session(path: Path) -> mne.io.RawArray:
     """Load and check ``raw_eeg_training.npy`` or ``raw_eeg_test.npy`` of a session.
 
-    It has EEG channels in volts, in the order of the file, and the channel ``stim``.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing, damaged or refused (see `load_dict`), or its keys,
-        channels, sampling rate or values are not those of a THINGS-EEG2 recording.
+    It has EEG channels in volts, in the order of the file, and the channel ``stim``. A
+    file that is missing raises FileNotFoundError, one that is damaged, refused (see
+    `load_dict`) or no recording of THINGS-EEG2 ValueError.
     """
     content = load_dict(path, "a raw session of THINGS-EEG2")
-    data = _float_array(path, content, "raw_eeg_data")
-    ch_names = _texts(path, content, "ch_names")
-    ch_types, sfreq = _texts(path, content, "ch_types"), _entry(path, content, "sfreq")
+    data = _floats(path, content, "raw_eeg_data")
+    ch_names = _names(path, content, "ch_names")
+    ch_types = _names(path, content, "ch_types")
     expected = ["stim" if name == "stim" else "eeg" for name in ch_names]
     fits = data.ndim == 2 and len(data) == len(ch_names) and ch_types == expected
     if not fits or ch_names.count("stim") != 1:
@@ -142,6 +132,7 @@ def load_raw_session(path: Path) -> mne.io.RawArray:
             f"{ch_names} and the types {ch_types}."
         )
     _check_electrodes(path, [name for name in ch_names if name != "stim"])
+    sfreq = _entry(path, content, "sfreq")
     if not isinstance(sfreq, Real) or not 1 <= sfreq <= 1e6:
         raise ValueError(
             f"{path}: 'sfreq' must be a sampling rate in Hz; got {sfreq!r}."
@@ -153,21 +144,16 @@ def load_raw_session(path: Path) -> mne.io.RawArray:
 
 def _load_run(run: BIDSPath, partition: str) -> tuple[np.ndarray, float]:
     """Load a run in BIDS, with its events as trigger row, and its sampling rate."""
-    path = run.copy().update(suffix="events", extension=".tsv").fpath
+    table = run.copy().update(suffix="events", extension=".tsv").fpath
     kinds = {"image": partition, **_BIDS_TRIALS}
-    trials = read_trials(path, kinds, ("sample", "tot_img_number"))
-    try:
+    trials = read_trials(table, kinds, ("sample", "tot_img_number"))
+    with reading(run.fpath):
         raw = mne.io.read_raw(run.fpath, verbose="error")
         data = raw.get_data(picks=list(RAW_CHANNELS))
-    except Exception as error:  # a damaged file can raise almost anything
-        raise ValueError(
-            f"{run.fpath} is not a complete recording of the {len(RAW_CHANNELS)} "
-            f"electrodes of THINGS-EEG2 ({error}). Download it again."
-        ) from error
     trials = trials[trials["kind"] != "rest"]
     if trials["sample"].max() >= raw.n_times:
         raise ValueError(
-            f"{path}: the last trial is at sample {trials['sample'].max()}, but the "
+            f"{table}: the last trial is at sample {trials['sample'].max()}, but the "
             f"recording has {raw.n_times}. Download both files again."
         )
     triggers = np.zeros(raw.n_times)
@@ -177,14 +163,10 @@ def _load_run(run: BIDSPath, partition: str) -> tuple[np.ndarray, float]:
 
 
 def stimulus_events(raw: mne.io.RawArray) -> tuple[np.ndarray, int]:
-    """Find the image onsets of a recording.
+    """Find the image onsets of a recording and count the catch trials left out.
 
-    Returns
-    -------
-    events : ndarray of int, shape (n_events, 2)
-        Sample of the onset and condition (image number, from 1), in order of time.
-    n_targets : int
-        Catch trials left out.
+    The events (n_events, 2) are the sample of the onset and the condition (image
+    number, from 1), in order of time.
     """
     triggers = raw.get_data(picks=[raw.ch_names.index("stim")])[0]
     lowest, highest = triggers.min(), triggers.max()
@@ -206,13 +188,9 @@ def load_published(folder: Path, partition: str) -> PublishedSignals:
     electrodes, or 63 and a trigger row that is dropped); that of NICE and ATM, of the
     same name, whose 300 ``times`` belong to epochs from which the 50 samples before
     the image were cut; that of UBP (``train.pt``, ``test.pt``: whitened, float16, the
-    same ``times``); and signals of any data set that `save_signals` wrote.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing, damaged or refused (see `load_dict`), or its parts
-        disagree.
+    same ``times``); and signals of any data set that `save_signals` wrote. Files that
+    are missing, damaged or refused (see `load_dict`), and parts that disagree, raise
+    FileNotFoundError or ValueError.
     """
     if (folder / "info.json").is_file():
         own = load_signals(folder)
@@ -223,8 +201,8 @@ def load_published(folder: Path, partition: str) -> PublishedSignals:
     if whitened.is_file() and not path.is_file():
         path, key = whitened, "eeg"
     content = load_dict(path, "preprocessed signals of THINGS-EEG2")
-    data, times = (_float_array(path, content, k) for k in (key, "times"))
-    ch_names = _texts(path, content, "ch_names")
+    data, times = (_floats(path, content, k) for k in (key, "times"))
+    ch_names = _names(path, content, "ch_names")
     if data.ndim != 4 or data.shape[2] != len(ch_names) or not data.size:
         raise ValueError(
             f"{path}: {key!r} must have shape (images, repetitions, {len(ch_names)} "
@@ -252,15 +230,26 @@ def load_published(folder: Path, partition: str) -> PublishedSignals:
 
 
 def check_channels(
-    path: Path, available: Sequence[str], channels: Iterable[str]
+    source: Path | str, available: Sequence[str], channels: Iterable[str]
 ) -> None:
     """Raise ValueError unless a file has all channels that are asked for."""
     for name in channels:
         if name not in available:
             raise ValueError(
-                f"{path} has no channel {name!r} among its {len(available)}. Set "
+                f"{source} has no channel {name!r} among its {len(available)}. Set "
                 f"preprocessing.channels to what it has.{did_you_mean(name, available)}"
             )
+
+
+def _check_electrodes(path: Path, ch_names: Sequence[str]) -> None:
+    for name in ch_names:
+        if name not in RAW_CHANNELS:
+            raise ValueError(
+                f"{path}: unknown channel {name!r}; expected the {len(RAW_CHANNELS)} "
+                f"electrodes of THINGS-EEG2.{did_you_mean(name, RAW_CHANNELS)}"
+            )
+        if ch_names.count(name) > 1:
+            raise ValueError(f"{path}: channel {name!r} is listed twice.")
 
 
 def _entry(path: Path, content: dict, key: str) -> object:
@@ -272,8 +261,7 @@ def _entry(path: Path, content: dict, key: str) -> object:
     return content[key]
 
 
-def _float_array(path: Path, content: dict, key: str) -> np.ndarray:
-    """Return an entry that must be an array of floating-point numbers."""
+def _floats(path: Path, content: dict, key: str) -> np.ndarray:
     array = _entry(path, content, key)
     if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
@@ -283,23 +271,9 @@ def _float_array(path: Path, content: dict, key: str) -> np.ndarray:
     return array
 
 
-def _texts(path: Path, content: dict, key: str) -> list[str]:
-    """Return an entry that must be a list of strings."""
-    texts = _entry(path, content, key)
-    if not isinstance(texts, list | tuple | np.ndarray) or not all(
-        isinstance(text, str) for text in texts
-    ):
+def _names(path: Path, content: dict, key: str) -> list[str]:
+    names = _entry(path, content, key)
+    is_list = isinstance(names, list | tuple | np.ndarray)
+    if not is_list or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: {key!r} must be a list of names.")
-    return [str(text) for text in texts]
-
-
-def _check_electrodes(path: Path, ch_names: Sequence[str]) -> None:
-    """Raise ValueError for an electrode that is unknown or listed twice."""
-    for name in ch_names:
-        if name not in RAW_CHANNELS:
-            raise ValueError(
-                f"{path}: unknown channel {name!r}; expected the {len(RAW_CHANNELS)} "
-                f"electrodes of THINGS-EEG2.{did_you_mean(name, RAW_CHANNELS)}"
-            )
-        if ch_names.count(name) > 1:
-            raise ValueError(f"{path}: channel {name!r} is listed twice.")
+    return [str(name) for name in names]

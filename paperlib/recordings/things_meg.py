@@ -5,12 +5,11 @@ The released epochs are low-passed at 40 Hz, sampled at 200 Hz and standardized:
 trial and sensor is in units of its standard deviation over the 0.1 s before the image.
 """
 
-import re
 import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import mne
 import numpy as np
@@ -26,7 +25,7 @@ from paperlib.recordings.signals import (
     select_concepts,
 )
 from paperlib.recordings.tables import read_trials
-from paperlib.validation import check_finite
+from paperlib.validation import check_file, check_finite, reading
 
 TRIAL_TABLE = "sourcedata/sample_attributes_P1.csv"
 """Trials of the first participant; all participants saw the same images."""
@@ -37,7 +36,8 @@ REGION_SIZES = dict(zip(MEG_REGIONS, (67, 52, 45, 39, 68), strict=True))
 """Sensors of each region: 271, without four that failed (paper, Appendix B.1)."""
 
 DURATION = 1.0  # s from image onset, end point excluded: 200 samples at 200 Hz
-_FILE_NAME = re.compile(r"(?P<concept>.+)_\d+[a-z]*\.\w+")  # aardvark_01b.jpg
+_FILE = r"^(?:.*/)?(?P<file>(?P<concept>[^/]+)_\d+[a-z]*\.\w+)$"  # aardvark_01b.jpg
+_CURE = "Download it, or that of its further parts that differs from the source, again."
 _TRIALS_PER_BLOCK = 200  # read at once: 0.1 GB of released epochs
 
 
@@ -49,25 +49,21 @@ def list_images(folder: Path) -> pd.DataFrame:
     (row in the list of THINGS, from 1), partition, concept and file (its name).
     """
     path = Path(folder) / TRIAL_TABLE
-    trials = read_trials(path, TRIAL_KINDS, ("things_image_nr",), separator=",")
-    trials = trials[trials["kind"].isin(PARTITIONS)]
+    trials = _read_trials(path)
     if "image_path" not in trials:
         raise ValueError(f"{path} lacks the column image_path; it has {list(trials)}.")
-    files = [PurePosixPath(str(p)).name for p in trials["image_path"]]
-    names = [_FILE_NAME.fullmatch(file) for file in files]
-    if None in names:
+    paths = trials["image_path"].astype(str)
+    images = paths.str.extract(_FILE)
+    if images["concept"].isna().any():
         raise ValueError(
             f"{path}: image_path must end with a concept and a number, as in "
-            f"'hot_tub_01b.jpg'; got {files[names.index(None)]!r}."
+            f"'hot_tub_01b.jpg'; got {paths[images['concept'].isna()].iloc[0]!r}."
         )
-    images = pd.DataFrame(
-        {
-            "image_number": trials["things_image_nr"],
-            "partition": trials["kind"],
-            "concept": [name["concept"] for name in names],
-            "file": files,
-        }
-    ).drop_duplicates()
+    images["image_number"], images["partition"] = (
+        trials["things_image_nr"],
+        trials["kind"],
+    )
+    images = images[["image_number", "partition", "concept", "file"]].drop_duplicates()
     if len(repeated := images.loc[images["image_number"].duplicated(), "image_number"]):
         raise ValueError(
             f"{path} gives {len(repeated)} images two files or two types, the first "
@@ -76,6 +72,12 @@ def list_images(folder: Path) -> pd.DataFrame:
     by_number = images.sort_values("image_number")
     parts = [by_number[by_number["partition"] == p] for p in PARTITIONS]
     return pd.concat(parts, ignore_index=True)
+
+
+def _read_trials(path: Path) -> pd.DataFrame:
+    """Read a participant's trial table without catch trials."""
+    trials = read_trials(path, TRIAL_KINDS, ("things_image_nr",), separator=",")
+    return trials[trials["kind"].isin(PARTITIONS)]
 
 
 def import_epochs(
@@ -99,11 +101,8 @@ def import_epochs(
     DataFrame
         Trials recorded and kept, a row for each kind of trial.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If a file is missing or damaged, a channel is not a CTF sensor, the epochs are
-        too short or another participant's, or a value is not finite.
+    Files that are missing, damaged or another participant's raise FileNotFoundError or
+    ValueError, as do channels that are no CTF sensors and values that are not finite.
     """
     path = folder / "derivatives/preprocessed" / f"preprocessed_P{subject}-epo.fif"
     epochs = open_epochs(path)
@@ -113,10 +112,8 @@ def import_epochs(
     def read(positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(positions), _TRIALS_PER_BLOCK):
             block = positions[start : start + _TRIALS_PER_BLOCK]
-            try:
+            with reading(path, _CURE):
                 data = epochs.get_data(item=block, copy=False, verbose="error")
-            except Exception as error:  # a damaged file can raise almost anything
-                raise _damaged(path, error) from error
             yield block, data[..., kept]  # N C T
 
     return sort_trials(
@@ -138,28 +135,23 @@ def open_epochs(path: Path) -> mne.BaseEpochs:
     A part that is missing raises FileNotFoundError, one that is damaged or a copy of an
     earlier one ValueError.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing; expected released epochs of THINGS-MEG (OpenNeuro "
-            f"ds004212, derivatives/preprocessed)."
+    parts, following = [], path
+    while following not in (None, *parts):
+        check_file(
+            following,
+            f"Download all of {path.stem}.fif, {path.stem}-1.fif and so on: released "
+            f"epochs of THINGS-MEG (OpenNeuro ds004212, derivatives/preprocessed).",
         )
-    try:
-        parts = [path]
-        while (next_part := _next_part(parts[-1])) not in (None, *parts):
-            parts.append(next_part)
-        if next_part is None:  # else MNE would read on forever
-            return mne.read_epochs(path, proj=False, preload=False, verbose="error")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path} has further parts, of which one is missing ({error}). Download "
-            f"all of {path.stem}.fif, {path.stem}-1.fif and so on."
-        ) from error
-    except Exception as error:  # a damaged file can raise almost anything
-        raise _damaged(path, error) from error
-    raise ValueError(
-        f"{parts[-1]} is a copy of an earlier part: it says that {next_part.name} "
-        f"follows. Download it again."
-    )
+        parts.append(following)
+        with reading(following):
+            following = _next_part(following)
+    if following is not None:  # MNE would read on forever
+        raise ValueError(
+            f"{parts[-1]} is a copy of an earlier part: it says that {following.name} "
+            f"follows. Download it again."
+        )
+    with reading(path, _CURE):
+        return mne.read_epochs(path, proj=False, preload=False, verbose="error")
 
 
 def _next_part(path: Path) -> Path | None:
@@ -177,14 +169,6 @@ def _next_part(path: Path) -> Path | None:
                 raise ValueError("its tags go round in a circle")
             file.seek(position)
     return following
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} or one of its further parts is damaged or cut short "
-        f"({type(error).__name__}: {error}). Compare their sizes with the source and "
-        f"download again what differs."
-    )
 
 
 def check_sensors(ch_names: Sequence[str], *, source: Path) -> None:
@@ -230,7 +214,13 @@ def place_trials(
     images = list_images(folder)
     shown = pd.Series(numbers)[numbers != CATCH_NUMBER]
     _check_shown(shown, images, source)
-    _check_order(shown, folder, subject, source)
+    table = folder / TRIAL_TABLE.replace("P1", f"P{subject}")
+    listed = _read_trials(table)["things_image_nr"] if table.is_file() else shown
+    if not np.array_equal(shown, listed):
+        raise ValueError(
+            f"{source} shows the images in another order than {table.name} lists them: "
+            f"one of them is another participant's. Download both again."
+        )
     rows = select_concepts(images, concepts).set_index("image_number")[["partition"]]
     rows["row"] = rows.groupby("partition").cumcount()
     kept = shown[shown.isin(rows.index)]
@@ -245,51 +235,6 @@ def place_trials(
     ).fillna(0)
     order = [kind for kind in TRIAL_KINDS.values() if kind in counts.index]
     return trials, counts.loc[order].astype(int).rename_axis("kind").reset_index()
-
-
-def sort_trials(
-    read: Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]],
-    numbers: np.ndarray,
-    folder: Path,
-    signals_folder: Path,
-    *,
-    subject: int,
-    concepts: str,
-    ch_names: Sequence[str],
-    sfreq: float,
-    source: Path,
-) -> pd.DataFrame:
-    """Write trials to their places (see `place_trials`) in new signals; count them.
-
-    For the positions of all trials that are kept, ``read`` yields, a block at a time,
-    positions and the first second of these trials (n C T).
-    """
-    options = {"subject": subject, "concepts": concepts, "source": source}
-    trials, counts = place_trials(numbers, folder, **options)
-    sizes = trials.groupby("partition")[["row", "repetition"]].max() + 1
-    grid = len(ch_names), round(DURATION * sfreq)
-    with (
-        create_signals(
-            signals_folder,
-            {p: (*sizes.loc[p], *grid) for p in PARTITIONS},
-            ch_names=ch_names,
-            sfreq=sfreq,
-            tmin=0,
-            unit="baseline SD",
-            concepts=concepts,
-        ) as products,
-        tqdm(total=len(trials), desc="Sorting", unit="trial") as bar,
-    ):
-        for positions, data in read(trials.index.to_numpy()):
-            check_finite(f"{source}: trials {positions[0]} to {positions[-1]}", data)
-            places = trials.loc[positions]
-            for p, product in products.items():
-                chosen = places[places["partition"] == p]
-                is_chosen = (places["partition"] == p).to_numpy()
-                product[chosen["row"], chosen["repetition"]] = data[is_chosen]
-                release_memory(product)
-            bar.update(len(positions))
-    return counts
 
 
 def _check_shown(shown: pd.Series, images: pd.DataFrame, source: Path) -> None:
@@ -312,15 +257,47 @@ def _check_shown(shown: pd.Series, images: pd.DataFrame, source: Path) -> None:
             )
 
 
-def _check_order(shown: pd.Series, folder: Path, subject: int, source: Path) -> None:
-    """Raise ValueError if the participant's trial table has another order of images."""
-    path = folder / TRIAL_TABLE.replace("P1", f"P{subject}")
-    if not path.is_file():
-        return
-    trials = read_trials(path, TRIAL_KINDS, ("things_image_nr",), separator=",")
-    listed = trials.loc[trials["kind"].isin(PARTITIONS), "things_image_nr"]
-    if not np.array_equal(shown, listed):
-        raise ValueError(
-            f"{source} shows the images in another order than {path.name} lists them: "
-            f"one of them is another participant's. Download both again."
-        )
+def sort_trials(
+    read: Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]],
+    numbers: np.ndarray,
+    folder: Path,
+    signals_folder: Path,
+    *,
+    subject: int,
+    concepts: str,
+    ch_names: Sequence[str],
+    sfreq: float,
+    source: Path,
+) -> pd.DataFrame:
+    """Write trials to their places (see `place_trials`) in new signals; count them.
+
+    For the positions of all trials that are kept, ``read`` yields, a block at a time,
+    positions and the first second of these trials (n C T).
+    """
+    trials, counts = place_trials(
+        numbers, folder, subject=subject, concepts=concepts, source=source
+    )
+    sizes = trials.groupby("partition")[["row", "repetition"]].max() + 1
+    grid = len(ch_names), round(DURATION * sfreq)
+    with (
+        create_signals(
+            signals_folder,
+            {p: (*sizes.loc[p], *grid) for p in PARTITIONS},
+            ch_names=ch_names,
+            sfreq=sfreq,
+            tmin=0,
+            unit="baseline SD",
+            concepts=concepts,
+        ) as products,
+        tqdm(total=len(trials), desc="Sorting", unit="trial") as bar,
+    ):
+        for positions, data in read(trials.index.to_numpy()):
+            check_finite(f"{source}: trials {positions[0]} to {positions[-1]}", data)
+            places = trials.loc[positions]
+            for p, product in products.items():
+                chosen = (places["partition"] == p).to_numpy()
+                rows, repetitions = places["row"][chosen], places["repetition"][chosen]
+                product[rows, repetitions] = data[chosen]
+                release_memory(product)
+            bar.update(len(positions))
+    return counts

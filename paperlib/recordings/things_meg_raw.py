@@ -5,15 +5,16 @@ resampling: they low-pass at 40 Hz and keep every sixth sample; a band up to 100
 in the paper, needs a filter before samples can be left out.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import mne
 import numpy as np
 import pandas as pd
 import scipy.signal
+from mne.baseline import rescale
 from mne_bids import BIDSPath, find_matching_paths
 from tqdm.auto import tqdm
 
@@ -27,6 +28,7 @@ from paperlib.recordings.things_meg import (
     first_second,
     sort_trials,
 )
+from paperlib.validation import reading
 
 BROKEN_SENSOR = "MRO11"
 TRIGGER_CHANNEL, TRIGGER_CODE = "UPPT001", 64
@@ -38,8 +40,7 @@ DROPOUT_DURATION = 0.2  # s
 _TRIALS_PER_BLOCK = 25  # cut out and resampled at once: 0.2 GB
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """Trials of a run: path, sensors without the broken one, rate, onsets, images."""
 
     path: Path
@@ -56,12 +57,8 @@ def preprocess_runs(
 
     ``folder`` holds ``sub-BIGMEG1`` and so on; signals and counts are as from
     `things_meg.import_epochs`. Memory holds one run in double precision, about 1 GB.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If runs or an event table are missing or not valid, or the order of images is
-        not; all runs are checked before the first is processed.
+    Runs and event tables that are missing, not valid or do not fit together raise
+    FileNotFoundError or ValueError before the first run is processed.
     """
     source = folder / f"sub-BIGMEG{subject}"
     n_times = int((options.tmax - options.tmin) * options.sfreq + 1e-6) + 1
@@ -130,13 +127,8 @@ def survey_run(run: BIDSPath, options: MEGPreprocessing) -> Run:
     path = run.fpath
     table = run.copy().update(suffix="events", extension=".tsv").fpath
     samples, numbers = read_events(table)
-    try:
+    with reading(path):
         raw = mne.io.read_raw(path, verbose="error")
-    except Exception as error:  # a damaged run can raise almost anything
-        raise ValueError(
-            f"{path} is not a complete CTF run ({type(error).__name__}: {error}). "
-            f"Download it again."
-        ) from error
     sfreq = raw.info["sfreq"]
     first = samples.min() + options.tmin * sfreq
     last = samples.max() + options.tmax * sfreq
@@ -188,7 +180,8 @@ def cut_trials(
     """Cut out trials, standardize them by their baseline and resample them.
 
     ``samples`` (n,) are image onsets from the first sample of the filtered run. The
-    result (n C T) is in units of the standard deviation of the baseline.
+    result (n C T) is in units of the standard deviation of the baseline, and not finite
+    where a channel is flat.
     """
     onsets = samples + raw.first_samp
     epochs = mne.Epochs(
@@ -200,23 +193,10 @@ def cut_trials(
         preload=True,
         verbose="error",
     )
-    data = standardize(epochs.get_data(copy=False), epochs.times, options.baseline)
+    data = epochs.get_data(copy=False)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a channel that is flat
+        rescale(
+            data, epochs.times, options.baseline, "zscore", copy=False, verbose=False
+        )
     ratio = Fraction(options.sfreq / raw.info["sfreq"]).limit_denominator(1000)
     return scipy.signal.resample_poly(data, *ratio.as_integer_ratio(), axis=-1)
-
-
-def standardize(
-    data: np.ndarray, times: np.ndarray, baseline: Sequence[float]
-) -> np.ndarray:
-    """Give each channel of trials (n C T) mean 0 and standard deviation 1 at baseline.
-
-    Both ends of ``baseline`` (s) belong to it; a channel that is flat there gets values
-    that are not finite.
-    """
-    tolerance = (times[1] - times[0]) / 10
-    start, stop = baseline
-    inside = (times >= start - tolerance) & (times <= stop + tolerance)
-    before = data[..., inside]
-    mean, deviation = (f(before, axis=-1, keepdims=True) for f in (np.mean, np.std))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (data - mean) / deviation

@@ -5,14 +5,13 @@ each image is drawn; then the repetitions of all sessions are put into one rando
 Both draws are those of the published preprocessing (Gifford et al., 2022).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.utils import shuffle
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """Trials of one recording that are kept, and where they go."""
 
     rows: np.ndarray  # (N,): image, from 0, of each condition that the session shows
@@ -22,12 +21,13 @@ class Selection:
 
 def select_trials(
     events: dict[str, np.ndarray], *, partition: str, n_sessions_each: int, seed: int
-) -> dict[str, Selection]:
+) -> tuple[dict[str, Selection], int, int]:
     """Draw the same number of trials of each image and order the repetitions.
 
     ``events`` holds samples and conditions (n_events, 2) of each session, in order of
     time. Each condition must occur in ``n_sessions_each`` sessions; the smallest number
-    of trials that occurs is kept per image and session.
+    of trials that occurs is kept per image and session. Returned are the selections by
+    session, the number of images and the number of repetitions.
     """
     sessions = list(events)
     n_images = max(shown[:, 1].max() for shown in events.values())
@@ -58,15 +58,13 @@ def select_trials(
     earlier = np.cumsum(counts > 0, axis=0) - 1  # S N, sessions with it before this one
     final_slot = np.argsort(_permutation(n_sessions_each * n_trials, seed))
     selections = {}
-    for s, (session, (samples, codes)) in enumerate(
-        (name, shown.T) for name, shown in events.items()
-    ):
+    for s, (session, shown) in enumerate(events.items()):
         rows = np.flatnonzero(counts[s])
-        shown = [samples[codes == row + 1] for row in rows]
-        onsets = [x[_permutation(len(x), seed)[:n_trials]] for x in shown]
+        onsets = [shown[shown[:, 1] == row + 1, 0] for row in rows]
+        onsets = [x[_permutation(len(x), seed)[:n_trials]] for x in onsets]
         merged = earlier[s, rows, None] * n_trials + np.arange(n_trials)
         selections[session] = Selection(rows, np.stack(onsets), final_slot[merged])
-    return selections
+    return selections, n_images, len(final_slot)
 
 
 def _permutation(n: int, seed: int) -> np.ndarray:

@@ -12,16 +12,19 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-_NPY_HEADER_SIZE = 10_000  # bytes at most, as numpy's own limit
+from paperlib.validation import check_file, reading
+
 _SIMPLE_TYPE = re.compile(r"[biufSUO]\d+")
 
 
 class _RefusedError(pickle.UnpicklingError):
     """The pickle asks for something that no file of recordings needs."""
+
+    def __init__(self, content: str):
+        super().__init__(f"{content} is refused; nothing was run")
 
 
 class _TensorError(_RefusedError):
@@ -138,39 +141,30 @@ def load_dict(path: Path, content: str) -> dict:
     damaged, holds no dictionary, or names an object other than arrays, numbers and
     their containers raises ValueError; nothing that it names has been run.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; expected {content}.")
-    try:
+    expected = f"Expected {content}, that is one dictionary of arrays and texts."
+    check_file(path, expected)
+    with reading(
+        path, f"{expected} Check that it is the file you meant, or download it again."
+    ):
         loaded = _load(path)
-    except _RefusedError as error:
-        raise ValueError(
-            f"{path} is refused: it contains {error}; expected {content}, that is one "
-            f"dictionary of arrays, numbers and strings. Nothing was run. Check that "
-            f"it is the file you meant, or get it from the source again."
-        ) from error
-    except Exception as error:  # a damaged pickle can raise almost anything
-        raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) is not a complete pickle "
-            f"({type(error).__name__}: {str(error)[:200]}); expected {content}. "
-            f"Download the file again and compare its size with the source."
-        ) from error
-    if isinstance(loaded, np.ndarray) and loaded.shape == ():
-        loaded = loaded.item()
-    if not isinstance(loaded, dict):
-        raise ValueError(
-            f"{path} holds a {type(loaded).__name__}; expected {content}, that is a "
-            f"dictionary. Check that it is the file you meant."
-        )
+        if isinstance(loaded, np.ndarray) and loaded.shape == ():
+            loaded = loaded.item()
+        if not isinstance(loaded, dict):
+            raise TypeError(f"it holds a {type(loaded).__name__}")
     return loaded
 
 
 def _load(path: Path) -> object:
     """Open the container and unpickle its content."""
     with path.open("rb") as file:
-        if file.read(4) != b"PK\3\4":
-            file.seek(0)
-            _skip_npy_header(file)
+        start = file.read(6)
+        file.seek(0)
+        if not start.startswith(b"PK\3\4"):
+            if start == np.lib.format.MAGIC_PREFIX:
+                np.lib.format.read_magic(file)
+                shape, _, kind = np.lib.format.read_array_header_1_0(file)
+                if shape != () or kind.char != "O":
+                    raise _RefusedError(f"an array of type {kind} and shape {shape}")
             return _Unpickler(file).load()
     try:
         with zipfile.ZipFile(path) as archive:
@@ -185,20 +179,3 @@ def _load(path: Path) -> object:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         tensors = {k: v.numpy() for k, v in loaded.items() if torch.is_tensor(v)}
         return loaded | tensors
-
-
-def _skip_npy_header(file: BinaryIO) -> None:
-    """Move past the header of an ``.npy`` file, which must announce one object."""
-    start = file.read(12)
-    if not start.startswith(np.lib.format.MAGIC_PREFIX):
-        file.seek(0)
-        return
-    end = 10 if start[6] == 1 else 12  # the length has two bytes in version 1
-    file.seek(end)
-    size = min(int.from_bytes(start[8:end], "little"), _NPY_HEADER_SIZE)
-    header = file.read(size)
-    if len(start) < 12 or len(header) < size:
-        raise EOFError("the header is cut short")
-    if b"'|O'" not in header or b"'shape': ()" not in header:
-        text = header.decode("latin1").strip()
-        raise _RefusedError(f"an array ({text[:80]})")
