@@ -22,10 +22,7 @@ _PLAIN = (str, int, float, bool, list, dict, type(None))
 class Notebook:
     """An execution of a notebook; made by :func:`open_notebook`.
 
-    Attributes
-    ----------
-    cfg : Config
-        The configuration, with the values of the notebook's data set and run in place.
+    ``cfg`` is the configuration as it holds for the notebook's data set and run.
     """
 
     def __init__(self, name: str, parameters: dict, cfg: Config):
@@ -37,19 +34,9 @@ class Notebook:
     def input(self, alias: str, **keys: str | int) -> Path:
         """Return the path of a file or folder that the notebook reads.
 
-        Parameters
-        ----------
-        alias
-            A key of :data:`paperlib.paths.TEMPLATES`.
-        **keys
-            What the path needs; ``dataset``, ``subject``, ``run`` … are by default
-            those of the notebook.
-
-        Returns
-        -------
-        Path
-            With ``overrides``, what the configuration itself made is read where
-            nothing was made with them.
+        ``alias`` is a key of :data:`paperlib.paths.TEMPLATES`; ``dataset``, ``run`` …
+        are those of the notebook unless given. With ``overrides``, what the
+        configuration itself made is read where nothing was made with them.
         """
         path = self.output(alias, **keys)
         original = self._path(alias, self._base, keys)
@@ -99,19 +86,9 @@ class Notebook:
 def open_notebook(name: str, variables: dict) -> Notebook:
     """Check a notebook's parameters and read its configuration.
 
-    Parameters
-    ----------
-    name
-        Of the notebook, such as ``"04_train"``.
-    variables
-        ``globals()`` of the notebook, right after its cells of parameters and imports.
-        Parameters are the variables declared with a type, as in ``subject: int = 1``.
-
-    Raises
-    ------
-    ValueError
-        If a parameter has another type than declared, or if papermill injected a name
-        that is none of them (papermill itself accepts it).
+    ``variables`` are the notebook's ``globals()`` right after its cells of parameters
+    and imports. Parameters are those declared with a type, as in ``subject: int = 1``;
+    papermill itself would accept a name that is none of them.
     """
     types = variables["__annotations__"]
     if "nb" not in variables:  # not again, when more than parameters is defined
@@ -141,13 +118,9 @@ def _check_parameters(variables: dict, types: dict) -> None:
 
 def _git(*arguments: str) -> str | None:
     """Return what git says of the repository, None without git or a repository."""
+    command = ["git", "-C", str(ROOT), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.strip()

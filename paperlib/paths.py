@@ -103,24 +103,12 @@ CLIP_SCORE_FIGURES = (
 
 
 def job_name(notebook: str, **keys: str | int) -> str:
-    """Name one execution of a notebook, for its record, log and executed copy.
+    """Name one execution of a notebook, such as ``04_train_things-eeg2_ours_v_sub-01``.
 
-    Parameters
-    ----------
-    notebook
-        A key of :data:`IDENTITY`.
-    **keys
-        At least its identity keys; others are ignored.
-
-    Returns
-    -------
-    str
-        Such as ``"04_train_things-eeg2_ours_v_sub-01"``.
+    Keys that do not belong to its identity are ignored.
     """
     prefix = {"subject": "sub-"}
-    parts = [
-        prefix.get(key, "") + _as_text(key, keys[key]) for key in IDENTITY[notebook]
-    ]
+    parts = [prefix.get(k, "") + _as_text(k, keys[k]) for k in IDENTITY[notebook]]
     return "_".join([notebook, *parts])
 
 
@@ -128,11 +116,6 @@ def template(alias: str, **known: str | int) -> str:
     """Return the path template ``alias`` relative to the repository.
 
     Keys given are filled in; the others stay in braces, as Snakemake's wildcards.
-
-    Raises
-    ------
-    ValueError
-        If ``alias`` is unknown.
     """
     if alias not in TEMPLATES:
         raise ValueError(
@@ -145,16 +128,12 @@ def template(alias: str, **known: str | int) -> str:
 
 
 def _as_text(key: str, value: object) -> str:
-    """Write subjects with two digits, lists of images as a word, all else as it is."""
-    if key == "images":
-        return _as_word(value)
-    is_number = key == "subject" and str(value).isdigit()
-    return f"{int(value):02d}" if is_number else str(value)
-
-
-def _as_word(images: str | list) -> str:
-    """Name own images by their letters and digits; long lists end with a hash."""
-    text = images if isinstance(images, str) else " ".join(map(str, images))
+    """Write subjects with two digits, images as one word, all else as it is."""
+    if key == "subject" and str(value).isdigit():
+        return f"{int(value):02d}"
+    if key != "images":
+        return str(value)
+    text = value if isinstance(value, str) else " ".join(map(str, value))
     word = re.sub(r"\W+", "-", text).strip("-") or "test-images"
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
     return word if len(word) <= 60 else f"{word[:50]}-{digest[:8]}"

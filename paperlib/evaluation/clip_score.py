@@ -45,24 +45,11 @@ def measure_cosines(
 ) -> pd.DataFrame:
     """Compare images with their captions and with captions of other concepts.
 
-    Every image is read once, and embedded once by each model.
-
-    Parameters
-    ----------
-    images
-        Table of `read_images`, N images.
-    captions
-        Captioner -> N captions, in the order of the images.
-    encoders
-        Those with the same weights should share one ``Clip``.
-    rng
-        Pairs images with those of other concepts, the same for all captioners.
-
-    Returns
-    -------
-    DataFrame
-        A row for each captioner, encoder and image: captioner, encoder, image_id,
-        concept, cosine, other_cosine (with the caption of the other concept).
+    Images are a table of `read_images`, captions lists in its order by captioner. Every
+    image is read once and embedded once by each ``Clip``; the image of another concept
+    is the same for all captioners. The result has a row for each captioner, encoder and
+    image: captioner, encoder, image_id, concept, cosine and other_cosine, the one with
+    the caption of the other concept.
     """
     check_distinct("Encoders", "names", [encoder.name for encoder in encoders])
     others = pair_across_concepts(images["concept"], rng)
@@ -129,12 +116,8 @@ def score_cosines(cosines: pd.DataFrame) -> pd.DataFrame:
 
 
 def count_ranges(scores: np.ndarray) -> np.ndarray:
-    """Count scores (at least 0) in the paper's five ranges [0, .2), … [.8, 1].
-
-    Scores above 1 count in the last range.
-    """
-    places = np.searchsorted(EDGES[1:-1], scores, side="right")
-    return np.bincount(places, minlength=len(EDGES) - 1)
+    """Count scores in the paper's ranges [0, .2), … [.8, 1]; above 1 is in the last."""
+    return np.histogram(np.minimum(scores, EDGES[-1]), EDGES)[0]
 
 
 def describe_scores(
@@ -142,12 +125,9 @@ def describe_scores(
 ) -> pd.DataFrame:
     """Summarize the scores of each captioner, data set, encoder and formula.
 
-    Returns
-    -------
-    DataFrame
-        A row for each: n_images, n_concepts; mean with its 95 % interval over concepts
-        (low, high), sd over images, other_mean with captions of other concepts;
-        count_0.0 … count_0.8 and share_0.0 … share_0.8 by the lower edge of the range.
+    A row has n_images, n_concepts; mean with its 95 % interval over concepts (low,
+    high), sd over images, other_mean with captions of other concepts; count_0.0 … and
+    share_0.0 … share_0.8 by the lower edge of the range.
     """
     parts = scores.groupby(["captioner", "dataset", "encoder", "score"], sort=False)
     table = parts.agg(

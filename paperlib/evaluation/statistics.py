@@ -4,7 +4,15 @@ Participants, images and trainings are samples of those that one could have had.
 participant saw the same images, so both are resampled, with replacement and crossed: a
 resample takes whole rows and whole columns of the table of scores, never channels or
 times. The trainings (seeds) of a method are nested in participants: each time that a
-participant is drawn, trainings are drawn among its own, for each method anew.
+participant is drawn, trainings are drawn among its own, for each method anew. With
+several participants the luck of training counts twice, within and between them, which
+is on the safe side. Images are independent draws: both test sets show one image of each
+concept.
+
+The percentile interval of few levels is too narrow for statements about others: where
+only participants differ, that of 2 covers the truth in half of all studies, of 4 in
+80 %, of 10 in 92 %; the same holds for few trainings. With one training, the interval
+does not contain the luck of training at all.
 """
 
 import numpy as np
@@ -20,18 +28,10 @@ def bootstrap_intervals(
 ) -> pd.DataFrame:
     """Return mean scores with 95 % percentile bootstrap intervals, a row a metric.
 
-    Scores are (seeds, subjects, images, metrics), those of the reference method too:
-    with one, the rows describe the paired difference, scores less reference, where both
-    are defined. An image with a NaN is left out for all seeds and counted in
-    n_undefined. A factor with one level is not resampled (with one seed, the interval
-    does not contain the luck of training); low and high are NaN if none can be.
-
-    The percentile interval of few levels is too narrow for statements about others:
-    where only participants differ, that of 2 covers the truth in half of all studies,
-    of 4 in 80 %, of 10 in 92 %; the same holds for few trainings. With several
-    participants the luck of training counts twice, within and between them, which is on
-    the safe side. Images are resampled as independent draws: both test sets show one
-    image of each concept.
+    Scores are (seeds, subjects, images, metrics); with those of a reference method, the
+    rows describe the paired difference, where both are defined. An image with a NaN is
+    left out for all seeds and counted in n_undefined. A factor with one level is not
+    resampled; low and high are NaN if none can be.
     """
     terms = [scores] if reference is None else [scores, -reference]
     _, n_subjects, n_images, n_metrics = scores.shape

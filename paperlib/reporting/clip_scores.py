@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from PIL import Image
 
 from paperlib.evaluation.clip_score import EDGES
@@ -25,22 +27,15 @@ def score_table(
 ) -> pd.DataFrame:
     """Put the published distributions of each data set below the measured ones.
 
-    Parameters
-    ----------
-    measured
-        From `describe_scores`, of one captioner.
-    published
-        From ``tables/published/``. Data sets that were not measured are left out;
-        encoder becomes ``"Published: <captioner>"``.
-    subjects
-        Data set -> its participants. They share a measured row: all saw its images.
+    ``measured`` is from `describe_scores`, of one captioner; the participants of a data
+    set share a row. The encoder of a published row is ``"Published: <captioner>"``.
     """
     ranges = measured["dataset"].map(lambda name: participant_range(subjects[name]))
     ours = measured.assign(participants=ranges)
     theirs = published.assign(encoder="Published: " + published["captioner"])
     theirs = theirs[theirs["dataset"].isin(ours["dataset"])]
     places = {dataset: i for i, dataset in enumerate(ours["dataset"].unique())}
-    both = pd.DataFrame([*ours.to_dict("records"), *theirs.to_dict("records")])
+    both = pd.concat([ours, theirs])
     both = both.sort_values("dataset", key=lambda d: d.map(places), kind="stable")
     columns = [*measured.columns]
     columns.insert(columns.index("dataset") + 1, "participants")
@@ -124,18 +119,8 @@ def plot_distributions(
 ) -> Figure:
     """Draw the distribution of scores, a column a data set and a row a formula.
 
-    Gray lines are the edges of the paper's ranges.
-
-    Parameters
-    ----------
-    scores
-        From `score_cosines`, with a column dataset.
-    hue
-        Column whose values have a color each.
-    subjects
-        Data set -> the participants of its panels.
-    published
-        Data set -> mean to draw into its panels.
+    Each value of the column ``hue`` has a color; light lines are the edges of the
+    paper's ranges, dark ones the published means.
     """
     datasets, formulas, names = (
         list(scores[key].unique()) for key in ("dataset", "score", hue)
@@ -146,23 +131,12 @@ def plot_distributions(
     size = (COLUMN * len(datasets) + 0.25, 1.4 * len(formulas) + 0.9)
     layout = {"sharex": "row", "sharey": "row", "squeeze": False}
     fig, axes = plt.subplots(len(formulas), len(datasets), figsize=size, **layout)
+    bars = {"stat": "percent", "common_norm": False, "element": "step", "bins": 100}
+    look = {"palette": palette, "alpha": 0.3, "lw": 0.8, "legend": False}
     for (formula, dataset), part in scores.groupby(["score", "dataset"]):
         ax = axes[formulas.index(formula), datasets.index(dataset)]
-        sns.histplot(
-            part,
-            ax=ax,
-            x="value",
-            hue=hue,
-            palette=palette,
-            bins=100,
-            binrange=(0, max(1, part["value"].max())),
-            stat="percent",
-            common_norm=False,
-            element="step",
-            alpha=0.3,
-            lw=0.8,
-            legend=False,
-        )
+        limits = (0, max(1, part["value"].max()))
+        sns.histplot(part, ax=ax, x="value", hue=hue, binrange=limits, **bars, **look)
         for name, mean in part.groupby(hue)["other_value"].mean().items():
             ax.axvline(mean, color=palette[name], **other)
         for edge in EDGES:
@@ -170,16 +144,16 @@ def plot_distributions(
         if published is not None:
             ax.axvline(published[dataset], **paper)
         ax.set(xlabel=formula, ylabel="Captions (%)")
-    for ax, dataset in zip(axes[0], datasets, strict=True):
-        n_images = scores.loc[scores["dataset"] == dataset, "image_id"].nunique()
-        viewers = participant_range(subjects[dataset])
-        ax.set_title(f"{dataset}, P{viewers}: {n_images:,} images")
-    handles = [
-        plt.Rectangle((0, 0), 1, 1, color=c, label=n) for n, c in palette.items()
-    ]
-    handles += [plt.Line2D([], [], color=COLORS["control"], **other)]
-    handles += [] if published is None else [plt.Line2D([], [], **paper)]
-    legend = fig.legend(handles=handles, loc="outside lower center", ncols=2)
+        if formula == formulas[0]:
+            viewers, n = (
+                participant_range(subjects[dataset]),
+                part["image_id"].nunique(),
+            )
+            ax.set_title(f"{dataset}, P{viewers}: {n:,} images")
+    patches = [Patch(color=color, label=name) for name, color in palette.items()]
+    lines = [Line2D([], [], color=COLORS["control"], **other)]
+    lines += [] if published is None else [Line2D([], [], **paper)]
+    legend = fig.legend(handles=patches + lines, loc="outside lower center", ncols=2)
     plt.setp(legend.get_texts(), parse_math=False)
     return fig
 

@@ -31,8 +31,7 @@ _COSTS = {  # column of the budgets -> heading, format
 def with_published(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Append published values (method, metric, mean), marked and without intervals."""
     marked = published.assign(method="Published: " + published["method"])
-    rows = [*summary.to_dict("records"), *marked.to_dict("records")]
-    return pd.DataFrame(rows, columns=summary.columns)
+    return pd.concat([summary, marked], ignore_index=True)[summary.columns]
 
 
 def caption(
@@ -103,37 +102,22 @@ def order_table(
 ) -> pd.DataFrame:
     """Compare the published effect of each ablation with the measured one.
 
-    Parameters
-    ----------
-    differences
-        Paired differences from the full model, from
-        :func:`paperlib.evaluation.comparison.compare_with`, with a column run.
-    published
-        Columns metric, mean and runs (names of the runs that show the same).
-    full
-        Run of the full model.
-
-    Returns
-    -------
-    DataFrame
-        A row for each ablation and metric that was published: both differences, and
-        whether the measured interval has the published sign ("yes"), the opposite one
-        ("reversed") or holds zero ("open").
+    Differences are those from the full model (`comparison.compare_with`) with a column
+    run; published values have columns metric, mean and runs (names of those that show
+    the same). as_published says whether the measured interval has the published sign
+    ("yes"), the opposite one ("reversed") or holds zero ("open").
     """
     means = published.assign(run=published["runs"].str.split()).explode("run")
     means = means.set_index(["run", "metric"])["mean"]
-    rows = []
-    for row in differences.itertuples():
-        if (row.run, row.metric) not in means or (full, row.metric) not in means:
-            continue
-        effect = means[row.run, row.metric] - means[full, row.metric]
-        low, high = sorted(np.sign(effect) * np.array([row.low, row.high]))
-        verdict = "yes" if low > 0 else "reversed" if high < 0 else "open"
-        rows.append(
-            (row.method, row.metric, effect, row.mean, row.low, row.high, verdict)
-        )
+    ablated = means.reindex(pd.MultiIndex.from_frame(differences[["run", "metric"]]))
+    complete = means.get(full, pd.Series(dtype=float)).reindex(differences["metric"])
+    effects = differences.assign(published=ablated.to_numpy() - complete.to_numpy())
+    effects = effects.dropna(subset="published")
+    ends = effects[["low", "high"]].mul(np.sign(effects["published"]), axis=0)
+    has_sign, is_opposite = (ends > 0).all(axis=1), (ends < 0).all(axis=1)
+    verdicts = np.select([has_sign, is_opposite], ["yes", "reversed"], "open")
     columns = ["method", "metric", "published", "mean", "low", "high", "as_published"]
-    return pd.DataFrame(rows, columns=columns)
+    return effects.assign(as_published=verdicts)[columns].reset_index(drop=True)
 
 
 def draw_intervals(
@@ -162,15 +146,9 @@ def plot_scores(
 ) -> Figure:
     """Draw means and 95 % intervals, a panel a metric and a line a method.
 
-    Parameters
-    ----------
-    kinds
-        Method -> kind, see :func:`paperlib.evaluation.comparison.row_kinds`, from top
-        to bottom; a method that has none of these scores is left out.
-    metrics
-        Metric -> axis label.
-    levels
-        Metric -> level drawn as a dashed line.
+    ``kinds`` of methods (`comparison.row_kinds`) stand from top to bottom; a method
+    without any of these scores is left out. ``metrics`` have axis labels, ``levels``
+    are dashed lines.
     """
     defined = summary[summary["metric"].isin(metrics) & summary["mean"].notna()]
     rows = [method for method in kinds if method in set(defined["method"])]

@@ -23,16 +23,9 @@ def format_interval(mean: float, low: float = np.nan, high: float = np.nan) -> s
 def wide_table(
     scores: pd.DataFrame, *, rows: Sequence[str], metrics: dict[str, str]
 ) -> pd.DataFrame:
-    """Lay scores out as the paper does: a row a method, a column a metric.
+    """Lay tidy scores out as the paper does: a row a method, a column a metric.
 
-    Parameters
-    ----------
-    scores
-        Tidy scores with columns method, metric, mean, low, high, n_subjects.
-    rows
-        Methods in their order.
-    metrics
-        Metric -> column heading, in their order.
+    ``metrics`` have column headings; the column n is the number of participants.
     """
     n_subjects = scores.groupby("method")["n_subjects"].max().reindex(rows)
     cells = {
@@ -57,19 +50,9 @@ def save_table(
 ) -> list[Path]:
     """Write ``<stem>.csv`` (tidy), ``<stem>.md`` and ``<stem>.tex`` (wide).
 
-    Parameters
-    ----------
-    stem
-        Path without ending; its last part is the LaTeX label.
-    tidy
-        One value per cell, full precision. Rows in which a name begins with
-        "Published: " are the paper's, never simulated.
-    wide
-        What a reader sees; the name of its index heads the first column.
-    caption
-        What the numbers are, their intervals and n.
-    simulated
-        Caption and a column of the CSV say so.
+    ``wide`` is what a reader sees; the name of its index heads the first column. If
+    participants are simulated, the caption and a column of the CSV say so, there except
+    for rows in which a name begins with "Published: ", which are the paper's.
     """
     if not wide.index.name:
         raise ValueError("The index of `wide` needs a name: it heads the first column.")

@@ -18,11 +18,7 @@ _ELECTRODES = (0.0, 0.015, 0.0, 0.1)  # m: middle and radius of a head around th
 def window_means(
     response: np.ndarray, times: np.ndarray, windows: Sequence[Sequence[float]]
 ) -> np.ndarray:
-    """Average a response (C, T) over windows as (n_windows, C).
-
-    Times are in seconds; the start of a window belongs to it, its end does not. A
-    window without a sample raises ValueError.
-    """
+    """Average a response (C, T) over windows (s, without their ends), as (W, C)."""
     chosen = [(times >= start) & (times < end) for start, end in windows]
     for (start, end), inside in zip(windows, chosen, strict=True):
         if not inside.any():
@@ -68,16 +64,10 @@ def plot_response(
     info: mne.Info,
     unit: str,
 ) -> Figure:
-    """Show responses to an image: all channels over time, and scalp maps.
+    """Show responses (C, T) to an image: all channels over time, and scalp maps.
 
-    Parameters
-    ----------
-    responses
-        Row label -> ndarray of shape (C, T). All share their scales.
-    times, moments
-        Of the samples (T,) and of the maps, in seconds.
-    regions
-        Brain region of each channel, for the colors of the curves.
+    Responses are rows with labels and share their scales. Times of the samples and
+    moments of the maps are in s; regions are those of the channels.
     """
     n_rows, n_maps = len(responses), len(moments)
     colors = {name: c for name, c in REGION_COLORS.items() if name in regions}
