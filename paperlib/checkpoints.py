@@ -5,6 +5,7 @@ fitted: the coordinates of the responses, and the components of a CNN's maps.
 ``config.json`` is the recipe, ``README.md`` the model card, from ``model_card.md``.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,9 +120,10 @@ class Checkpoint(ModelHubMixin):
                 part, _, rest = key.partition(".")
                 parts[part][rest] = tensor
             coordinates = Coordinates(**parts["coordinates"])
-            grid = len(recipe.ch_names), len(recipe.times)
-            if coordinates.mean.shape != grid:
-                raise ValueError(f"its responses are not of {grid[0]} x {grid[1]}")
+            c, t = len(recipe.ch_names), len(recipe.times)
+            shapes = [(c, t), (t, t), (t,), (t,), (len(coordinates.factors), c, c)]
+            if [v.shape for v in coordinates.tensors().values()] != shapes:
+                raise ValueError(f"its responses are not of {c} x {t}")
             model = build_model(
                 recipe.method,
                 options.model_validate(recipe.options),
@@ -197,7 +199,10 @@ def _read(folder: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
                 "notebook 04 for this run and subject first."
             )
     try:
-        recipe = Recipe.model_validate_json(config.read_bytes())
+        values = json.loads(config.read_bytes())
+        recipe = Recipe.model_validate(values)
+        if recipe.model_dump(mode="json") != values:  # defaults are not what it had
+            raise ValueError("some of its values are missing")
     except Exception as error:  # of any kind where it is damaged
         raise ValueError(
             f"{config} is not the recipe of a model ({error}); expected what notebook "

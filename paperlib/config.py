@@ -807,7 +807,8 @@ def _inherit(runs: dict, name: str) -> Any:
         line.append(base)
     if len(line) == 1:
         return entry
-    merged = reduce(merge, [runs[run] or {} for run in reversed(line)])
+    entries = [runs[run] for run in reversed(line)]
+    merged = reduce(merge, [entry for entry in entries if isinstance(entry, dict)])
     del merged["extends"]
     return merged | {"bases": line[:0:-1]}
 

@@ -144,6 +144,7 @@ def test_a_damaged_recipe(saved, content):
         ({"conditioning": {"network": "vgg"}}, "conditioning.network must be one of"),
         ({"embedding": {"networks": {"alexnet": {"grid": 0}}}}, "alexnet.*greater"),
         ({"methd": 8}, "Did you mean 'method'"),
+        ({"diffusion": {"timesteps": 1000}}, "some of its values are missing"),
         ({"options": {"widht": 8}}, "Did you mean 'width'"),
         ({"options": DIT | {"width": 16}}, "are not those of the dit .*size"),
         ({"options": DIT | {"depth": 2}}, "are not those of the dit .*key"),
@@ -167,6 +168,8 @@ def test_truncated_weights(saved):
     [
         ("coordinates.mean", lambda mean: mean[:, 1:], "not of 2 x 8"),
         ("coordinates.mean", lambda mean: mean * torch.nan, "must hold finite"),
+        ("coordinates.axes", lambda axes: axes[None], "not of 2 x 8"),
+        ("coordinates.factors", lambda factors: factors[0], "not of 2 x 8"),
         ("model.final.weight", torch.Tensor.int, "must hold finite.* torch.int32"),
         ("more.weight", lambda _: torch.zeros(3), "are not those of the dit"),
     ],

@@ -309,6 +309,10 @@ def test_weights_that_are_not_whole(copied):
     save_file(tensors | {name: tensors[name] * torch.nan}, file, {"format": "pt"})
     with pytest.raises(ValueError, match="are NaN"):
         load_captioner(**ENTRY, model=str(copied), device="cpu")
+    surplus = {"model.layers.9.norm.weight": torch.ones(1)}
+    save_file(tensors | surplus, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="more layers than its config.json"):
+        load_captioner(**ENTRY, model=str(copied), device="cpu")
     del tensors[name]
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ValueError, match="lack 1 tensors, such as .*norm.weight"):

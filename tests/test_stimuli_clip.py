@@ -180,6 +180,7 @@ def test_folder_without_model_or_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="no open_clip_config.json"):
         load(tmp_path)
     (tmp_path / "open_clip_config.json").write_text("{}")
+    (tmp_path / "open_clip_model.safetensors").symlink_to("nowhere")
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         load(tmp_path)
 

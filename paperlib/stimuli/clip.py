@@ -70,7 +70,8 @@ def load_clip(
                 f"{folder} holds no open_clip_config.json; expected a folder with an "
                 "open_clip model."
             )
-        if not any(folder.glob("*.safetensors")):  # open_clip would only warn
+        weights = folder.glob("*.safetensors")
+        if not any(file.is_file() for file in weights):  # open_clip would only warn
             raise FileNotFoundError(
                 f"{folder} holds no weights; expected open_clip_model.safetensors."
             )

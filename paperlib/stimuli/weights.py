@@ -1,6 +1,7 @@
 """Pretrained weights: finding them, reading some of their tensors, checking them."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,6 +107,12 @@ def load_model(
         raise ValueError(
             f"The weights of {source} lack {len(missing)} tensors, such as "
             f"{missing[0]}. Download them again."
+        )
+    surplus = [key for key in report["unexpected_keys"] if re.search(r"\.\d+\.", key)]
+    if surplus:
+        raise ValueError(
+            f"The weights of {source} have more layers than its config.json, such as "
+            f"{surplus[0]}. Download both again."
         )
     check_weights(source, model)
     return model.eval()
