@@ -57,31 +57,6 @@ def test_coverage_of_few_subjects_is_what_the_notes_say(n_subjects, covered):
     assert inside / n_simulations == pytest.approx(covered, abs=0.04)
 
 
-def test_coverage():
-    rng = seeded(6)
-    n_subjects, n_images, n_simulations = 15, 40, 300
-    covered = 0
-    for _ in range(n_simulations):
-        scores = (
-            rng.standard_normal((n_subjects, 1))
-            + rng.standard_normal((1, n_images))
-            + rng.standard_normal((n_subjects, n_images))
-        )
-        interval = bootstrap_interval(scores, rng=rng, n_resamples=1000)
-        covered += interval.low <= 0 <= interval.high
-    assert 0.90 <= covered / n_simulations <= 0.98
-
-
-def test_undefined_scores_are_left_out_and_counted():
-    scores = seeded(8).standard_normal((5, 20))
-    scores[1, 3] = scores[4, 19] = np.nan
-    interval = bootstrap_interval(scores, rng=seeded())
-    assert interval.n_undefined == 2
-    assert (interval.n_subjects, interval.n_images) == (5, 20)
-    assert interval["mean"] == pytest.approx(np.nanmean(scores))
-    assert interval.low < interval["mean"] < interval.high
-
-
 def test_a_mostly_undefined_table_still_has_an_interval():
     scores = np.full((3, 4), np.nan)
     scores[0, 0], scores[1, 2] = 1.0, 3.0
