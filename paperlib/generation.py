@@ -36,8 +36,8 @@ def generate(
 ) -> mne.EpochsArray:
     """Generate the responses of a participant to images.
 
-    Captions and tokens are made as they were for training: the recipe of a checkpoint
-    names the models and their settings.
+    Captions and tokens are made as they were for training, by the models that the
+    checkpoint's recipe names.
 
     Parameters
     ----------
@@ -47,28 +47,19 @@ def generate(
         A checkpoint, its folder, or its name on the Hugging Face hub.
     captions
         One for each image; None lets the captioner of the checkpoint describe them.
-    samples
-        Signals drawn for each image, noise included as in a recording. None gives the
-        posterior mean, an estimate of the evoked response. Deterministic methods have
-        one prediction in either case.
-    average
-        Average the samples of each image.
-    sampling
-        Steps, solver and precision of the samples; None for 50 steps of DDIM in
-        float32.
-    seed
-        Of the noise, which also depends on the position of the image.
-    machine
-        Device and batch sizes; None takes a GPU if there is one.
+    samples, average
+        Signals drawn for each image, noise included as in a recording, and whether to
+        average them. None gives the posterior mean, an estimate of the evoked response.
+    sampling, seed, machine
+        None for 50 steps of DDIM in float32, and for a GPU if there is one. The noise
+        depends on the seed and on the position of the image.
 
     Returns
     -------
     EpochsArray
-        One epoch for each image, or for each sample, with the positions of the sensors.
-        Events are called ``image-001`` and so on; ``metadata`` has the columns image
-        (path as given), caption (empty if the model reads none) and, for samples,
-        sample (from 1). Values are normalized, neither V nor T:
-        ``info["description"]`` names their unit. Plot them with ``scalings=1``.
+        One epoch for each image or sample, called ``image-001`` and so on; ``metadata``
+        has the columns image, caption and, for samples, sample. Values are normalized,
+        in the unit that ``info["description"]`` names: plot them with ``scalings=1``.
     """
     machine = machine or Machine()
     sampling = sampling or Sampling(precision="no")
@@ -93,16 +84,12 @@ def generate(
         else:
             responses = checkpoint.model.sample(condition, **options)  # N K C T
     check_finite("The generated responses of this checkpoint", responses)
-    names = [p if isinstance(p, Path) else getattr(p, "filename", "") for p in pictures]
-    # bytes that are not UTF-8 become \xe9 and the like
-    names = [os.fsencode(n).decode("utf-8", "backslashreplace") for n in names]
-    metadata = pd.DataFrame({"image": names, "caption": captions})
     if average:
         responses = responses.mean(axis=1, keepdims=True)
-    elif samples is not None:
-        metadata = metadata.loc[metadata.index.repeat(responses.shape[1])]
-        metadata["sample"] = metadata.groupby(level=0).cumcount() + 1
-    return _as_epochs(responses, metadata.reset_index(drop=True), checkpoint.recipe)
+    metadata = _describe(pictures, captions, len(responses[0]))
+    if samples is None or average:
+        del metadata["sample"]
+    return _as_epochs(responses, metadata, checkpoint.recipe)
 
 
 def find_pictures(images: str | Picture | Sequence[str | Picture]) -> list[Picture]:
@@ -201,6 +188,18 @@ def _encode(
             batch_size=machine.network_batch,
         )
     return [Tokens(path) for path in paths]
+
+
+def _describe(
+    pictures: Sequence[Picture], captions: Sequence[str], n_samples: int
+) -> pd.DataFrame:
+    """Return image, caption and number (from 1) of each sample."""
+    names = [p if isinstance(p, Path) else getattr(p, "filename", "") for p in pictures]
+    # bytes that are not UTF-8 become \xe9 and the like
+    names = [os.fsencode(n).decode("utf-8", "backslashreplace") for n in names]
+    images = pd.DataFrame({"image": names, "caption": captions})
+    samples = pd.DataFrame({"sample": range(1, n_samples + 1)})
+    return images.merge(samples, how="cross")
 
 
 def _as_epochs(
