@@ -105,7 +105,7 @@ def embed(folder: Path) -> None:
 
     items = {name: number for number, name in enumerate(IMAGE_IDS)}
     path = folder / "tokens.npy"
-    write_tokens(path, items, encode=encode, batch_size=16, settings={})
+    write_tokens(path, items, encode=encode, batch_size=16, made_with={})
 
 
 def train(folder: Path) -> None:

@@ -127,10 +127,10 @@ def pictures(folder):
 def token_files(folder):
     def read(folder):
         opened = tokens.Tokens(folder / "t.npy")
-        return {"values": opened[IDS], "settings": opened.settings}
+        return {"values": opened[IDS], "settings": opened.made_with}
 
     values = rng.standard_normal((4, 3, 5))
-    options = {"encode": lambda _: values, "batch_size": 4, "settings": {"model": "x"}}
+    options = {"encode": lambda _: values, "batch_size": 4, "made_with": {"model": "x"}}
     tokens.write_tokens(folder / "t.npy", dict.fromkeys(IDS, "x"), **options)
     return read
 
@@ -207,9 +207,8 @@ def language_models(folder):
 def parts_of_models(folder):
     def read(folder):
         layer, file = torch.nn.Linear(3, 2), folder / "projection.pth"
-        with weights.loading(file):  # as for MiniGPT-4
-            content = weights.read_torch_file(file, "model")
-            weights.fill(layer, content, "llama_proj.")
+        content = weights.read_torch_file(file, "model")  # as for MiniGPT-4
+        weights.fill(layer, content, "llama_proj.", file)
         tensors = weights.read_tensors(str(folder), ("a.", "b."), revision=None)
         return layer.state_dict() | tensors
 

@@ -172,7 +172,7 @@ else:
         dict(zip(images["image_id"], items, strict=True)),
         encode=encode,
         batch_size=machine.embedding_batch,
-        settings=cfg.model_dump(mode="json", exclude={"networks"}),
+        made_with=cfg.model_dump(mode="json", exclude={"networks"}),
     )
 
 # %%

@@ -155,7 +155,7 @@ def _encode(
     """Write the tokens of images, captions and CNN layers as for training."""
     chosen, made = recipe.conditioning, recipe.embedding
     device, paths = pick_device(machine.device), []
-    options = {"batch_size": machine.embedding_batch, "settings": {}}
+    options = {"batch_size": machine.embedding_batch, "made_with": {}}
     if chosen.image or chosen.captioner:
         clip = load_clip(made.model, made.pretrained, made.revision, device=device)
     if chosen.image:

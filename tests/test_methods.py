@@ -78,7 +78,7 @@ def world(tmp_path):
                 tokens.reshape(shape)[rows]
             ),
             batch_size=16,
-            settings=settings,
+            made_with=settings,
         )
     return tmp_path, (2 * responses).astype(np.float32)
 

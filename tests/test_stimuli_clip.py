@@ -177,7 +177,9 @@ def test_models_and_weights_that_do_not_fit(model, pretrained, message):
 
 
 def test_folder_without_model_or_weights(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no open_clip_config.json"):
+    with pytest.raises(
+        FileNotFoundError, match="open_clip_config.json is missing. Expected"
+    ):
         load(tmp_path)
     (tmp_path / "open_clip_config.json").write_text("{}")
     (tmp_path / "open_clip_model.safetensors").symlink_to("nowhere")
@@ -194,11 +196,11 @@ def test_damaged_folders(tmp_path, folder):
         load(copy)
     del tensors["visual.proj"]
     save_file(tensors, file)
-    with pytest.raises(ValueError, match=f"(?s){copy} cannot be loaded.*visual.proj"):
+    with pytest.raises(ValueError, match=f"{copy} is damaged.*visual.proj"):
         load(copy)
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"{copy} cannot be loaded.*Download"):
+    with pytest.raises(ValueError, match=f"{copy} is damaged.*Download"):
         load(copy)
     (copy / "open_clip_config.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=f"{copy} cannot be loaded.*recursion"):
+    with pytest.raises(ValueError, match=f"{copy} is damaged.*recursion"):
         load(copy)

@@ -78,7 +78,7 @@ def test_lite0_prepares_pictures_as_for_its_training(lite0):
 def test_weights_in_another_order_do_not_fit(classifier, monkeypatch, change):
     tensors = dict(change(classifier.state_dict().items()))
     monkeypatch.setattr(torch, "load", lambda path, weights_only: tensors)
-    with pytest.raises(ValueError, match="efficientnet-lite0.* cannot be loaded"):
+    with pytest.raises(ValueError, match="efficientnet-lite0.* is damaged"):
         load_cnn("efficientnet-lite0", device="cpu")
 
 
@@ -101,7 +101,7 @@ def test_damaged_alexnet(monkeypatch, tmp_path, random_alexnet):
     with pytest.raises(ValueError, match="alexnet: the weights features.0.weight are"):
         load_cnn("alexnet", device="cpu")
     path.write_bytes(path.read_bytes()[:100_000])
-    with pytest.raises(ValueError, match=f"{path} cannot be loaded.*Download it again"):
+    with pytest.raises(ValueError, match=f"{path} is damaged.*Download it again"):
         load_cnn("alexnet", device="cpu")
 
 
@@ -164,8 +164,8 @@ def test_layers_come_back_from_disk(tmp_path, lite0, photographs):
     paths = [tmp_path / f"{name}.png" for name in pictures]
     images = pd.DataFrame({"image_id": list(pictures), "path": paths})
     write_layer_outputs(path, images, cnn=lite0, grid=2, batch_size=2)
-    settings, ids = Tokens(path).settings, ["image_3", "image_0"]
-    assert (settings["network"], settings["grid"]) == ("efficientnet-lite0", 2)
+    made, ids = Tokens(path).made_with, ["image_3", "image_0"]
+    assert (made["network"], made["grid"]) == ("efficientnet-lite0", 2)
     read = LayerFeatures(Tokens(path), ids)
     expected = layer_outputs(lite0, [pictures[name] for name in ids], grid=2)
     assert list(read) == list(LAYERS["efficientnet-lite0"])

@@ -11,10 +11,10 @@ SOME = ["12", "0", "7"]
 ROWS = [12, 0, 7]
 
 
-def make_tokens(path, array, settings):
+def make_tokens(path, array, **made_with):
     items = {name: row for row, name in enumerate(IDS)}
     write_tokens(
-        path, items, encode=lambda rows: array[rows], batch_size=16, settings=settings
+        path, items, encode=lambda rows: array[rows], batch_size=16, made_with=made_with
     )
     return Tokens(path)
 
@@ -25,7 +25,7 @@ def sources(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {"image": (N, 5, 4), "text": (N, 7, 4)}
     return [
-        make_tokens(tmp_path / f"{name}.npy", rng.integers(-8, 8, shape), {})
+        make_tokens(tmp_path / f"{name}.npy", rng.integers(-8, 8, shape))
         for name, shape in arrays.items()
     ]
 
@@ -38,8 +38,8 @@ def layers(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.standard_normal((N, 1, sum(widths.values())))
     values = values * rng.uniform(0.5, 3, values.shape[-1]) + 1
-    settings = {"layers": widths, "channels": channels}
-    return make_tokens(tmp_path / "layers.npy", values, settings)
+    path = tmp_path / "layers.npy"
+    return make_tokens(path, values, layers=widths, channels=channels)
 
 
 def changed(tokens, place, value):

@@ -235,11 +235,14 @@ MATRIX = torch.zeros(32, WIDTH)
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({WEIGHT: MATRIX}, "must hold a tensor llama_proj.bias; there is none"),
-        ({"llama_prj.weight": MATRIX, **BIAS}, "is none. Did you mean 'llama_prj."),
-        ({WEIGHT: MATRIX.T, **BIAS}, r"weight must .* \(32, 16\); got \(16, 32\)"),
+        ({WEIGHT: MATRIX}, "there is no tensor llama_proj.bias"),
+        (
+            {"llama_prj.weight": MATRIX, **BIAS},
+            "llama_proj.weight. Did you mean 'llama_prj.",
+        ),
+        ({WEIGHT: MATRIX.T, **BIAS}, r"weight: .* shape torch.Size\(\[16, 32\]\)"),
         ({WEIGHT: MATRIX / 0, **BIAS}, "the weights weight are NaN"),
-        (None, "projection.pth cannot be .*KeyError: 'model'"),
+        (None, "projection.pth is damaged.*KeyError: 'model'"),
     ],
 )
 def test_projection_that_does_not_fit(released, tmp_path, tensors, message):
@@ -260,7 +263,7 @@ class Hostile:
 def test_hostile_projection_is_refused(released, tmp_path):
     path, target = tmp_path / "projection.pth", tmp_path / "attacked"
     torch.save({"model": {"llama_proj.weight": Hostile(target)}}, path)
-    with pytest.raises(ValueError, match="cannot be loaded: .*UnpicklingError"):
+    with pytest.raises(ValueError, match="projection.pth is damaged.*UnpicklingError"):
         load(released, projection=str(path))
     assert not target.exists()
 
@@ -274,7 +277,9 @@ def test_weights_of_blip2_must_be_whole(released, tmp_path):
         load(released, vision=str(folder))
     del content["weight_map"]["vision_model.post_layernorm.bias"]
     index.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="vision_model.post_layernorm.bias; there is"):
+    with pytest.raises(
+        ValueError, match="blip2 is damaged.*there is no tensor vision_model.post"
+    ):
         load(released, vision=str(folder))
 
 
@@ -307,9 +312,9 @@ def test_missing_or_truncated_parts(released, tmp_path, part):
     path = folder / PARTS[part]
     file = path if path.is_file() else next(path.glob("model*.safetensors"))
     file.write_bytes(file.read_bytes()[:-200])
-    message = f"{path}.* cannot be loaded.*Download it again"
+    message = f"{path}.* is damaged.*Download it again"
     with pytest.raises(ValueError, match=message):
         load(folder)
-    message = "There is no folder .*nowhere; expected a folder|no weights at .*nowhere"
+    message = "There is no folder .*nowhere; expected a folder|nowhere is missing"
     with pytest.raises(FileNotFoundError, match=message):
         load(released, **{part: str(tmp_path / "nowhere")})

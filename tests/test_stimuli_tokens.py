@@ -13,11 +13,11 @@ def encode(numbers):
 
 
 ITEMS = {f"image_{i:02d}": i for i in range(10)}
-SETTINGS = {"model": "tiny"}
+MADE_WITH = {"model": "tiny"}
 
 
-def write(path, items=ITEMS, *, encode=encode, settings=SETTINGS):
-    write_tokens(path, items, encode=encode, batch_size=4, settings=settings)
+def write(path, items=ITEMS, *, encode=encode, made_with=MADE_WITH):
+    write_tokens(path, items, encode=encode, batch_size=4, made_with=made_with)
     return path
 
 
@@ -47,7 +47,7 @@ def interrupted(path, n_batches):
 
 def test_tokens_are_read_by_image_id(path):
     tokens = Tokens(path)
-    assert (tokens.shape, tokens.settings) == ((10, 2, 3), SETTINGS)
+    assert (tokens.shape, tokens.made_with) == ((10, 2, 3), MADE_WITH)
     chosen = tokens[["image_07", "image_02"]]
     assert chosen.dtype == np.float32
     np.testing.assert_array_equal(chosen[:, 0, 0], [7, 2])
@@ -98,7 +98,7 @@ def test_a_batch_that_was_cut_short_is_encoded_again(tmp_path, cut):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"settings": {"model": "other"}},
+        {"made_with": {"model": "other"}},
         {"items": {**ITEMS, "image_03": 5}},
         {"items": dict(list(ITEMS.items())[:9])},
     ],
@@ -106,7 +106,7 @@ def test_a_batch_that_was_cut_short_is_encoded_again(tmp_path, cut):
 def test_unfinished_tokens_of_something_else_start_over(tmp_path, changes):
     tokens = Tokens(write(interrupted(tmp_path / "image.npy", 1), **changes))
     items = changes.get("items", ITEMS)
-    assert tokens.settings == changes.get("settings", SETTINGS)
+    assert tokens.made_with == changes.get("made_with", MADE_WITH)
     np.testing.assert_array_equal(tokens[list(items)][:, 0, 0], list(items.values()))
 
 
@@ -117,21 +117,25 @@ def test_tokens_that_are_not_finite(tmp_path, bad):
     assert not (tmp_path / "image.npy").exists()
 
 
-NO_NAMES = '{"image_ids": [[], 3, null], "settings": {}}'
-DAMAGED = "image.npy or its index is truncated or damaged"
+NO_NAMES = b'{"image_ids": [[], 3, null], "settings": {}}'
 
 
-@pytest.mark.parametrize("size", [0, 5, 64, 200])
-def test_truncated_tokens(path, size):
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match=DAMAGED):
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        *((".npy", size) for size in (0, 5, 64, 200)),
+        *((".json", text) for text in (b"", b"{}", b"null", b"[" * 100_000, NO_NAMES)),
+    ],
+)
+def test_damaged_and_missing_files(path, ending, content):
+    file = path.with_suffix(ending)
+    if isinstance(content, int):
+        content = file.read_bytes()[:content]
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"image{ending} is damaged.*notebook 03"):
         Tokens(path)
-
-
-@pytest.mark.parametrize("index", ["", "{}", "null", "[" * 100_000, NO_NAMES])
-def test_damaged_index(path, index):
-    path.with_suffix(".json").write_text(index)
-    with pytest.raises(ValueError, match=DAMAGED):
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=f"image{ending} is missing. Run note"):
         Tokens(path)
 
 
@@ -149,7 +153,7 @@ def test_arrays_that_do_not_fit_the_index(path, array, message):
         Tokens(path)
 
 
-def test_tokens_that_are_not_numbers(path):
+def test_tokens_that_are_not_numbers_or_not_there(path):
     array = np.load(path)
     array[2, 1, 1] = np.nan
     np.save(path, array)
@@ -157,11 +161,5 @@ def test_tokens_that_are_not_numbers(path):
     tokens[["image_01"]]
     with pytest.raises(ValueError, match="image.npy holds 1 values that are NaN"):
         tokens[["image_01", "image_02"]]
-
-
-def test_missing_tokens(path):
     with pytest.raises(ValueError, match="1 of 2 images, such as 'image_11'. Did you"):
-        Tokens(path)[["image_01", "image_11"]]
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match="Run notebook 03"):
-        Tokens(path)
+        tokens[["image_01", "image_11"]]

@@ -12,22 +12,16 @@ from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from paperlib.stimuli.captions import GREEDY, Captioner, decoding
 from paperlib.stimuli.minigpt4 import MiniGPT4
-from paperlib.stimuli.weights import find_commit, find_model, load_model, loading
-from paperlib.validation import check_option
+from paperlib.stimuli.weights import find_commit, find_model, load_model
+from paperlib.validation import check_option, reading
 
 
 def load_captioner(kind: str, *, device: torch.device, **options) -> Captioner:
     """Load a captioner, in the precision that suits its device.
 
     ``kind`` is ``"qwen2-vl"`` or ``"minigpt4"``, and ``options`` are those of
-    :class:`Qwen2VL` or :class:`paperlib.stimuli.minigpt4.MiniGPT4`.
-
-    Raises
-    ------
-    ValueError
-        If the kind is unknown, or weights are damaged or incomplete.
-    FileNotFoundError
-        If a model is neither a folder nor of the form owner/name.
+    :class:`Qwen2VL` or :class:`paperlib.stimuli.minigpt4.MiniGPT4`. Weights that are
+    missing, damaged or incomplete raise FileNotFoundError or ValueError.
     """
     kinds = {"qwen2-vl": Qwen2VL, "minigpt4": MiniGPT4}
     check_option("The kind of a captioner to load", kind, tuple(kinds))
@@ -61,7 +55,7 @@ class Qwen2VL:
         self.name, self.revision = model, find_commit(source, revision)
         self.decoding = decoding(pixels, dtype)
         area = {"shortest_edge": pixels, "longest_edge": pixels}
-        with loading(source):
+        with reading(source):
             self.processor = AutoProcessor.from_pretrained(
                 source, revision=revision, size=area
             )

@@ -17,12 +17,13 @@ import pandas as pd
 import torch
 from open_clip import SimpleTokenizer
 from PIL import Image
+from pydantic import BaseModel
 from tqdm.auto import tqdm
 
 from paperlib.atomic import write_text
 from paperlib.paths import ROOT
 from paperlib.stimuli.images import open_image
-from paperlib.validation import did_you_mean
+from paperlib.validation import check_file, did_you_mean, reading
 
 CLIP_CONTEXT = 77  # tokens of CLIP's text encoder, start and end token included
 GREEDY = {"do_sample": False, "num_beams": 1}  # decoding, in transformers' terms
@@ -42,6 +43,13 @@ class Captioner(Protocol):
         """Describe images of any size, each as if it were alone."""
 
 
+class _Line(BaseModel, extra="allow"):
+    """A line of a caption file, in whose other keys anything may stand."""
+
+    image_id: str
+    caption: str
+
+
 def decoding(pixels: int, dtype: torch.dtype) -> dict:
     """Describe how a captioner writes; ``pixels`` is the area of what it sees."""
     return {**GREEDY, "pixels": pixels, "dtype": str(dtype).removeprefix("torch.")}
@@ -59,12 +67,8 @@ def write_captions(
     """Caption a table of images in batches and write the caption file.
 
     Lines go to ``<stem>.partial.jsonl`` first; an interrupted run of the same images
-    and settings resumes after the last complete batch.
-
-    Raises
-    ------
-    ValueError
-        If no caption of a batch contains a letter.
+    and settings resumes after the last complete batch. A batch in which no caption
+    contains a letter raises ValueError.
     """
     source = {
         "model": captioner.name,
@@ -91,69 +95,6 @@ def write_captions(
     os.replace(partial, path)
 
 
-def import_captions(path: Path, source: str | Path, image_ids: Sequence[str]) -> None:
-    """Write the caption file from captions that another program made.
-
-    Parameters
-    ----------
-    source
-        One JSON object a line with image_id and caption, in UTF-8; a relative path is
-        relative to the repository. Captions of other images are ignored.
-
-    Raises
-    ------
-    ValueError
-        If a line is damaged, or an image has no caption, one without a letter, or more
-        than one.
-    """
-    file = ROOT / source
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"There are no captions at {file}; expected a file written by another "
-            "program, such as workflow/visualglm.py."
-        )
-    captions = _read_captions(file, image_ids)
-    empty = [k for k, line in captions.items() if not _has_letter(line["caption"])]
-    if empty:
-        raise ValueError(
-            f"{file} has a caption without a letter for {len(empty)} of "
-            f"{len(captions)} images: {', '.join(empty[:5])}. Describe them again."
-        )
-    made_by = {"model": str(source), "revision": None, "prompt": None, "decoding": None}
-    texts = {name: line["caption"].strip() for name, line in captions.items()}
-    write_text(path, "".join(_as_line(*pair, made_by) for pair in texts.items()))
-
-
-def read_captions(path: Path, image_ids: Sequence[str]) -> pd.DataFrame:
-    """Read a caption file: one row for each of ``image_ids``, in their order.
-
-    Raises
-    ------
-    ValueError
-        If a line is damaged, an image has no caption or more than one, or no caption
-        contains a letter.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There are no captions at {path}; run notebook 02 for this captioner."
-        )
-    captions = _read_captions(path, image_ids)
-    _check_words([line["caption"] for line in captions.values()], str(path))
-    return pd.DataFrame(list(captions.values()))
-
-
-def count_clip_tokens(caption: str) -> int:
-    """Count CLIP's tokens of a caption, start and end included, without truncation."""
-    return len(_clip_tokenizer().encode(caption)) + 2
-
-
-def _as_line(image_id: str, caption: str, source: dict) -> str:
-    n_tokens = count_clip_tokens(caption)
-    line = {"image_id": image_id, "caption": caption, **source}
-    line |= {"n_clip_tokens": n_tokens, "truncated": n_tokens > CLIP_CONTEXT}
-    return json.dumps(line, ensure_ascii=False) + "\n"
-
-
 def _resume(partial: Path, ids: list[str], source: dict, batch_size: int) -> int:
     """Drop what cannot be continued; return how many images are done."""
     if not partial.is_file():
@@ -168,9 +109,48 @@ def _resume(partial: Path, ids: list[str], source: dict, batch_size: int) -> int
     return len(lines)
 
 
-def _read_captions(path: Path, image_ids: Sequence[str]) -> dict[str, dict]:
-    """Return the line of each wanted image; every one must have exactly one."""
-    lines = _read_lines(path)
+def import_captions(path: Path, source: str | Path, image_ids: Sequence[str]) -> None:
+    """Write the caption file from captions that another program made.
+
+    ``source`` has one JSON object a line with image_id and caption, in UTF-8; a
+    relative path is relative to the repository. Captions of other images are ignored;
+    an image with no caption, more than one or one without a letter raises ValueError.
+    """
+    file = ROOT / source
+    check_file(file, "Write it with another program, as workflow/visualglm.py does.")
+    lines = _read_lines(file, image_ids)
+    empty = [x["image_id"] for x in lines if not _has_letter(x["caption"])]
+    if empty:
+        raise ValueError(
+            f"{file} has a caption without a letter for {len(empty)} of {len(lines)} "
+            f"images: {', '.join(empty[:5])}. Describe them again."
+        )
+    made_by = {"model": str(source), "revision": None, "prompt": None, "decoding": None}
+    texts = (_as_line(x["image_id"], x["caption"].strip(), made_by) for x in lines)
+    write_text(path, "".join(texts))
+
+
+def read_captions(path: Path, image_ids: Sequence[str]) -> pd.DataFrame:
+    """Read a caption file: one row for each of ``image_ids``, in their order.
+
+    A damaged line, an image with no caption or more than one, and captions of which
+    none contains a letter raise ValueError.
+    """
+    check_file(path, "Run notebook 02 for this captioner.")
+    captions = pd.DataFrame(_read_lines(path, image_ids))
+    _check_words(captions["caption"].tolist(), str(path))
+    return captions
+
+
+def _read_lines(path: Path, image_ids: Sequence[str]) -> list[dict]:
+    """Return the line of each wanted image; blank lines and a BOM are ignored."""
+    with reading(path, "Save it as UTF-8."):
+        text = path.read_text(encoding="utf-8-sig")
+    lines = []
+    for number, written in enumerate(text.split("\n"), 1):  # captions hold U+2028
+        if written.strip():
+            with reading(f"Line {number} of {path}", "Expected image_id and caption."):
+                lines.append(_Line.model_validate_json(written).model_dump())
     counts = Counter(line["image_id"] for line in lines)
     if missing := [name for name in image_ids if name not in counts]:
         raise ValueError(
@@ -184,32 +164,19 @@ def _read_captions(path: Path, image_ids: Sequence[str]) -> dict[str, dict]:
             f"{', '.join(repeated[:5])}. Keep one for each."
         )
     by_id = {line["image_id"]: line for line in lines}
-    return {name: by_id[name] for name in image_ids}
+    return [by_id[name] for name in image_ids]
 
 
-def _read_lines(path: Path) -> list[dict]:
-    """Read JSON lines; blank ones and a byte-order mark are ignored."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not encoded in UTF-8 ({error}). Save it with that encoding."
-        ) from error
-    lines = []
-    for number, written in enumerate(text.split("\n"), 1):  # captions hold U+2028
-        if not written.strip():
-            continue
-        try:
-            line = json.loads(written)
-            for key in ("image_id", "caption"):
-                line[key].encode()  # a text, without half of a surrogate pair
-        except Exception as error:  # of any kind, where a line is damaged
-            raise ValueError(
-                f"Line {number} of {path} must be a JSON object with image_id and "
-                f"caption, both of them text; got {written[:60]!r}."
-            ) from error
-        lines.append(line)
-    return lines
+def count_clip_tokens(caption: str) -> int:
+    """Count CLIP's tokens of a caption, start and end included, without truncation."""
+    return len(_clip_tokenizer().encode(caption)) + 2
+
+
+def _as_line(image_id: str, caption: str, source: dict) -> str:
+    n_tokens = count_clip_tokens(caption)
+    line = {"image_id": image_id, "caption": caption, **source}
+    line |= {"n_clip_tokens": n_tokens, "truncated": n_tokens > CLIP_CONTEXT}
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def _check_words(captions: Sequence[str], source: str) -> None:
@@ -217,9 +184,8 @@ def _check_words(captions: Sequence[str], source: str) -> None:
     if captions and not any(map(_has_letter, captions)):
         raise ValueError(
             f"{source} gives only captions without a letter, such as "
-            f"{captions[0][:20]!r}. Check the weights and their dtype "
-            "(float16 overflows in models trained in bfloat16), and run notebook 02 "
-            "again."
+            f"{captions[0][:20]!r}. Check the weights and their dtype (float16 "
+            "overflows in models trained in bfloat16), and run notebook 02 again."
         )
 
 

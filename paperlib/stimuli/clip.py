@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from paperlib.paths import ROOT
-from paperlib.stimuli.weights import check_weights, loading
-from paperlib.validation import did_you_mean
+from paperlib.stimuli.weights import check_weights
+from paperlib.validation import check_file, did_you_mean, reading
 
 
 @dataclass(frozen=True)
@@ -57,36 +57,19 @@ def load_clip(
     revision
         Commit or branch of the tag's weights on the Hugging Face hub.
 
-    Raises
-    ------
-    ValueError
-        If names do not fit together (OpenAI's weights need QuickGELU; open_clip's plain
-        ``ViT-L-14`` has GELU), weights are damaged, or image tokens have no projection.
+    Names that do not fit together (OpenAI's weights need QuickGELU; open_clip's plain
+    ``ViT-L-14`` has GELU), damaged weights and models without a projection of image
+    tokens raise ValueError.
     """
     if model.startswith("local-dir:"):
-        folder = ROOT / model.removeprefix("local-dir:")
-        if not (folder / "open_clip_config.json").is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no open_clip_config.json; expected a folder with an "
-                "open_clip model."
-            )
-        weights = folder.glob("*.safetensors")
-        if not any(file.is_file() for file in weights):  # open_clip would only warn
-            raise FileNotFoundError(
-                f"{folder} holds no weights; expected open_clip_model.safetensors."
-            )
-        source = f"local-dir:{folder}"
+        source = f"local-dir:{_check_folder(ROOT / model.removeprefix('local-dir:'))}"
     else:
-        _check_tag(model, pretrained)
-        source = model
+        source = _check_tag(model, pretrained)
     label = f"CLIP {model} {pretrained or ''}".rstrip()
-    with loading(label):
+    with reading(label):
         tag = open_clip.get_pretrained_cfg(source, pretrained or "")
-    preprocessing = {  # which a file of weights does not name
-        f"image_{key}": tag[key]
-        for key in ("mean", "std", "interpolation", "resize_mode")
-        if key in tag
-    }
+    keys = tag.keys() & {"mean", "std", "interpolation", "resize_mode"}
+    preprocessing = {f"image_{key}": tag[key] for key in keys}  # a file names none
     if revision is not None:
         if not tag.get("hf_hub"):
             raise ValueError(
@@ -95,7 +78,7 @@ def load_clip(
             )
         name, _, file = tag["hf_hub"].rpartition("/")
         pretrained = download_pretrained_from_hf(name, file or None, revision=revision)
-    with loading(label):
+    with reading(label):
         loaded, _, preprocess = open_clip.create_model_and_transforms(
             source, pretrained=pretrained, device=device, **preprocessing
         )
@@ -110,18 +93,48 @@ def load_clip(
     return Clip(loaded.eval(), preprocess, tokenizer)
 
 
+def _check_folder(folder: Path) -> Path:
+    """Return a folder if it holds a model and weights; open_clip would only warn."""
+    check_file(folder / "open_clip_config.json", "Expected an open_clip model there.")
+    if not any(file.is_file() for file in folder.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"{folder} holds no weights; expected open_clip_model.safetensors."
+        )
+    return folder
+
+
+def _check_tag(model: str, pretrained: str | None) -> str:
+    """Return a model's name if its weights, not downloaded yet, fit to it."""
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise ValueError(
+            f"open_clip has no model {model!r}."
+            f"{did_you_mean(model, open_clip.list_models())}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if pretrained not in tags and not (pretrained and Path(pretrained).is_file()):
+        raise ValueError(
+            f"pretrained must be a checkpoint file or one of {tags} for {model!r}; got "
+            f"{pretrained!r}.{did_you_mean(str(pretrained), tags)}"
+        )
+    tag = open_clip.get_pretrained_cfg(model, pretrained)
+    if tag.get("quick_gelu") and not config.get("quick_gelu"):
+        raise ValueError(
+            f"{model!r} computes with GELU, but the weights {pretrained!r} were "
+            f"trained with QuickGELU. Use '{model}-quickgelu'."
+        )
+    return model
+
+
 @torch.inference_mode()
 def image_tokens(
     clip: Clip, images: Sequence[Image.Image], *, normalize_by_cls: bool
 ) -> np.ndarray:
     """Compute the tokens of B images after the last layer norm and projection.
 
-    ``normalize_by_cls`` divides them by the norm of the class token of their image.
-
-    Returns
-    -------
-    ndarray of shape (B, L, D), float32
-        L is 257 and D 768 for ViT-L/14; token 0 is CLIP's image embedding.
+    ``normalize_by_cls`` divides them by the norm of the class token of their image. The
+    result is of shape (B, L, D), float32: L is 257 and D 768 for ViT-L/14, and token 0
+    is CLIP's image embedding.
     """
     visual = clip.model.visual
     hidden = visual.forward_intermediates(
@@ -144,11 +157,8 @@ def text_tokens(clip: Clip, texts: Sequence[str], *, project: bool) -> np.ndarra
     """Compute the last hidden states of B texts after the last layer norm.
 
     ``project`` applies the text projection, which leads to the space of image tokens.
-
-    Returns
-    -------
-    ndarray of shape (B, 77, D), float32
-        Longer texts are cut; after the end token stand the states of padding.
+    The result is of shape (B, 77, D), float32: longer texts are cut, and after the end
+    token stand the states of padding.
     """
     hidden = clip.model.forward_intermediates(
         text=clip.ids(texts),
@@ -174,25 +184,3 @@ def embed_texts(clip: Clip, texts: Sequence[str]) -> np.ndarray:
     """Compute CLIP's embeddings of B texts, of shape (B, D) and norm 1."""
     embeddings = clip.model.encode_text(clip.ids(texts), normalize=True)
     return embeddings.float().cpu().numpy()
-
-
-def _check_tag(model: str, pretrained: str | None) -> None:
-    """Stop, before anything is downloaded, at names that do not fit together."""
-    config = open_clip.get_model_config(model)
-    if config is None:
-        raise ValueError(
-            f"open_clip has no model {model!r}."
-            f"{did_you_mean(model, open_clip.list_models())}"
-        )
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if pretrained not in tags and not (pretrained and Path(pretrained).is_file()):
-        raise ValueError(
-            f"pretrained must be a checkpoint file or one of {tags} for {model!r}; got "
-            f"{pretrained!r}.{did_you_mean(str(pretrained), tags)}"
-        )
-    tag = open_clip.get_pretrained_cfg(model, pretrained)
-    if tag.get("quick_gelu") and not config.get("quick_gelu"):
-        raise ValueError(
-            f"{model!r} computes with GELU, but the weights {pretrained!r} were "
-            f"trained with QuickGELU. Use '{model}-quickgelu'."
-        )

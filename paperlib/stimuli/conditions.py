@@ -38,13 +38,7 @@ class Condition:
 def hold_out_concepts(
     concepts: Sequence[str], *, n_held_out: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split images by concept, so that validation uses concepts never trained on.
-
-    Returns
-    -------
-    training, validation : ndarray of int
-        Rows of ``concepts``, sorted.
-    """
+    """Split the rows of ``concepts`` by concept, for training and validation."""
     names = np.unique(concepts)
     if not 1 <= n_held_out < len(names):
         raise ValueError(

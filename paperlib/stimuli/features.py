@@ -12,12 +12,12 @@ class LayerFeatures(Mapping[str, np.ndarray]):
     """Flat features of N images by layer of a CNN, float32 (N, D), read on demand."""
 
     def __init__(self, tokens: Tokens, image_ids: Sequence[str]):
-        if "layers" not in tokens.settings:
+        if "layers" not in tokens.made_with:
             raise ValueError(
-                f"{tokens.path} holds no layers of a network, but {tokens.settings}. "
+                f"{tokens.path} holds no layers of a network, but {tokens.made_with}. "
                 "Name a network in the run's conditioning."
             )
-        self._widths = tokens.settings["layers"]
+        self._widths = tokens.made_with["layers"]
         self._tokens, self._image_ids = tokens, list(image_ids)
 
     def __getitem__(self, layer: str) -> np.ndarray:
@@ -38,18 +38,17 @@ def layer_maps(
     tokens: Tokens, image_ids: Sequence[str], layers: Sequence[str]
 ) -> np.ndarray:
     """Read layers of a CNN as maps, float32 (B, places, channels of all layers)."""
-    features = LayerFeatures(tokens, image_ids)
-    maps = {}
+    features, maps = LayerFeatures(tokens, image_ids), []
     for layer in layers:
         flat = features[layer]  # B channels*places
-        n_channels = tokens.settings["channels"][layer]
-        maps[layer] = flat.reshape(len(flat), n_channels, -1).swapaxes(1, 2)
-    places = {layer: values.shape[1] for layer, values in maps.items()}
+        n_channels = tokens.made_with["channels"][layer]
+        maps.append(flat.reshape(len(flat), n_channels, -1).swapaxes(1, 2))
+    places = {layer: m.shape[1] for layer, m in zip(layers, maps, strict=True)}
     if len(set(places.values())) > 1:
         raise ValueError(
             f"Maps must have the same number of places to stand in a row; got {places}."
         )
-    return np.concatenate([maps[layer] for layer in layers], axis=-1)
+    return np.concatenate(maps, axis=-1)
 
 
 _POOLINGS = {  # B L D to B features
@@ -66,18 +65,10 @@ def token_features(
     pooling: str,
     batch_size: int,
 ) -> np.ndarray:
-    """Return one vector an image from its tokens, sources side by side.
+    """Return one vector an image from its tokens, float32 (N, D), sources side by side.
 
-    Parameters
-    ----------
-    pooling
-        ``"mean"`` over tokens, ``"first"`` (CLIP's image embedding; of a caption, the
-        start token, which is the same for all) or ``"flatten"``.
-
-    Returns
-    -------
-    ndarray of shape (N, D), float32
-        D is the sum of the sources' widths, or of their L x D if flattened.
+    ``pooling`` is ``"mean"`` over tokens, ``"first"`` (CLIP's image embedding; of a
+    caption, the start token, which is the same for all) or ``"flatten"``.
     """
     check_option("pooling", pooling, tuple(_POOLINGS))
     pool, ids = _POOLINGS[pooling], list(image_ids)

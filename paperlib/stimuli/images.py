@@ -1,6 +1,5 @@
 """Images: which one each condition shows, and picture files as a person sees them."""
 
-import re
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from paperlib.recordings.things_meg import TRIAL_TABLE, list_images
 from paperlib.recordings.unpickling import load_dict
+from paperlib.validation import check_file, reading
 
 # Decoders that run inside Pillow; its EPS reader would start another program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF")
@@ -27,7 +27,8 @@ def read_images(folder: Path) -> pd.DataFrame:
     entry i of its lists in ``image_metadata.npy``, the file
     ``<partition>_images/<concept>/<file>``. THINGS-MEG (Hebart et al. 2023,
     osf.io/jum2f): it is image number i of ``sourcedata/sample_attributes_P1.csv``, the
-    file ``object_images/<concept>/<file>``.
+    file ``object_images/<concept>/<file>``. Metadata or images that are missing or do
+    not fit raise FileNotFoundError or ValueError.
 
     Returns
     -------
@@ -35,37 +36,29 @@ def read_images(folder: Path) -> pd.DataFrame:
         Columns image_id (stem of the file's name), partition (``"training"`` or
         ``"test"``), condition (from 1 within the partition), concept and path
         (absolute); training images first.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the metadata or images are missing.
-    ValueError
-        If the metadata are incomplete, or two images share a stem.
     """
     folder = Path(folder).absolute()
     if (folder / TRIAL_TABLE).is_file():
-        listed, pictures = list_images(folder), folder / "object_images"
-        rows = [
-            (row.partition, row.concept, pictures / row.concept / row.file)
-            for row in listed.itertuples()
-        ]
+        images = list_images(folder)
+        images["folder"] = "object_images/" + images["concept"]
     elif (folder / METADATA).is_file():
-        rows = _list_eeg(folder)
+        images = _list_eeg(folder)
     else:
         raise FileNotFoundError(
             f"{folder / METADATA} is missing (THINGS-EEG2), and so is {TRIAL_TABLE} "
             f"(THINGS-MEG); expected one of them."
         )
-    images = pd.DataFrame(rows, columns=["partition", "concept", "path"])
-    images.insert(0, "image_id", [path.stem for path in images["path"]])
-    images.insert(2, "condition", images.groupby("partition").cumcount() + 1)
+    images["path"] = [
+        folder / place for place in images["folder"] + "/" + images["file"]
+    ]
+    images["image_id"] = [path.stem for path in images["path"]]
+    images["condition"] = images.groupby("partition").cumcount() + 1
     repeated = images.loc[images["image_id"].duplicated(), "image_id"].unique()
     if len(repeated):
         raise ValueError(
             f"Images are identified by the stem of their file's name, but "
-            f"{len(repeated)} stems occur more than once in the list of images: "
-            f"{', '.join(repeated[:5])}."
+            f"{len(repeated)} stems occur more than once in {folder}: "
+            f"{', '.join(repeated[:5])}. Correct the list of images."
         )
     if missing := [path for path in images["path"] if not path.is_file()]:
         raise FileNotFoundError(
@@ -74,7 +67,39 @@ def read_images(folder: Path) -> pd.DataFrame:
             "Extract training_images.zip and test_images.zip (THINGS-EEG2) or "
             "images_THINGS.zip (THINGS-MEG) there."
         )
-    return images
+    return images[["image_id", "partition", "condition", "concept", "path"]]
+
+
+def _list_eeg(folder: Path) -> pd.DataFrame:
+    """List partition, folder, file and concept of the images of THINGS-EEG2."""
+    path, parts = folder / METADATA, []
+    metadata = load_dict(path, "the image metadata of THINGS-EEG2")
+    for partition, prefix in (("training", "train"), ("test", "test")):
+        lists = {"folder": f"{prefix}_img_concepts", "file": f"{prefix}_img_files"}
+        for column, key in lists.items():
+            names = lists[column] = metadata.get(key)
+            is_list = isinstance(names, list | tuple | np.ndarray) and len(names)
+            if not is_list or not all(map(_is_file_name, names)):
+                raise ValueError(
+                    f"{path} must hold a list of names {key!r}; it holds "
+                    f"{sorted(map(str, metadata))}. Use the file that comes with the "
+                    "image set of THINGS-EEG2."
+                )
+        if len(lists["folder"]) != len(lists["file"]):
+            raise ValueError(
+                f"{path} must name one concept for each image; its {partition} lists "
+                f"hold {len(lists['folder'])} concepts and {len(lists['file'])} files. "
+                "Download it again."
+            )
+        part = pd.DataFrame(lists).assign(partition=partition)
+        part["concept"] = part["folder"].str.replace(r"^\d+_", "", regex=True)
+        part["folder"] = f"{partition}_images/" + part["folder"]
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name == Path(name).name  # within its folder
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -102,25 +127,14 @@ def list_pictures(folder: Path) -> list[Path]:
 def open_image(picture: Path | Image.Image) -> Image.Image:
     """Read a picture as RGB, as an image viewer shows it (see :func:`to_rgb`).
 
-    Raises
-    ------
-    ValueError
-        If the file is damaged, is not a picture or is too large.
+    A file that is damaged, no picture or too large raises ValueError.
     """
     if isinstance(picture, Image.Image):
         return to_rgb(picture)
-    path = Path(picture)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no image {path}; expected a picture file.")
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return to_rgb(image)
-    except Exception as error:  # decoders raise of every kind at damaged files
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); expected a complete file "
-            f"in one of the formats {', '.join(FORMATS)}. Download it again, or "
-            "convert it to JPEG or PNG."
-        ) from error
+    check_file(Path(picture), "Expected a picture file.")
+    cure = f"Download it again, or convert it to one of {', '.join(FORMATS)}."
+    with reading(picture, cure), Image.open(picture, formats=FORMATS) as image:
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -164,36 +178,3 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     scaled = (values - low) / max(high - low, np.finfo(float).tiny)
     scaled[values == image.info.get("transparency", np.nan)] = 1
     return Image.fromarray(np.rint(255 * scaled).astype(np.uint8))
-
-
-def _is_file_name(name: object) -> bool:
-    return isinstance(name, str) and name == Path(name).name  # within its folder
-
-
-def _list_eeg(folder: Path) -> list[tuple[str, str, Path]]:
-    """List partition, concept and path of the images of THINGS-EEG2."""
-    metadata = load_dict(folder / METADATA, "the image metadata of THINGS-EEG2")
-    rows = []
-    for partition, prefix in (("training", "train"), ("test", "test")):
-        lists = []
-        for key in (f"{prefix}_img_concepts", f"{prefix}_img_files"):
-            names = metadata.get(key)
-            is_list = isinstance(names, list | tuple | np.ndarray) and len(names)
-            if not is_list or not all(map(_is_file_name, names)):
-                raise ValueError(
-                    f"{METADATA} must hold a list of names {key!r}; it holds "
-                    f"{sorted(map(str, metadata))}. Use the file that comes with the "
-                    "image set of THINGS-EEG2."
-                )
-            lists.append(names)
-        concepts, files = lists
-        if len(concepts) != len(files):
-            raise ValueError(
-                f"{METADATA} must name one concept for each image; its {partition} "
-                f"lists hold {len(concepts)} concepts and {len(files)} files. Download "
-                "it again."
-            )
-        for concept, file in zip(concepts, files, strict=True):
-            path = folder / f"{partition}_images" / concept / file
-            rows.append((partition, re.sub(r"^\d+_", "", concept), path))
-    return rows

@@ -28,10 +28,10 @@ from paperlib.stimuli.weights import (
     find_commit,
     find_model,
     load_model,
-    loading,
     read_tensors,
     read_torch_file,
 )
+from paperlib.validation import reading
 
 # The text around image and question with which the layer was trained.
 BEFORE_IMAGE = (
@@ -59,38 +59,35 @@ class MiniGPT4:
         dtype: torch.dtype,
     ):
         source, spoken = find_model(vision), find_model(language)
-        with loading(spoken):
+        with reading(spoken):
             self.tokenizer = AutoTokenizer.from_pretrained(
                 spoken, revision=language_revision
             )
-        layer = read_torch_file(ROOT / projection, "model")
-        with loading(source):
+        with reading(source):
             config = Blip2Config.from_pretrained(source, revision=vision_revision)
         self.language = load_model(
             LlamaForCausalLM, spoken, revision=language_revision, dtype=dtype
         ).to(device)
-        width = config.qformer_config.hidden_size
+        width, file = config.qformer_config.hidden_size, ROOT / projection
         self.projection = nn.Linear(width, self.language.config.hidden_size)
-        with loading(ROOT / projection):
-            fill(self.projection, layer, "llama_proj.")
+        fill(self.projection, read_torch_file(file, "model"), "llama_proj.", file)
         tensors = read_tensors(source, BLIP2_PARTS, revision=vision_revision)
         self.vision = Blip2VisionModel(config.vision_config).eval()
-        fill(self.vision, tensors, "vision_model.")
+        fill(self.vision, tensors, "vision_model.", source)
         self.qformer = Blip2QFormerModel(config.qformer_config).eval()
-        fill(self.qformer, tensors, "qformer.")
+        fill(self.qformer, tensors, "qformer.", source)
         queries = torch.empty(1, config.num_query_tokens, width)  # of the Q-Former
         parameters = nn.ParameterDict({"query_tokens": queries})
-        fill(parameters, tensors, "")
+        fill(parameters, tensors, "", source)
+        self.queries = parameters["query_tokens"].to(device)
         self.vision.to(device, dtype)
         self.qformer.to(device)
         self.projection.to(device)
-        self.queries = parameters["query_tokens"].to(device)
         self.name = f"MiniGPT-4: {vision}, {projection}, {language}"
-        commits = (
-            find_commit(source, vision_revision),
-            find_commit(spoken, language_revision),
+        parts = ((source, vision_revision), (spoken, language_revision))
+        self.revision = (
+            ", ".join(filter(None, (find_commit(*p) for p in parts))) or None
         )
-        self.revision = ", ".join(filter(None, commits)) or None
         self.decoding = decoding(config.vision_config.image_size**2, dtype)
 
     @torch.inference_mode()

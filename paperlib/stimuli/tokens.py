@@ -11,7 +11,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from paperlib.atomic import write_text
-from paperlib.validation import check_finite, did_you_mean
+from paperlib.validation import check_file, check_finite, did_you_mean, reading
+
+_CURE = "Delete it and run notebook 03 again."
 
 
 def write_tokens(
@@ -20,13 +22,14 @@ def write_tokens(
     *,
     encode: Callable[[list], np.ndarray],
     batch_size: int,
-    settings: dict,
+    made_with: dict,
 ) -> None:
     """Encode items in batches and stream their tokens to a float16 array on disk.
 
     Rows are appended to ``<stem>.partial.npy``; an interrupted run of the same items
-    and settings resumes after the last complete batch. The finished array has
-    ``<stem>.json`` beside it, with the image ids of its rows and the settings.
+    and options resumes after the last complete batch. The finished array has
+    ``<stem>.json`` beside it, with the image ids of its rows and ``made_with``. Tokens
+    that are not finite or overflow float16 raise ValueError.
 
     Parameters
     ----------
@@ -34,22 +37,19 @@ def write_tokens(
         What to encode (an image's path, a caption), by image id.
     encode
         B items to tokens of shape (B, L, D).
-
-    Raises
-    ------
-    ValueError
-        If tokens are not finite or overflow float16.
+    made_with
+        The encoder and its options, in words and numbers.
     """
     ids, values = list(items), list(items.values())
-    index = {"image_ids": ids, "settings": settings}
+    index = {"image_ids": ids, "settings": made_with}
     origin = json.dumps([index, list(map(str, values))])
     started, partial = (path.with_suffix(f".partial.{end}") for end in ("json", "npy"))
+    n_done = 0
     if partial.is_file() and started.is_file() and started.read_text("utf-8") == origin:
         n_done = _drop_incomplete(partial, batch_size)
     else:
         partial.unlink(missing_ok=True)
         write_text(started, origin)
-        n_done = 0
     with (
         partial.open("ab") as file,
         tqdm(total=len(ids), initial=n_done, desc=path.stem, unit="item") as bar,
@@ -73,41 +73,47 @@ def write_tokens(
     started.unlink()
 
 
+def _drop_incomplete(partial: Path, batch_size: int) -> int:
+    """Truncate an array after its last complete batch; return how many rows it has."""
+    with partial.open("r+b") as file:
+        try:
+            np.lib.format.read_magic(file)
+            shape, _, _ = np.lib.format.read_array_header_1_0(file)
+        except ValueError:  # interrupted before the first batch
+            file.truncate(0)
+            return 0
+        begin, row = file.tell(), 2 * math.prod(shape[1:])  # bytes
+        n_rows = (file.seek(0, os.SEEK_END) - begin) // row
+        n_rows -= n_rows % batch_size
+        file.truncate(begin + n_rows * row if n_rows else 0)
+    return n_rows
+
+
 class Tokens:
     """Tokens that :func:`write_tokens` wrote, read by image id.
 
-    Raises
-    ------
-    ValueError
-        If the file is damaged, of another type, or does not match its index.
+    Files that are missing, damaged or do not match raise FileNotFoundError or
+    ValueError.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
         index = self.path.with_suffix(".json")
-        if not self.path.is_file() or not index.is_file():
-            raise FileNotFoundError(
-                f"{self.path} or its index {index.name} is missing; expected finished "
-                "tokens. Run notebook 03."
-            )
-        try:
+        for file in (self.path, index):
+            check_file(file, "Run notebook 03.")
+        with reading(index, _CURE):
             content = json.loads(index.read_text(encoding="utf-8"))
             self.image_ids = list(content["image_ids"])
-            self.settings = dict(content["settings"])
+            self.made_with = dict(content["settings"])
             self._rows = {name: row for row, name in enumerate(self.image_ids)}
+        with reading(self.path, _CURE):
             self._array = np.lib.format.open_memmap(self.path, mode="r")
-        except Exception as error:  # numpy raises of every kind at damaged headers
-            raise ValueError(
-                f"{self.path} or its index is truncated or damaged ({error}). Delete "
-                "them and run notebook 03 again."
-            ) from error
         self.shape, dtype = self._array.shape, self._array.dtype  # n_images L D
         n_images = len(self.image_ids)
         if dtype != np.float16 or len(self.shape) != 3 or self.shape[0] != n_images:
             raise ValueError(
                 f"{path} must hold tokens of {n_images} images in float16, of shape "
-                f"(images, tokens, width); got {dtype} of shape {self.shape}. Run "
-                "notebook 03 again."
+                f"(images, tokens, width); got {dtype} of shape {self.shape}. {_CURE}"
             )
 
     def __getitem__(self, image_ids: Sequence[str]) -> np.ndarray:
@@ -129,19 +135,3 @@ class Tokens:
         # pages that were read count as memory of the process until they are released
         self._array.base.madvise(mmap.MADV_DONTNEED)
         return tokens
-
-
-def _drop_incomplete(partial: Path, batch_size: int) -> int:
-    """Truncate an array after its last complete batch; return how many rows it has."""
-    with partial.open("r+b") as file:
-        try:
-            np.lib.format.read_magic(file)
-            shape, _, _ = np.lib.format.read_array_header_1_0(file)
-        except ValueError:  # interrupted before the first batch
-            file.truncate(0)
-            return 0
-        begin, row = file.tell(), 2 * math.prod(shape[1:])  # bytes
-        n_rows = (file.seek(0, os.SEEK_END) - begin) // row
-        n_rows -= n_rows % batch_size
-        file.truncate(begin + n_rows * row if n_rows else 0)
-    return n_rows

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from paperlib.paths import ROOT
-from paperlib.validation import did_you_mean
+from paperlib.validation import check_file, did_you_mean, reading
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -52,7 +52,7 @@ def find_shards(
             "Check the name, or the connection."
         )
     shards: dict[str, list[str]] = {}
-    with loading(index):
+    with reading(index):
         places = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
         for name, shard in places.items():
             if name.startswith(prefixes):
@@ -66,23 +66,22 @@ def read_tensors(
     """Read the tensors that :func:`find_shards` names; no other file is downloaded."""
     tensors = {}
     for shard, names in find_shards(model, prefixes, revision=revision).items():
-        with loading(model):
+        with reading(model):
             path = Path(cached_file(model, shard, revision=revision))
-        if path.suffix != ".safetensors":
+        if path.suffix == ".safetensors":
+            with reading(path), safe_open(path, framework="pt") as file:
+                tensors |= {name: file.get_tensor(name) for name in names}
+        else:
             whole = read_torch_file(path)
-            with loading(path):
+            with reading(path):
                 tensors |= {name: whole[name] for name in names}
-            continue
-        with loading(path), safe_open(path, framework="pt") as file:
-            tensors |= {name: file.get_tensor(name) for name in names}
     return tensors
 
 
 def read_torch_file(path: Path, key: str | None = None) -> dict:
     """Read tensors that ``torch.save`` wrote, or those under a key; nothing else."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There are no weights at {path}; download them there.")
-    with loading(path):
+    check_file(path, "Download the weights there.")
+    with reading(path):
         content = torch.load(path, map_location="cpu", weights_only=True)
         return dict(content[key] if key else content)
 
@@ -95,7 +94,7 @@ def load_model(
     dtype: torch.dtype,
 ) -> PreTrainedModel:
     """Load a model of transformers, which would fill in missing tensors at random."""
-    with loading(source):
+    with reading(source):
         model, report = kind.from_pretrained(
             source,
             revision=revision,
@@ -103,39 +102,30 @@ def load_model(
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"The weights of {source} lack {len(missing)} tensors, such as "
-            f"{missing[0]}. Download them again."
-        )
-    surplus = [key for key in report["unexpected_keys"] if re.search(r"\.\d+\.", key)]
-    if surplus:
-        raise ValueError(
-            f"The weights of {source} have more layers than its config.json, such as "
-            f"{surplus[0]}. Download both again."
-        )
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(
+                f"{len(missing)} tensors are missing, such as {missing[0]}"
+            )
+        surplus = [k for k in report["unexpected_keys"] if re.search(r"\.\d+\.", k)]
+        if surplus:
+            raise ValueError(f"config.json has fewer layers than weights: {surplus[0]}")
     check_weights(source, model)
     return model.eval()
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Load the tensors whose names begin with ``prefix``; a module needs all of its."""
-    state = {}
-    for name, parameter in module.state_dict().items():
-        tensor = tensors.get(prefix + name)
-        if tensor is None:
-            raise ValueError(
-                f"The weights must hold a tensor {prefix}{name}; there is none."
-                f"{did_you_mean(prefix + name, tensors)}"
-            )
-        if tensor.shape != parameter.shape:
-            raise ValueError(
-                f"The tensor {prefix}{name} must have shape {tuple(parameter.shape)}; "
-                f"got {tuple(tensor.shape)}."
-            )
-        state[name] = tensor
-    module.load_state_dict(state)
-    check_weights(f"Tensors {prefix}*", module)
+def fill(
+    module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, source: str | Path
+) -> None:
+    """Load the tensors of a source whose names begin with ``prefix``; none may lack."""
+    own = {
+        k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)
+    }
+    with reading(source):
+        missing, _ = module.load_state_dict(own, strict=False)
+        if missing:
+            name = prefix + missing[0]
+            raise ValueError(f"there is no tensor {name}.{did_you_mean(name, tensors)}")
+    check_weights(f"{source}, {prefix}*", module)
 
 
 def check_weights(name: str, module: nn.Module) -> None:
@@ -145,17 +135,3 @@ def check_weights(name: str, module: nn.Module) -> None:
             raise ValueError(
                 f"{name}: the weights {key} are NaN or infinite. Download them again."
             )
-
-
-@contextmanager
-def loading(source: str | Path) -> Iterator[None]:
-    """Name the weights that a library failed to load, and what to do."""
-    try:
-        yield
-    except Exception as error:  # of any kind where files are damaged
-        if isinstance(error, OSError) and not Path(source).exists():
-            raise  # not there, or not reachable: says so itself
-        raise ValueError(
-            f"{source} cannot be loaded: its files are damaged, incomplete or hold "
-            f"more than weights ({type(error).__name__}: {error}). Download it again."
-        ) from error
