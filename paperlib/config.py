@@ -14,7 +14,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -32,6 +31,7 @@ from pydantic import (
 )
 
 from paperlib.paths import NOTEBOOKS, ROOT
+from paperlib.strict_yaml import parse_yaml
 from paperlib.validation import check_option, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -765,15 +765,13 @@ def load_config(config: str | Path, overrides: str = "") -> Config:
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such configuration.
-    ValueError
-        If a file is not YAML, a key is unknown or repeated, or a value has the wrong
-        type or range; every problem is listed with its place.
+    FileNotFoundError, ValueError
+        If there is no such file, or for what is wrong in it, every problem with its
+        place.
     """
     path = _config_path(config)
     _check_name(path)
-    values, changes = _read(path), _parse(overrides or "{}", "overrides")
+    values, changes = _read(path), parse_yaml(overrides or "{}", "overrides")
     values, name = merge(values, changes), path.stem
     if overrides:
         text = json.dumps(changes, sort_keys=True, default=str)
@@ -850,7 +848,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
-    values = _parse(text, path.name)
+    values = parse_yaml(text, path.name)
     if "name" in values:
         raise ValueError(
             f"{path.name}: remove 'name'; a configuration is called like its file."
@@ -859,70 +857,6 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         return values
     base = _read(_config_path(values.pop("extends")), (*seen, path))
     return merge(base, values)
-
-
-class _Loader(yaml.CSafeLoader):
-    """Refuses a key that stands twice in one mapping, where YAML keeps the last.
-
-    Plain words and numbers are those of YAML 1.2: ``no`` is a text and 010 is ten.
-    """
-
-    yaml_implicit_resolvers = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        written = [key.value for key, _ in node.value if key.value != "<<"]
-        if repeated := {key for key in written if written.count(key) > 1}:
-            raise yaml.constructor.ConstructorError(
-                problem=f"the key {repeated.pop()!r} stands twice in one section",
-                problem_mark=node.start_mark,
-            )
-        return super().construct_mapping(node, deep)
-
-
-for _kind, _pattern in {
-    "merge": "<<",
-    "null": "~|null|Null|NULL|",
-    "bool": "true|True|TRUE|false|False|FALSE",
-    "int": "[-+]?(0|[1-9][0-9]*)",
-    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
-}.items():
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_pattern})$"), None
-    )
-
-
-def _parse(text: str, source: str) -> dict:
-    """Read YAML that is a mapping."""
-    try:
-        _check_size(text)
-        values = yaml.load(text, _Loader)  # noqa: S506  a safe loader
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{source} cannot be read as YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(
-            f'{source} must be YAML of the form "section: {{key: value}}"; got '
-            f"{text[:80]!r}."
-        )
-    return values
-
-
-def _check_size(text: str) -> None:
-    """Refuse nesting and repeated anchors that would fill the memory."""
-    sizes, open_nodes = {}, [[None, 0]]  # of anchors; anchor and size of open nodes
-    for event in yaml.parse(text, yaml.CSafeLoader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append([event.anchor, 1])
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, size = open_nodes.pop()
-            sizes[anchor] = size
-            open_nodes[-1][1] += size
-        elif isinstance(event, yaml.AliasEvent):
-            open_nodes[-1][1] += sizes.get(event.anchor, 1)
-        elif isinstance(event, yaml.ScalarEvent):
-            sizes[event.anchor] = 1
-            open_nodes[-1][1] += 1
-        if len(open_nodes) > 50 or open_nodes[-1][1] > 100_000:
-            raise ValueError("it is nested too deeply, or too large once expanded.")
 
 
 def _validate(values: dict, source: str) -> Config:
