@@ -18,6 +18,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from minithings.world import World
 from paperlib.atomic import write_text
 from paperlib.checkpoints import Checkpoint
 from paperlib.config import load_config
@@ -30,16 +31,16 @@ from workflow.downloads import unpack
 
 sys.path.insert(0, str(ROOT / "tests"))
 import meg_participant
-from test_checkpoints import make_checkpoint
+from tiny_checkpoint import make_checkpoint, make_recipe
 from tiny_clip import ARCHITECTURE, write_clip
 
 IDS = ["cat_01", "dog_02", "sun_03", "sea_04"]
-rng = np.random.default_rng(0)
+rng = np.random.default_rng
 
 
 def own_signals(folder):
     options = {"ch_names": ["Fz", "Cz", "Oz"], "sfreq": 20.0, "tmin": 0, "unit": "V"}
-    arrays = map(rng.standard_normal, ((6, 2, 3, 20), (3, 4, 3, 20)))
+    arrays = map(rng(0).standard_normal, ((6, 2, 3, 20), (3, 4, 3, 20)))
     signals.save_signals(folder, *arrays, **options)
     return lambda folder: vars(signals.load_signals(folder))
 
@@ -50,7 +51,7 @@ def raw_eeg(folder):
         events = things_eeg2.stimulus_events(raw)[0]
         return {"data": raw.get_data(), "names": raw.ch_names, "events": events}
 
-    data = rng.normal(scale=1e-5, size=(64, 60))
+    data = rng(0).normal(scale=1e-5, size=(64, 60))
     data[-1] = 0
     data[-1, [5, 20, 40]] = 3, 99999, 7
     content = {"raw_eeg_data": data, "ch_types": ["eeg"] * 63 + ["stim"]}
@@ -69,7 +70,7 @@ def published_eeg(folder):
             del values[f"{kind} path"]
         return values
 
-    data, times = rng.standard_normal((3, 2, 63, 9)), np.arange(9) / 250
+    data, times = rng(0).standard_normal((3, 2, 63, 9)), np.arange(9) / 250
     common = {"ch_names": list(things_eeg2.NICE_CHANNELS)}
     for kind in ("pickle", "torch"):
         (folder / kind).mkdir()
@@ -89,7 +90,7 @@ def meg(folder):
         return vars(signals.load_signals(folder / "signals")) | {"names": names}
 
     table = pd.read_csv(meg_participant.EXCERPT)
-    trials = meg_participant.trial_table(table, rng)
+    trials = meg_participant.trial_table(table, rng(0))
     meg_participant.write_trial_table(folder, trials)
     path = folder / "derivatives/preprocessed/preprocessed_P1-epo.fif"
     meg_participant.write_epochs(path, meg_participant.image_numbers(trials))
@@ -118,7 +119,7 @@ def image_list(folder):
 
 
 def pictures(folder):
-    values = rng.integers(0, 255, (9, 12, 3), np.uint8)
+    values = rng(0).integers(0, 255, (9, 12, 3), np.uint8)
     for kind in images.FORMATS:
         Image.fromarray(values).save(folder / f"x.{kind.lower()}", kind)
     return lambda f: {p.name: np.asarray(images.open_image(p)) for p in f.iterdir()}
@@ -129,7 +130,7 @@ def token_files(folder):
         opened = tokens.Tokens(folder / "t.npy")
         return {"values": opened[IDS], "settings": opened.made_with}
 
-    values = rng.standard_normal((4, 3, 5))
+    values = rng(0).standard_normal((4, 3, 5))
     options = {"encode": lambda _: values, "batch_size": 4, "made_with": {"model": "x"}}
     tokens.write_tokens(folder / "t.npy", dict.fromkeys(IDS, "x"), **options)
     return read
@@ -152,7 +153,8 @@ def configurations(folder):
     def read(folder):
         cfg = load_config(folder / "small.yaml")
         cfg.check_runs()
-        return {"values": cfg.model_dump_json()}
+        world = World.model_validate(cfg.minithings)  # as notebook 00 does
+        return {"values": cfg.model_dump_json(), "world": world.model_dump_json()}
 
     shutil.copy(ROOT / "tests/small.yaml", folder)
     return read
@@ -164,7 +166,7 @@ def checkpoints(folder):
         state = loaded.model.tensors() | loaded.model.coordinates.tensors()
         return state | {"recipe": loaded.recipe.model_dump_json()}
 
-    make_checkpoint().save_pretrained(folder)
+    make_checkpoint(make_recipe()).save_pretrained(folder)
     (folder / "README.md").unlink()
     return read
 
@@ -206,18 +208,25 @@ def language_models(folder):
 
 def parts_of_models(folder):
     def read(folder):
-        layer, file = torch.nn.Linear(3, 2), folder / "projection.pth"
-        content = weights.read_torch_file(file, "model")  # as for MiniGPT-4
-        weights.fill(layer, content, "llama_proj.", file)
-        tensors = weights.read_tensors(str(folder), ("a.", "b."), revision=None)
-        return layer.state_dict() | tensors
+        file, linear = folder / "projection.pth", torch.nn.Linear
+        parts = {"llama_proj.": linear(3, 2), "a.": linear(3, 1), "b.": linear(2, 1)}
+        tensors = weights.read_torch_file(file, "model")  # as for MiniGPT-4
+        tensors |= weights.read_tensors(str(folder), ("a.", "b."), revision=None)
+        for prefix, part in parts.items():
+            weights.fill(part, tensors, prefix, file)
+        return {k + n: v for k, p in parts.items() for n, v in p.state_dict().items()}
 
-    layer = {"llama_proj.weight": torch.ones(2, 3), "llama_proj.bias": torch.ones(2)}
-    torch.save({"model": layer}, folder / "projection.pth")
-    index = {"weight_map": {"a.x": "1.safetensors", "b.y": "2.bin"}}
-    write_text(folder / "model.safetensors.index.json", json.dumps(index))
-    save_file({"a.x": torch.ones(3)}, folder / "1.safetensors")
-    torch.save({"b.y": torch.ones(3)}, folder / "2.bin")
+    def layer(name, inputs, outputs):
+        weight, bias = torch.ones(outputs, inputs), torch.ones(outputs)
+        return {f"{name}.weight": weight, f"{name}.bias": bias}
+
+    torch.save({"model": layer("llama_proj", 3, 2)}, folder / "projection.pth")
+    shards = {"1.safetensors": layer("a", 3, 1), "2.bin": layer("b", 2, 1)}
+    places = {name: file for file, shard in shards.items() for name in shard}
+    index = json.dumps({"weight_map": places})
+    write_text(folder / "model.safetensors.index.json", index)
+    save_file(shards["1.safetensors"], folder / "1.safetensors")
+    torch.save(shards["2.bin"], folder / "2.bin")
     return read
 
 

@@ -60,7 +60,9 @@ def parse_yaml(text: str, source: str) -> dict:
         _check_size(text)
         values = yaml.load(text, _Loader)  # noqa: S506  a safe loader
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{source} cannot be read as YAML: {error}") from error
+        raise ValueError(
+            f"{source} cannot be read as YAML; correct it: {error}"
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(
             f'{source} must be YAML of the form "section: {{key: value}}"; got '
