@@ -61,11 +61,7 @@ class Halves:
     def draw(
         cls, repetitions: np.ndarray, *, n_splits: int, rng: np.random.Generator
     ) -> "Halves":
-        """Draw random halvings of the repetitions (N, R, C, T), 2 or more of an image.
-
-        A memory map is read image by image. Values that are NaN or infinite are a
-        ValueError.
-        """
+        """Draw random halvings of the repetitions (N, R, C, T), read image by image."""
         target, squares, lower = 0, 0, 0
         for half, other in split_halves(repetitions, n_splits=n_splits, rng=rng):
             aim, guess = standardized(half, axis=0), standardized(other, axis=0)
@@ -78,11 +74,10 @@ class Halves:
         return cls(target, squares, lower, upper)
 
     def correlate(self, predicted: np.ndarray) -> np.ndarray:
-        """Correlate predictions (N, C, T) over images with the halves.
+        """Correlate predictions (N, C, T) over images, averaged over the halvings.
 
-        The result (N, C, T) are pseudo-values as of `metrics.correlation`: their mean
-        over images is the correlation at each channel and time, averaged over the
-        halvings. NaN where a prediction is the same for all images.
+        The result (N, C, T) are pseudo-values as of `metrics.correlation`, NaN where a
+        prediction is the same for all images.
         """
         return pseudo_values(
             standardized(predicted, axis=0), self.target, self.squares, axis=0

@@ -169,10 +169,9 @@ def concept_interval(
 
 
 def implied_spread(mean: float, share_below: float, edge: float) -> dict[str, float]:
-    """Return the SD of cosines that a published mean and share of scores imply.
+    """Return, for each formula, the SD of normal cosines that published scores imply.
 
-    ``share_below`` of the scores lie below ``edge``. The result has the SD for each
-    formula of `SCORES`, if cosines are normally distributed.
+    ``share_below`` of the scores lie below ``edge``.
     """
     score_sd = (edge - mean) / norm.ppf(share_below)
     return {

@@ -137,8 +137,7 @@ class _Moments:
         self.sfreq, self.n = sfreq, 0
         self.powers, self.sums, self.products = 0, 0, 0
 
-    def add(self, responses: np.ndarray) -> None:
-        """Add responses (K, C, T)."""
+    def add(self, responses: np.ndarray) -> None:  # K C T
         self.n += len(responses)
         self.powers = self.powers + power_spectrum(responses, self.sfreq).sum(axis=0)
         self.sums = self.sums + responses.sum(axis=0, dtype=np.float64)
@@ -146,13 +145,11 @@ class _Moments:
         self.products = self.products + (flat @ flat.T).astype(np.float64)
 
     @property
-    def power(self) -> np.ndarray:
-        """Mean power, C F."""
+    def power(self) -> np.ndarray:  # C F
         return self.powers / self.n
 
     @property
-    def covariance(self) -> np.ndarray:
-        """Covariance of channels about the mean response, C C."""
+    def covariance(self) -> np.ndarray:  # C C, about the mean response
         mean = self.sums / self.n
         return (self.products / self.n - mean @ mean.T) / mean.shape[1]
 

@@ -33,9 +33,8 @@ def top_hits(correlations: np.ndarray, *, k: int) -> np.ndarray:
     """Return whether the right image is among the k best candidates: 1 or 0.
 
     Candidate i is the right one of image i; there may be more candidates than images.
-    Where the right one is tied, the value is the probability of a hit if ties are
-    broken at random, so that a prediction that is the same for all images scores
-    exactly at chance. NaN where the right correlation is undefined; an undefined
+    A tie counts as if it were broken at random, so that one prediction for all images
+    scores exactly at chance. NaN where the right correlation is undefined; an undefined
     candidate is never ahead.
     """
     rounded = np.round(correlations, _DECIMALS)

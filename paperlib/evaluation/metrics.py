@@ -68,22 +68,16 @@ def cosine_similarity(predicted: np.ndarray, recorded: np.ndarray) -> float:
 def log_psd_distance(
     predicted: np.ndarray, recorded: np.ndarray, *, sfreq: float
 ) -> float:
-    """Return how far apart the power spectra are, in decibels, per image.
+    """Return how far apart the power spectra are (dB, 1 to 40 Hz), per image.
 
-    The root mean square, over frequencies from 1 to 40 Hz, of the difference of the
-    log power (log-spectral distance), averaged over channels; NaN where a channel has
-    no power at a frequency. It penalizes a prediction that is smoother than the
-    recording, which the squared error rewards.
+    It penalizes a prediction that is smoother than the recording, which the squared
+    error rewards.
     """
-    powers = (power_spectrum(x, sfreq) for x in (predicted, recorded))
-    return spectral_distance(*powers)
+    return spectral_distance(*(power_spectrum(x, sfreq) for x in (predicted, recorded)))
 
 
 def power_spectrum(signals: np.ndarray, sfreq: float) -> np.ndarray:
-    """Return the power (..., F) of signals (..., T) from 1 to 40 Hz, one Hann window.
-
-    In a unit that is the same for all signals of one length.
-    """
+    """Return the power (..., F) of signals (..., T), 1 to 40 Hz, up to a constant."""
     n_times = signals.shape[-1]
     centered = signals - signals.mean(axis=-1, keepdims=True)
     power = np.abs(np.fft.rfft(centered * hann(n_times, sym=False))) ** 2
@@ -92,7 +86,10 @@ def power_spectrum(signals: np.ndarray, sfreq: float) -> np.ndarray:
 
 
 def spectral_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the log-spectral distance of power (C, F), mean over channels, in dB."""
+    """Return the log-spectral distance (dB) of power (C, F), averaged over channels.
+
+    The root mean square over frequencies; NaN where a channel has no power at one.
+    """
     first, second = (
         10 * np.log10(np.where(power > 0, power, np.nan)) for power in (first, second)
     )

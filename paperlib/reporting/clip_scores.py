@@ -54,17 +54,14 @@ def distribution_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Lay `score_table` out as text, a row a distribution and a column a range."""
     rows = []
     for row in scores.to_dict("records"):
-        viewers = f"P{row['participants']}"
-        if row["participants"] == "all":
-            viewers = "all participants"
-        elif not row["participants"].isdigit():
-            viewers += " (same images)"
-        source = row["encoder"]
-        if not source.startswith("Published"):
-            source += f", {row['score']}"
+        viewers = row["participants"]
+        same = "" if viewers.isdigit() else " (same images)"
+        viewers = "all participants" if viewers == "all" else f"P{viewers}{same}"
+        is_published = row["encoder"].startswith("Published")
+        formula = "" if is_published else f", {row['score']}"
         cells = {
             "Data set": f"{row['dataset']}, {viewers}",
-            "Score": source,
+            "Score": row["encoder"] + formula,
             "n": f"{row['n_images']:,}",
             "Mean": format_interval(row["mean"], row["low"], row["high"]),
             "SD": format_interval(row["sd"]),
