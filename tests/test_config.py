@@ -148,44 +148,11 @@ def test_properties_need_a_data_set_and_a_run():
         ("training: {steps: 2026-01-31}", "training.steps: .*integer"),
         ("training: {learning_rate: .nan}", "learning_rate: .*finite"),
         ("sampling: {eta: 2}", "sampling.eta: .*less than or equal to 1; got '2'"),
-        (
-            "sampling: {eta: 1, solver: euler}",
-            "sampling: eta 1 adds noise at every step",
-        ),
+        ("sampling: {eta: 1, solver: euler}", "sampling: eta 1 adds noise at every"),
         ("sampling: {precision: fp8}", "precision: .*'bf16'; got 'fp8'"),
         ("methods: {dit: {width: 62}}", "methods.dit: width .62. must be a multiple"),
         ("methods: {unet: {widths: [32, 63]}}", "widths must be multiples of heads"),
-        (
-            "datasets: {things-eeg2: {preprocessing: {concepts: zero_shot}}}",
-            "things-eeg2.preprocessing: unknown key 'concepts'",
-        ),
-        (
-            "datasets: {things-meg: {preprocessing: {hfreq: 40}}}",
-            "things-meg.preprocessing: unknown key 'hfreq'. Did you mean 'h_freq'",
-        ),
-        (
-            "datasets: {things-meg: {preprocessing: {l_freq: 40, h_freq: 1}}}",
-            "l_freq .40 Hz. must lie below h_freq",
-        ),
-        (
-            "datasets: {things-meg: {preprocessing: {source: raw}}}",
-            "source: .*got 'raw'. Did you mean 'raw_ctf'",
-        ),
         ("datasets: {things-mg: {}}", "things-mg"),
-        ("datasets: {things-meg: {subjects: [1, 1]}}", "1 is listed twice"),
-        (
-            "datasets: {things-meg: {training_subject: 3}}",
-            "training_subject must be one of 1, 2; got 3",
-        ),
-        (
-            "captioning: {captioners: {blip: {kind: qwen2-vl, modl: x}}}",
-            "captioners.blip.*unknown key 'modl'. Did you mean 'model'",
-        ),
-        ("captioning: {captioners: {blip: {kind: qwen-vl}}}", "blip: .*'qwen-vl'"),
-        (
-            "captioning: {captioners: {image: {kind: file, file: a.jsonl}}}",
-            "cannot be called 'image'",
-        ),
         ("embedding: {networks: {alexnt: {grid: 1}}}", "alexnt.*Did you mean 'alexnet"),
         ("runs: {ours: {label: Ours+}}", r"'Ours\+' is listed twice"),
         ("runs: {ours: {method: dti}}", "runs.ours.method: .*Did you mean 'dit'"),
@@ -202,14 +169,6 @@ def test_properties_need_a_data_set_and_a_run():
         ("data_root: ''", "data_root: must be a folder"),
         ("data_root: null", "data_root: .*not a valid path"),
         ("topographies: {windows: [[0.3, 0.1]]}", "windows.0: must begin before"),
-        (
-            "datasets: {things-eeg2: {preprocessing: {channels: [Oz, Oz]}}}",
-            "'Oz' is listed twice",
-        ),
-        (
-            "datasets: {things-eeg2: {preprocessing: {keep_from: 3}}}",
-            "keep_from .3 s. must lie between",
-        ),
         ("diffusion: {beta_end: 2}", "beta_end: .*less than 1"),
         ("sampling: {steps: 5000}", "steps .5000. must not exceed .*timesteps .1000"),
         ("runs: {ours: {extends: ours_v}}", "extends itself, through ours.*, ours"),
@@ -227,6 +186,37 @@ def test_problems_are_listed_with_their_place(monkeypatch, overrides, message):
     monkeypatch.setenv("EMPTY", "")
     with pytest.raises(ValueError, match=message):
         load_config("mini", overrides)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "entry", "message"),
+    [
+        ("eeg2", "preprocessing: {concepts: all}", "eeg2.*unknown key 'concepts'"),
+        ("eeg2", "preprocessing: {channels: [Oz, Oz]}", "'Oz' is listed twice"),
+        ("eeg2", "preprocessing: {keep_from: 3}", "keep_from .3 s. must lie between"),
+        ("meg", "preprocessing: {hfreq: 40}", "key 'hfreq'. Did you mean 'h_freq'"),
+        ("meg", "preprocessing: {l_freq: 101}", "l_freq .101 Hz. must lie below h_"),
+        ("meg", "preprocessing: {source: raw}", "got 'raw'. Did you mean 'raw_ctf'"),
+        ("meg", "subjects: [1, 1]", "1 is listed twice"),
+        ("meg", "training_subject: 3", "training_subject must be one of 1, 2; got 3"),
+    ],
+)
+def test_problems_of_a_data_set(dataset, entry, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("mini", f"datasets: {{things-{dataset}: {{{entry}}}}}")
+
+
+@pytest.mark.parametrize(
+    ("captioner", "message"),
+    [
+        ("blip: {kind: qwen2-vl, modl: x}", "blip.* key 'modl'. Did you mean 'model'"),
+        ("blip: {kind: qwen-vl}", "blip: .*'qwen-vl'"),
+        ("image: {kind: file, file: a.jsonl}", "cannot be called 'image'"),
+    ],
+)
+def test_problems_of_a_captioner(captioner, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("mini", f"captioning: {{captioners: {{{captioner}}}}}")
 
 
 @pytest.mark.parametrize(
