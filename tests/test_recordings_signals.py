@@ -227,7 +227,11 @@ def test_a_third_data_set_comes_in_by_its_arrays_channels_and_images(tmp_path):
     [
         ({"test": np.ones((2, 8, 2, 5))}, r"test signals must .* got \(2, 8, 2, 5\)"),
         ({"test": np.full((2, 8, 3, 5), np.nan)}, "test signals holds 240 values"),
+        ({"test": np.full((2, 8, 3, 5), 1j)}, "must be real numbers; got complex"),
         ({"sfreq": -1}, "sfreq"),
+        ({"sfreq": 0.25}, "sfreq"),
+        ({"tmin": -200}, "tmin"),
+        ({"ch_names": ["O1", "Oz", "Oz"]}, "'Oz' is listed twice"),
         ({"ch_names": []}, "must have shape"),
     ],
 )

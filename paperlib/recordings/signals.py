@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, Field, FiniteFloat
 
 from paperlib.atomic import atomic_path, write_text
+from paperlib.config import Distinct
 from paperlib.validation import check_file, check_finite, check_option, reading
 
 PARTITIONS = ("training", "test")
@@ -44,9 +45,9 @@ class Signals:
 class _Info(BaseModel):
     """Content of ``info.json``."""
 
-    ch_names: tuple[str, ...] = Field(min_length=1)
-    sfreq: FiniteFloat = Field(gt=0)  # Hz
-    tmin: FiniteFloat  # s
+    ch_names: Annotated[tuple[str, ...], Distinct] = Field(min_length=1)
+    sfreq: FiniteFloat = Field(ge=10, le=1e5)  # Hz, not kHz
+    tmin: FiniteFloat = Field(ge=-10, le=10)  # s, not ms
     unit: str
     concepts: Literal[CONCEPTS]
 
@@ -99,6 +100,8 @@ def save_signals(
     arrays = {"training": np.asarray(training), "test": np.asarray(test)}
     _check_trials({f"{p} signals": array for p, array in arrays.items()}, len(ch_names))
     for p, array in arrays.items():
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"{p} signals must be real numbers; got {array.dtype}.")
         check_finite(f"{p} signals", array)
     shapes = {p: array.shape for p, array in arrays.items()}
     info = {"ch_names": ch_names, "sfreq": sfreq, "tmin": tmin, "unit": unit}
