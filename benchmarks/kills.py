@@ -1,11 +1,11 @@
 """Interrupt a whole small run again and again, and compare it with an unbroken one.
 
-    python benchmarks/kills.py FOLDER --kills 50  # new; for two clones of HEAD
-    python benchmarks/kills.py FOLDER --disk 5    # the disk full instead (as root)
+    python benchmarks/kills.py FOLDER --kills 50 --disk 5  # new; for clones of HEAD
 
 After a random number of finished jobs and a random time, everything that works in the
-clone is ended by SIGKILL (or the disk has no more room), and the same command is given
-again. In the end, all results must be those of the unbroken run, byte by byte.
+clone is ended by SIGKILL, and the same command is given again. Another clone is on a
+disk in memory (root may mount one) that has no more room at some point. In the end, all
+results must be those of the unbroken run, byte by byte.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import psutil
 from paperlib.atomic import write_text
 from paperlib.paths import ROOT
 
-COMMAND = ["./run_all.sh", "--config", "tests/small.yaml", "--cores", "2"]
+COMMAND = ["./run_all.sh", "--config", "tests/small.yaml", "--cores", "1"]
 RESULTS = ROOT / "benchmarks/kills.json"
 TOPS = ("data/small", "results/small", "tables/small", "figures/small")
 TIMED = ("/records/", "/notebooks/", "/logs/", "/training/", "sampling.json", "_budget")
@@ -34,8 +34,8 @@ FULL = "The disk is full: make room and run the same command again."
 
 
 def start(clone: Path) -> subprocess.Popen:
-    """Start the run, which appends what it prints to a file beside the clone."""
-    with clone.with_suffix(".log").open("ab") as log:
+    """Start the run, appending what it prints to a file beside the folder."""
+    with clone.parent.with_suffix(".log").open("ab") as log:
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         environment = os.environ | {"VIRTUAL_ENV": sys.prefix}
         return subprocess.Popen(COMMAND, cwd=clone, env=environment, **streams)
@@ -84,7 +84,7 @@ def fill_disk(clone: Path, sizes: list[int]):
     """Yield what a run says, and whether it stops, on disks of these sizes (bytes)."""
     for size in sizes:
         resize(clone, str(size))
-        log = clone.with_suffix(".log")
+        log = clone.parent.with_suffix(".log")
         before = log.stat().st_size if log.exists() else 0
         status = start(clone).wait()
         said = log.read_bytes()[before:].decode()
@@ -97,6 +97,14 @@ def resize(clone: Path, size: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", clone.parent], check=True)
 
 
+def new_clone(parent: Path) -> Path:
+    """Clone HEAD into a folder."""
+    parent.mkdir(parents=True, exist_ok=True)
+    clone = parent / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    return clone
+
+
 def results(clone: Path) -> set[str]:
     """List the files that must not differ: all but those that hold times."""
     files = [path for top in TOPS for path in (clone / top).rglob("*")]
@@ -104,59 +112,66 @@ def results(clone: Path) -> set[str]:
     return {name for name in names if not any(part in name for part in TIMED)}
 
 
-def main() -> None:
-    """Run both, compare and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--disk", type=int, default=0, help="how many times it is full")
-    parser.add_argument("--minutes", type=float, default=1e6, help="then end no more")
-    options = parser.parse_args()
-    parents = [options.folder.absolute() / name for name in ("whole", "broken")]
-    for parent in parents:
-        parent.mkdir(parents=True)
-        if options.disk:
-            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", parent], check=True)
-        subprocess.run(["git", "clone", "--quiet", ROOT, parent / "clone"], check=True)
-    whole, broken = (parent / "clone" for parent in parents)
-    begin, rng, empty = time.time(), random.Random(0), shutil.disk_usage(whole).used
-    statuses = [start(whole).wait()]
-    minutes = {"unbroken": (time.time() - begin) / 60}
-    if options.disk:
-        used = shutil.disk_usage(whole).used
-        sizes = sorted(rng.randint(empty, used) for _ in range(options.disk))
-        rounds = list(fill_disk(broken, sizes))
-        resize(broken, "50%")
-    else:
-        n_jobs, last = n_finished(whole), time.time() + 60 * options.minutes
-        thresholds = sorted(rng.randrange(n_jobs) for _ in range(options.kills))
-        rounds = list(interrupt(broken, thresholds, rng, last))
-    statuses.append(start(broken).wait())
-    minutes["interrupted"] = (time.time() - begin) / 60 - minutes["unbroken"]
+def finish(whole: Path, broken: Path, rounds: list[dict]) -> dict:
+    """Run the command a last time and compare the results of both clones."""
+    status = start(broken).wait()
     files, others = results(whole), results(broken)
-    common = files & others
-    report = {
-        "commit": subprocess.check_output(
-            ["git", "-C", whole, "rev-parse", "HEAD"], text=True
-        ).strip(),
-        "command": " ".join(COMMAND),
-        "minutes": {name: round(value, 1) for name, value in minutes.items()},
+    common = sorted(files & others)
+    differ = [
+        name
+        for name in common
+        if not filecmp.cmp(whole / name, broken / name, shallow=False)
+    ]
+    return {
         "interruptions": sum(round_["status"] != 0 for round_ in rounds),
         "files_compared": len(common),
-        "files_that_differ": sorted(
-            name
-            for name in common
-            if not filecmp.cmp(whole / name, broken / name, shallow=False)
-        ),
+        "files_that_differ": differ,
         "files_lost": sorted(files - others),
         "files_left_over": sorted(others - files),
-        "exit_statuses_at_the_end": statuses,  # 0: no hand was needed
+        "exit_status_at_the_end": status,  # 0: no hand was needed
         "rounds": rounds,
     }
-    everything = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    everything["full_disk" if options.disk else "kills"] = report
-    write_text(RESULTS, json.dumps(everything, indent=1) + "\n")
-    print(json.dumps(report | {"rounds": "see the file"}, indent=1))
+
+
+def main() -> None:
+    """Run all, compare and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--disk", type=int, default=0, help="how many times it is full")
+    parser.add_argument("--minutes", type=float, default=1e6, help="then kill no more")
+    options = parser.parse_args()
+    folder, rng, begin = options.folder.absolute(), random.Random(0), time.time()
+    whole = new_clone(folder / "whole")
+    commit = ["git", "-C", whole, "rev-parse", "HEAD"]
+    report = {
+        "commit": subprocess.check_output(commit, text=True).strip(),
+        "command": " ".join(COMMAND),
+        "exit_status_of_the_unbroken_run": start(whole).wait(),
+        "minutes": {"unbroken": round((time.time() - begin) / 60, 1)},
+    }
+    if options.kills:
+        killed, begin = new_clone(folder / "killed"), time.time()
+        n_jobs, last = n_finished(whole), begin + 60 * options.minutes
+        thresholds = sorted(rng.randrange(n_jobs) for _ in range(options.kills))
+        rounds = list(interrupt(killed, thresholds, rng, last))
+        report["kills"] = finish(whole, killed, rounds)
+        report["minutes"]["killed"] = round((time.time() - begin) / 60, 1)
+    if options.disk:
+        parent, begin = folder / "full", time.time()
+        parent.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", parent], check=True)
+        full = new_clone(parent)
+        empty = shutil.disk_usage(full).used
+        files = [path for top in TOPS for path in (whole / top).rglob("*")]
+        used = empty + sum(path.stat().st_blocks * 512 for path in files)
+        sizes = sorted(rng.randint(empty, used) for _ in range(options.disk))
+        rounds = list(fill_disk(full, sizes))
+        resize(full, "50%")
+        report["full_disk"] = finish(whole, full, rounds)
+        report["minutes"]["full"] = round((time.time() - begin) / 60, 1)
+    write_text(RESULTS, json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@
 #   python -m pip install -r workflow/profiles/slurm/requirements.txt
 #   benchmarks/slurm.sh FOLDER         # new; for clones of HEAD, the cluster and its logs
 #   benchmarks/slurm.sh FOLDER COMMAND # only starts the cluster and runs a command there
+#   ACCOUNTING=yes benchmarks/slurm.sh ...  # with slurmdbd and mariadb-server, too
 #
-# No accounting, and a GPU that Slurm counts but no program sees. For root, on a machine
-# without another Slurm: jobs find the cluster by /etc/slurm/slurm.conf, a link that ends
-# with this script, as do the daemons.
+# No accounting unless it is asked for, and a GPU that Slurm counts but no program sees.
+# For root, on a machine without another Slurm: jobs find the cluster by
+# /etc/slurm/slurm.conf, a link that ends with this script, as do the daemons.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir "${1:?needs a folder}"
@@ -49,10 +50,42 @@ start() {
     "$@" >"$work/$(basename "$1").log" 2>&1 &
     pids+=($!)
 }
+if [ "${ACCOUNTING:-no}" = yes ]; then
+    cat >>"$SLURM_CONF" <<END
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStorageEnforce=associations
+AccountingStorageTRES=gres/gpu
+JobAcctGatherType=jobacct_gather/linux
+END
+    cat >"$work/slurmdbd.conf" <<END
+AuthType=auth/munge
+AuthInfo=socket=$work/munge/socket
+DbdHost=127.0.0.1
+SlurmUser=$user
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort=33060
+StorageUser=$user
+PidFile=$work/slurmdbd.pid
+END
+    chmod 600 "$work/slurmdbd.conf"
+fi
+
 mungekey --create --keyfile "$work/munge/key"
 start munged --foreground --force --key-file "$work/munge/key" \
     --socket "$work/munge/socket" --pid-file "$work/munge/pid" \
     --seed-file "$work/munge/seed"
+if [ "${ACCOUNTING:-no}" = yes ]; then
+    mariadb-install-db --no-defaults --user="$user" --datadir="$work/database" \
+        --auth-root-authentication-method=normal >"$work/database.log"
+    start mariadbd --no-defaults --user="$user" --datadir="$work/database" \
+        --bind-address=127.0.0.1 --port=33060 --socket="$work/database/socket"
+    start slurmdbd -D # waits for the database
+    until sacctmgr --immediate add cluster one >/dev/null 2>&1; do sleep 1; done
+    sacctmgr --immediate add account account
+    sacctmgr --immediate add user "$user" account=account
+fi
 start slurmctld -D
 start slurmd -D
 for _ in {1..60}; do
