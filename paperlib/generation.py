@@ -37,7 +37,10 @@ def generate(
     """Generate the responses of a participant to images.
 
     Captions and tokens are made as they were for training, by the models that the
-    checkpoint's recipe names.
+    checkpoint's recipe names. The result has an epoch for each image or sample, called
+    ``image-001`` and so on; its ``metadata`` has the columns image, caption and, for
+    samples, sample. Values are normalized, in the unit that ``info["description"]``
+    names: plot them with ``scalings=1``.
 
     Parameters
     ----------
@@ -53,19 +56,11 @@ def generate(
     sampling, seed, machine
         None for 50 steps of DDIM in float32, and for a GPU if there is one. The noise
         depends on the seed and on the position of the image.
-
-    Returns
-    -------
-    EpochsArray
-        One epoch for each image or sample, called ``image-001`` and so on; ``metadata``
-        has the columns image, caption and, for samples, sample. Values are normalized,
-        in the unit that ``info["description"]`` names: plot them with ``scalings=1``.
     """
     machine = machine or Machine()
-    sampling = sampling or Sampling(precision="no")
-    if samples is not None:
-        values = sampling.model_dump() | {"samples": samples}
-        sampling = Sampling.model_validate(values)
+    chosen = (sampling or Sampling(precision="no")).model_dump()
+    chosen |= {} if samples is None else {"samples": samples}
+    sampling = Sampling.model_validate(chosen)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.from_pretrained(checkpoint, device=machine.device)
     pictures = find_pictures(images)
@@ -83,7 +78,7 @@ def generate(
             responses = responses[:, None]  # N 1 C T
         else:
             responses = checkpoint.model.sample(condition, **options)  # N K C T
-    check_finite("The generated responses of this checkpoint", responses)
+    check_finite("What this checkpoint generates", responses)
     if average:
         responses = responses.mean(axis=1, keepdims=True)
     metadata = _describe(pictures, captions, len(responses[0]))

@@ -11,6 +11,7 @@ from paperlib.atomic import write_text
 from paperlib.reporting.figures import SIMULATED
 
 MISSING = "–"
+_SYMBOLS = str.maketrans({"↓": r"$\downarrow$", "↑": r"$\uparrow$", "ε": r"$\epsilon$"})
 
 
 def format_interval(mean: float, low: float = np.nan, high: float = np.nan) -> str:
@@ -74,18 +75,11 @@ def save_table(
 
 def _latex(wide: pd.DataFrame, *, caption: str, label: str) -> str:
     styled = wide.reset_index().style.hide(axis="index").format(escape="latex")
-    styled = styled.format_index(_escape_arrows, axis="columns")
+    styled = styled.format_index(lambda text: text.translate(_SYMBOLS), axis="columns")
     return styled.to_latex(
         hrules=True,
-        caption=_escape_arrows(re.sub(r"([%$&#_])", r"\\\1", caption)),
+        caption=re.sub(r"([%$&#_])", r"\\\1", caption).translate(_SYMBOLS),
         label=label,
         column_format="l" + "r" * wide.shape[1],
         position_float="centering",
     )
-
-
-def _escape_arrows(text: str) -> str:
-    symbols = {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "ε": r"$\epsilon$"}
-    for symbol, command in symbols.items():
-        text = text.replace(symbol, command)
-    return text
