@@ -3,6 +3,7 @@ import io
 import json
 import pickle
 import re
+from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
@@ -22,6 +23,7 @@ from paperlib.config import load_config
 from paperlib.recordings.things_meg import list_images
 from workflow import data, downloads
 from workflow.data import WEIGHTS, _Clip, _Model, list_bucket, list_items, main
+from workflow.jobs import Jobs
 
 SECRET = "correct horse"
 TABLE = "sourcedata/sample_attributes_P1.csv"
@@ -212,14 +214,30 @@ def test_damaged_recordings_are_told_from_missing_ones(
     assert "wrong    participant 1, raw" in shown and "empty or damaged" in shown
 
 
-def test_bare_pickles_are_a_layout_too(config, tmp_path):
-    folder = tmp_path / "data/things-eeg2/preprocessed_data/sub-01"
-    folder.mkdir(parents=True)
-    for partition in PARTITIONS:
-        path = folder / f"preprocessed_eeg_{partition}.npy"
-        path.write_bytes(pickle.dumps({"times": np.zeros(3)}, protocol=4))
-    found = states(config(eeg="published"), "things-eeg2")
-    assert found["participant 1, published"] is None
+BARE_PICKLE = pickle.dumps({"times": np.zeros(3)}, protocol=4)
+
+
+@pytest.mark.parametrize(
+    ("source", "files", "content"),
+    [
+        ("published", [f"preprocessed_eeg_{p}.npy" for p in PARTITIONS], BARE_PICKLE),
+        ("published", ["train.pt", "test.pt"], b"PK"),
+        ("published", ["info.json", "training.npy", "test.npy"], BARE_PICKLE),
+        ("raw", [f"ses-0{n}/eeg/task-test.bdf" for n in range(1, 5)], b"x"),
+    ],
+)
+def test_every_layout_that_is_read_is_found(config, tmp_path, source, files, content):
+    path = config(eeg=source)
+    alias = "raw_data" if source == "raw" else "preprocessed_data"
+    for name in files:
+        file = tmp_path / "data/things-eeg2" / alias / "sub-01" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    found = states(path, "things-eeg2")
+    assert found[f"participant 1, {source}"] is None
+    assert "_eeg_training.npy" in found[f"participant 2, {source}"]
+    inputs = Jobs(path, dry_run=lambda: False).recordings("things-eeg2", 1)
+    assert all(Path(file).exists() for file in inputs)
 
 
 @pytest.mark.parametrize(
@@ -429,9 +447,8 @@ def test_a_misspelt_model():
 
 
 def test_clip_is_brought_and_compared(hub):
-    entry = {"hf_hub": "owner/name/"}
     hub["open_clip_model.safetensors"] = b"clip"
-    clip = _Clip(WEIGHTS, "CLIP", data.ROOT, entry, revision=COMMIT)
+    clip = _Clip(WEIGHTS, "CLIP", data.ROOT, "owner/name/", revision=COMMIT)
     assert clip.problem() == "missing: owner/name"
     clip.fetch()
     assert clip.problem() is None

@@ -22,13 +22,18 @@ from xml.etree import ElementTree
 import requests
 import yaml
 
-from paperlib.config import GROUPS, Config, load_config
+from paperlib.config import Config, load_config
 from paperlib.paths import ROOT, template
 from paperlib.validation import check_option
 from workflow.downloads import download, unpack
+from workflow.jobs import ablated_runs, compared_runs, recording_files
 
 SOURCES = ROOT / "config/downloads.yml"
 WEIGHTS = "weights"  # group of what belongs to no data set
+PROJECTION = (  # of MiniGPT-4
+    "put pretrained_minigpt4_7b.pth at {}; the README of "
+    "github.com/Vision-CAIR/MiniGPT-4 leads to it (Google Drive)"
+)
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]  # of a model on the hub
 MAGIC = {  # how files begin; THINGS-EEG2 also has .npy files that are bare pickles
     **{".npy": (b"\x93NUMPY", b"\x80"), ".fif": (b"\x00\x00\x00\x64",)},
@@ -64,11 +69,9 @@ class _Images(Item):
 
         try:
             read_images(self.path)
-        except FileNotFoundError as error:
-            return f"missing: {error}"
-        except ValueError as error:
-            return str(error)
-        return None
+        except (FileNotFoundError, ValueError) as error:
+            is_missing = isinstance(error, FileNotFoundError)
+            return "missing: " * is_missing + str(error)
 
     def fetch(self):
         _download_files(self.path, self.source["lists"])
@@ -90,56 +93,62 @@ class _Images(Item):
 
 class _EEG(Item):
     def files(self):
-        stems = ["preprocessed_eeg"]
-        if self.path.parent.name == "raw_data":
-            stems = [f"ses-{n:02d}/raw_eeg" for n in (1, 2, 3, 4)]
-        return [self.path / f"{s}_{p}.npy" for s in stems for p in ("training", "test")]
+        kind = "raw" if self.path.parent.name == "raw_data" else "published"
+        return [Path(file) for file in recording_files(kind, self.path, self.subject)]
 
     def problem(self):
-        in_bids = len(list(self.path.glob("ses-*/eeg"))) == 4
-        return None if in_bids else first_problem(dict.fromkeys(self.files()))
+        files = [file for file in self.files() if not file.is_dir()]  # of BIDS
+        return first_problem(dict.fromkeys(files))
 
     def fetch(self):
-        _download_archive(self.source, self.path.with_suffix(".zip"), self._place)
+        url = self.source  # for all, or for each
+        if isinstance(url, dict):
+            url = url[self.subject]
+        url = url.format(subject=f"{self.subject:02d}")
+        _download_archive(url, self.path.with_suffix(".zip"), self._place)
 
     def _place(self, member):
         """Recognize a file by the end of its path, but not in another's folder."""
         owner = re.search(r"sub-0*(\d+)", member)
         if "__MACOSX" in member or (owner and int(owner[1]) != self.subject):
             return None
-        ends = {file: file.relative_to(self.path).parts for file in self.files()}
-        parts = Path(member).parts
-        return next((f for f, end in ends.items() if parts[-len(end) :] == end), None)
+        ends = {file: f"/{file.relative_to(self.path)}" for file in self.files()}
+        return next((f for f, end in ends.items() if f"/{member}".endswith(end)), None)
 
 
 class _Epochs(Item):
+    def files(self):
+        files = self.source["files"].items()
+        return {name: f for name, f in files if f"_P{self.subject}-" in name}
+
     def problem(self):
-        return first_problem({self.path / n: e["size"] for n, e in self.source.items()})
+        sizes = {self.path / name: f["size"] for name, f in self.files().items()}
+        return first_problem(sizes)
 
     def fetch(self):
-        _download_files(self.path, self.source)
+        folder = self.source["folder"]
+        files = {n: f | {"url": f"{folder}/{n}"} for n, f in self.files().items()}
+        _download_files(self.path, files)
 
 
 class _Runs(Item):
     """Raw CTF runs as BIDS: 64 GB."""
 
     def problem(self):
-        n_expected = self.source["runs"]
-        runs = sorted(self.path.glob("ses-*/meg/*_task-main_run-*_meg.ds"))
-        if len(runs) < n_expected:
-            missing = n_expected - len(runs)
-            return f"missing: {missing} of {n_expected} runs in {self.path}"
+        folder = self.path / f"sub-BIGMEG{self.subject}"
+        runs = sorted(folder.glob("ses-*/meg/*_task-main_run-*_meg.ds"))
+        if (missing := self.source["runs"] - len(runs)) > 0:
+            return f"missing: {missing} of {self.source['runs']} runs in {folder}"
         sizes = {run / f"{run.stem}.meg4": self.source["size"] for run in runs}
         sizes |= {run / f"{run.stem}.res4": None for run in runs}
         tables = [Path(str(run).replace("_meg.ds", "_events.tsv")) for run in runs]
         return first_problem(sizes | dict.fromkeys(tables))
 
     def fetch(self):
-        bucket = self.source["bucket"]
-        prefix = f"{self.source['dataset']}/{self.path.name}/"
-        for key, size in list_bucket(bucket, prefix):
-            name = key.removeprefix(prefix)
-            _download_files(self.path, {name: {"url": f"{bucket}/{key}", "size": size}})
+        bucket, dataset = self.source["bucket"], self.source["dataset"]
+        for key, size in list_bucket(bucket, f"{dataset}/sub-BIGMEG{self.subject}/"):
+            source = {"url": f"{bucket}/{key}", "size": size}
+            _download_files(self.path, {key.removeprefix(f"{dataset}/"): source})
 
 
 @dataclass
@@ -150,26 +159,24 @@ class _Model(Item):
     prefixes: tuple[str, ...] = ("",)  # with which the names of its tensors begin
 
     def problem(self):
-        from huggingface_hub import snapshot_download
-
         folder = ROOT / self.source
         try:
             if not folder.is_dir():
-                small = {"revision": self.revision, "allow_patterns": SMALL_FILES}
-                folder = snapshot_download(self.source, local_files_only=True, **small)
+                folder = self._snapshot(SMALL_FILES, local_files_only=True)
         except (FileNotFoundError, ValueError) as error:  # not in the cache, no name
             return f"missing: {self.source} ({str(error).splitlines()[0]})"
         files = [Path(folder, name) for name in self._files(folder)]
         return first_problem(dict.fromkeys(files))
 
     def fetch(self):
+        folder = self._snapshot(SMALL_FILES)
+        verify(self.source, self._snapshot(self._files(folder)))
+
+    def _snapshot(self, patterns, **options):
         from huggingface_hub import snapshot_download
 
-        small = {"revision": self.revision, "allow_patterns": SMALL_FILES}
-        folder = Path(snapshot_download(self.source, **small))
-        whole = {"revision": folder.name, "allow_patterns": self._files(folder)}
-        snapshot_download(self.source, **whole)
-        verify(self.source, folder)
+        options |= {"revision": self.revision, "allow_patterns": patterns}
+        return Path(snapshot_download(self.source, **options))
 
     def _files(self, folder):
         from paperlib.stimuli.weights import find_shards
@@ -183,13 +190,13 @@ class _Model(Item):
 
 
 class _Clip(_Model):
-    """A CLIP model of open_clip, ``source`` its entry there."""
+    """A CLIP model of open_clip, ``source`` its place on the hub."""
 
     def problem(self):
         from huggingface_hub import try_to_load_from_cache
         from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-        hub, _, file = self.source["hf_hub"].rpartition("/")
+        hub, _, file = self.source.rpartition("/")
         names = [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
         found = [try_to_load_from_cache(hub, n, revision=self.revision) for n in names]
         return None if any(isinstance(f, str) for f in found) else f"missing: {hub}"
@@ -197,7 +204,7 @@ class _Clip(_Model):
     def fetch(self):
         from open_clip.pretrained import download_pretrained_from_hf
 
-        hub, _, file = self.source["hf_hub"].rpartition("/")
+        hub, _, file = self.source.rpartition("/")
         path = download_pretrained_from_hf(hub, file or None, revision=self.revision)
         verify(hub, Path(path).parent)
 
@@ -212,6 +219,7 @@ class _AlexNet(Item):
 def list_items(cfg: Config) -> Iterator[Item]:
     """List what a configuration needs: recordings, images and weights."""
     sources = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))
+    kinds = {"raw": _EEG, "published": _EEG, "epochs": _Epochs, "raw_ctf": _Runs}
     for dataset, entry in cfg.datasets.items():
         known = {"data_root": cfg.data_root, "dataset": dataset}
         kind, source = entry.preprocessing.source, sources[dataset]
@@ -220,19 +228,8 @@ def list_items(cfg: Config) -> Iterator[Item]:
         for subject in entry.subjects:
             alias = "raw" if kind.startswith("raw") else "published"
             folder = ROOT / template(alias, subject=subject, **known)
-            item, place = _EEG, source[kind]
-            if kind == "raw":
-                place = place.format(subject=f"{subject:02d}")
-            elif kind == "published":
-                place = place.get(subject)
-            elif kind == "epochs":
-                item, folder_url, files = _Epochs, place["folder"], place["files"]
-                names = [name for name in files if f"_P{subject}-" in name]
-                place = {n: files[n] | {"url": f"{folder_url}/{n}"} for n in names}
-            else:
-                item, folder = _Runs, folder / f"sub-BIGMEG{subject}"
             name = f"participant {subject}, {kind}"
-            yield item(dataset, name, folder, place, subject)
+            yield kinds[kind](dataset, name, folder, source[kind], subject)
     yield from list_weights(cfg)
 
 
@@ -246,44 +243,38 @@ def list_weights(cfg: Config) -> Iterator[Item]:
 
     encoders = [cfg.embedding, *cfg.clip_score.encoders]
     for model, tag, revision in {(e.model, e.pretrained, e.revision) for e in encoders}:
-        entry = open_clip.get_pretrained_cfg(model, tag or "")
+        place = open_clip.get_pretrained_cfg(model, tag or "").get("hf_hub")
         name = f"CLIP {model} ({tag})"
         if model.startswith("local-dir:"):
             folder = ROOT / model.removeprefix("local-dir:")
             yield Item(WEIGHTS, name, folder / "open_clip_config.json")
-        elif entry.get("hf_hub"):
-            yield _Clip(WEIGHTS, name, ROOT, entry, revision=revision)
+        elif place:
+            yield _Clip(WEIGHTS, name, ROOT, place, revision=revision)
         else:
             raise ValueError(f"{name} is not on the Hugging Face hub.")
-    runs = {row.run for row in cfg.comparison}
-    runs.update(run for group in GROUPS for run in getattr(cfg.ablations, group))
-    conditions = [cfg.of(run=run).conditioning for run in runs]
+    datasets = [cfg.of(dataset=dataset) for dataset in cfg.datasets]
+    runs = {run for d in datasets for run in (*compared_runs(d), *ablated_runs(d))}
+    conditions = [d.of(run=run).conditioning for d in datasets for run in runs]
     if "alexnet" in {condition.network for condition in conditions}:
         folder = Path(torch.hub.get_dir(), "checkpoints")
         file = folder / Path(AlexNet_Weights.IMAGENET1K_V1.url).name
         yield _AlexNet(WEIGHTS, "AlexNet", file)
     needed = {*cfg.clip_score.captioners, *(c.captioner for c in conditions)}
-    for name, entry in cfg.captioning.captioners.items():
-        if name not in needed:
-            continue
+    captioners = cfg.captioning.captioners.items()
+    for name, entry in ((n, e) for n, e in captioners if n in needed):
+        models = []
         if entry.kind == "file":
             advice = f"write {entry.file}: see workflow/visualglm.py"
             yield Item(WEIGHTS, f"{name}: captions", ROOT / entry.file, by_hand=advice)
-            continue
-        if entry.kind == "qwen2-vl":
+        elif entry.kind == "qwen2-vl":
             models = [(entry.model, entry.revision, ("",))]
         else:
             models = [(entry.vision, entry.vision_revision, BLIP2_PARTS)]
             models += [(entry.language, entry.language_revision, ("",))]
-            advice = (
-                f"put pretrained_minigpt4_7b.pth at {entry.projection}; the README of "
-                "github.com/Vision-CAIR/MiniGPT-4 leads to it (Google Drive)"
-            )
-            file = ROOT / entry.projection
+            file, advice = ROOT / entry.projection, PROJECTION.format(entry.projection)
             yield Item(WEIGHTS, f"{name}: projection", file, by_hand=advice)
-        for model, revision, prefixes in models:
-            about = (WEIGHTS, f"{name}: {model}", ROOT, model)
-            yield _Model(*about, revision=revision, prefixes=prefixes)
+        for model, *how in models:
+            yield _Model(WEIGHTS, f"{name}: {model}", ROOT, model, None, None, *how)
 
 
 def first_problem(sizes: dict[Path, int | None]) -> str | None:
@@ -367,7 +358,7 @@ def check(items: list[Item], config: str) -> int:
         print(f"\nEverything that {config} needs is there.")
         return 0
     print(f"\nTo get it: ./run_all.sh fetch --config {config}")
-    print_by_hand(faulty)
+    _print_by_hand(faulty)
     print("Or leave participants out: `subjects` of a data set in the configuration.")
     return 1
 
@@ -381,13 +372,12 @@ def fetch(items: list[Item]) -> int:
             item.fetch()
             if problem := item.problem():
                 raise ValueError(f"Everything was downloaded, and yet: {problem}.")
-    left = print_by_hand(missing)
+    left = _print_by_hand(missing)
     print("" if left else "Everything asked for is there.")
     return int(left)
 
 
-def print_by_hand(items: list[Item]) -> bool:
-    """Print what only the reader can do; return whether there is any."""
+def _print_by_hand(items: list[Item]) -> bool:
     left = [f"By hand, {item.name}: {item.by_hand}" for item in items if item.by_hand]
     print(*left, sep="\n")
     return bool(left)
@@ -396,12 +386,13 @@ def print_by_hand(items: list[Item]) -> bool:
 def select(items: list[Item], group: str | None, subjects: str | None) -> list[Item]:
     """Keep the items of a group, and of some participants, as in "1,3"."""
     chosen = [item for item in items if group in (None, item.group)]
-    numbers = subjects.split(",") if subjects else []
+    if not subjects:
+        return chosen
+    numbers = subjects.split(",")
     for number in numbers:
-        check_option(
-            "--subjects", number, [str(i.subject) for i in chosen if i.subject]
-        )
-    return [i for i in chosen if not numbers or str(i.subject or numbers[0]) in numbers]
+        known = [str(item.subject) for item in chosen if item.subject]
+        check_option("--subjects", number, known)
+    return [i for i in chosen if i.subject is None or str(i.subject) in numbers]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -24,13 +24,7 @@ NOTEBOOK = "11_own_images"
 
 
 def generate(images: list[Path], config: str, keys: dict) -> list[Path]:
-    """Generate responses with the models of a run; returns the files made.
-
-    Raises
-    ------
-    FileNotFoundError
-        If an image or the trained model is missing.
-    """
+    """Generate responses with the models of a run; returns the files made."""
     for image in images:
         if not image.exists():
             raise FileNotFoundError(f"There is no image {image}.")
@@ -58,26 +52,19 @@ def generate(images: list[Path], config: str, keys: dict) -> list[Path]:
     return [paths[0], page]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Read the command line and generate; returns the exit status."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="./run_all.sh generate")
     parser.add_argument("images", nargs="+", type=Path, help="files or folders")
     parser.add_argument("--config", default="mini", help="default: mini")
     parser.add_argument("--dataset", help="default: the first of the configuration")
     parser.add_argument("--run", help="default: the configuration's reference")
     parser.add_argument("--subject", type=int, help="default: the training subject")
-    options = vars(parser.parse_args(arguments))
-    images, config = options.pop("images"), options.pop("config")
+    options = vars(parser.parse_args())
+    asked = {key: options.pop(key) for key in ("images", "config")}
     keys = {key: value for key, value in options.items() if value is not None}
     logging.basicConfig(level=logging.WARNING)
     try:
-        print(*generate(images, config, keys), sep="\n")
+        print(*generate(**asked, keys=keys), sep="\n")
     except (OSError, ValueError, PapermillExecutionError) as error:
         end = "\n".join(str(error).splitlines()[-20:])
-        print(f"run_all.sh generate: {end}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        sys.exit(f"run_all.sh generate: {end}")

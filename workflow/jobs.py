@@ -19,13 +19,8 @@ from paperlib.paths import IDENTITY, job_name, template
 class Jobs:
     """The jobs of a configuration.
 
-    Parameters
-    ----------
-    config
-        As for :func:`paperlib.config.load_config`.
-    dry_run
-        Whether Snakemake only lists its jobs: missing public files are left out then,
-        so that every job is shown without any data.
+    While ``dry_run()``, missing public files are left out, so that every job is listed
+    without any data.
     """
 
     def __init__(self, config: str, *, dry_run: Callable[[], bool]):
@@ -66,23 +61,11 @@ class Jobs:
 
     def recordings(self, dataset: str, *subjects: int) -> list[str]:
         """Name the recordings of participants, as they are published."""
-        source = self.datasets[dataset].preprocessing.source
-        files = []
+        source, files = self.datasets[dataset].preprocessing.source, []
         for subject in subjects:
             alias = "raw" if source.startswith("raw") else "published"
             folder = self.path(alias, dataset=dataset, subject=subject)
-            if source == "raw":
-                sessions = [f"{folder}/ses-0{n}/raw_eeg" for n in (1, 2, 3, 4)]
-                files += [
-                    f"{s}_{p}.npy" for s in sessions for p in ("training", "test")
-                ]
-            elif source == "published":
-                stem = f"{folder}/preprocessed_eeg"
-                files += [f"{stem}_training.npy", f"{stem}_test.npy"]
-            elif source == "epochs":  # their first part
-                files += [f"{folder}/preprocessed_P{subject}-epo.fif"]
-            else:
-                files += [f"{folder}/sub-BIGMEG{subject}"]
+            files += recording_files(source, folder, subject)
         return self._public(*files)
 
     def caption_files(self, captioner: str) -> list[str]:
@@ -95,7 +78,7 @@ class Jobs:
         """Name what is turned into tokens: images, or images with captions."""
         captions = self.path("captions", dataset=dataset, captioner=tokens)
         is_text = tokens in self.cfg.captioning.captioners
-        return self.image_list(dataset) + ([captions] if is_text else [])
+        return self.image_list(dataset) + [captions] * is_text
 
     def tokens(self, dataset: str, run: str) -> list[str]:
         """Name the token files that condition a run."""
@@ -120,18 +103,6 @@ class Jobs:
         ]
         marks = [self.path("run", **k) + "/.sampled" for k in keys]
         return marks + [self.file("record", "05_sample", **k) for k in keys]
-
-    def compared(self, dataset: str) -> list[str]:
-        """List the runs of the main table."""
-        rows = self.datasets[dataset].comparison
-        runs = [run for row in rows for run in (row.run, row.average_with) if run]
-        return list(dict.fromkeys(runs))
-
-    def ablated(self, dataset: str) -> list[str]:
-        """List the runs of the ablations."""
-        ablations = self.datasets[dataset].ablations
-        runs = [run for group in GROUPS for run in getattr(ablations, group)]
-        return list(dict.fromkeys(runs))
 
     def parameters(self, **fixed: str | int) -> Callable:
         """Return a params function: what papermill injects, as YAML."""
@@ -189,6 +160,41 @@ class Jobs:
         return [f for f in files if Path(f).exists() or not self.may_lack_data()]
 
 
+def compared_runs(cfg: Config) -> list[str]:
+    """List the runs of a data set's main table."""
+    runs = [r for row in cfg.comparison for r in (row.run, row.average_with) if r]
+    return list(dict.fromkeys(runs))
+
+
+def ablated_runs(cfg: Config) -> list[str]:
+    """List the runs of a data set's ablations."""
+    runs = [run for group in GROUPS for run in getattr(cfg.ablations, group)]
+    return list(dict.fromkeys(runs))
+
+
+def recording_files(source: str, folder: str | Path, subject: int) -> list[str]:
+    """Name a participant's recordings in the layout that is there, or the official one.
+
+    Runs are named by their folders, files in several parts by the first.
+    """
+    parts, sessions = ("training", "test"), [f"ses-{n:02d}" for n in (1, 2, 3, 4)]
+    layouts = {
+        "raw": [
+            [f"{session}/raw_eeg_{part}.npy" for session in sessions for part in parts],
+            [f"{session}/eeg" for session in sessions],  # BIDS
+        ],
+        "published": [
+            [f"preprocessed_eeg_{part}.npy" for part in parts],
+            ["train.pt", "test.pt"],  # of UBP
+            ["info.json", "training.npy", "test.npy"],  # of save_signals
+        ],
+        "epochs": [[f"preprocessed_P{subject}-epo.fif"]],
+        "raw_ctf": [[f"sub-BIGMEG{subject}"]],
+    }[source]
+    there = (n for n in layouts if all(Path(folder, name).exists() for name in n))
+    return [f"{folder}/{name}" for name in next(there, layouts[0])]
+
+
 def code(notebook: str) -> dict:
     """Name a notebook and the modules that decide what it makes.
 
@@ -199,10 +205,9 @@ def code(notebook: str) -> dict:
     without += ("paperlib/reporting/",) if notebook < "06" else ()
     modules, waiting = set(), [f"notebooks/{notebook}.py"]
     while waiting:
-        new = _imported(waiting.pop()) - modules
-        new = {file for file in new if not file.startswith(without)}
+        new = {f for f in _imported(waiting.pop()) if not f.startswith(without)}
+        waiting += new - modules
         modules |= new
-        waiting += new
     return {"notebook": f"notebooks/{notebook}.py", "modules": sorted(modules)}
 
 
@@ -214,10 +219,8 @@ def _imported(file: str) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-            names.add(node.module)
-    ours = [
-        n.replace(".", "/") for n in names if n.startswith(("paperlib", "minithings"))
-    ]
-    files = [f"{stem}{end}" for stem in ours for end in (".py", "/__init__.py")]
-    return {file for file in files if Path(file).is_file()}
+            names |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+    stems = [name.replace(".", "/") for name in names]
+    files = [stem + end for stem in stems for end in (".py", "/__init__.py")]
+    ours = ("paperlib/", "minithings/")
+    return {file for file in files if file.startswith(ours) and Path(file).is_file()}

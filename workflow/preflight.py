@@ -6,11 +6,11 @@ the disk, takes the lock and prints the options that describe this machine. KIND
 """
 
 import fcntl
-import os
 import shutil
 import sys
 from contextlib import redirect_stdout
 
+import psutil
 from snakemake.cli import get_argument_parser
 
 from paperlib.config import load_config
@@ -46,41 +46,30 @@ def check_disk(name: str, data_root: str) -> None:
         )
 
 
-def take_lock() -> None:
-    """Refuse to begin while another run is at work in this folder."""
+def prepare(config: str, kind: str, *words: str) -> None:
+    """Check what can be checked, and take the lock."""
+    check_options(words)
+    cfg = load_config(config)
+    if kind == "dry":
+        return
     try:
         fcntl.flock(LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OSError(
+        reason = (
             "Another ./run_all.sh is at work in this folder. Wait for it, or stop it."
-        ) from None
-
-
-def describe_machine() -> list[str]:
-    """Return Snakemake's options for memory and GPUs; jobs that declare more wait."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6
-    gpus = len(visible_gpus())
-    return ["--resources", f"mem_mb={memory}"] + [f"gpu={gpus}"] * bool(gpus)
-
-
-def main(config: str, kind: str, *words: str) -> int:
-    """Check, lock and print; returns the exit status."""
-    try:
-        check_options(list(words))
-        cfg = load_config(config)
-        if kind != "dry":
-            take_lock()
-            check_disk(cfg.name, cfg.data_root)
-            with redirect_stdout(sys.stderr):
-                lacking = not cfg.simulated and data.main(["check", "--config", config])
-            if lacking and kind == "run":
-                raise ValueError("The run needs what is missing above.")
-    except (OSError, ValueError) as error:
-        print(f"run_all.sh: {error}", file=sys.stderr)
-        return 1
-    print(*describe_machine())
-    return 0
+        )
+        raise OSError(reason) from None
+    check_disk(cfg.name, cfg.data_root)
+    with redirect_stdout(sys.stderr):
+        lacking = not cfg.simulated and data.main(["check", "--config", config])
+    if lacking and kind == "run":
+        raise ValueError("The run needs what is missing above.")
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        prepare(*sys.argv[1:])
+    except (OSError, ValueError) as error:
+        sys.exit(f"run_all.sh: {error}")
+    gpus = f" gpu={len(visible_gpus())}" * bool(visible_gpus())
+    print(f"--resources mem_mb={psutil.virtual_memory().total // 10**6}{gpus}")

@@ -8,7 +8,6 @@ error; and a GPU belongs to one notebook at a time.
 """
 
 import argparse
-import difflib
 import logging
 import os
 import sys
@@ -27,6 +26,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from traitlets.config import Config
 
+from paperlib.validation import did_you_mean
 from workflow.gpus import claim_gpu
 
 FULL = "No space left on device"
@@ -44,33 +44,18 @@ class ThisPython(AsyncKernelManager):
 
 
 def execute(notebook: str, executed: str, parameters: dict) -> None:
-    """Execute a notebook and keep the copy, also if a cell fails.
+    """Execute a notebook (``.py``, percent format); keep the copy if a cell fails.
 
-    Parameters
-    ----------
-    notebook
-        Path of a ``.py`` notebook in percent format.
-    executed
-        Path of the ``.ipynb`` to write.
-    parameters
-        Values for names of the parameters cell.
-
-    Raises
-    ------
-    ValueError
-        If the parameters cell lacks one of the names.
-    papermill.PapermillExecutionError
-        If a cell fails.
+    ``parameters`` are values for names of its parameters cell.
     """
     content = jupytext.read(notebook)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     content.metadata["kernelspec"] = kernel
     known = papermill.inspect_notebook(content)
     for name in parameters.keys() - known.keys():
-        near = "".join(difflib.get_close_matches(name, known, n=1))
         raise ValueError(
             f"{notebook} has no parameter {name!r}; it has {', '.join(known)}."
-            + f" Did you mean {near!r}?" * bool(near)
+            f"{did_you_mean(name, known)}"
         )
     with tempfile.TemporaryDirectory() as folder:
         papermill.execute_notebook(

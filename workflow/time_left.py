@@ -13,12 +13,8 @@ from snakemake_interface_logger_plugins.common import LogEvent
 class TimeLeft(logging.Handler):
     """Logs the time left, from what jobs took in a whole run before.
 
-    Only their ratios matter: the pace is that of the jobs that have finished.
-
-    Parameters
-    ----------
-    times
-        As ``benchmarks/run_times.py`` writes it.
+    ``times`` is a file of ``benchmarks/run_times.py``. Only its ratios matter: the pace
+    is that of the jobs that have finished.
     """
 
     def __init__(self, times: Path):
@@ -31,10 +27,8 @@ class TimeLeft(logging.Handler):
         """Follow Snakemake's events."""
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO:
-            self.left = Counter(
-                {r: n for r, n in record.stats.items() if self._cost(r)}
-            )
-            self.began = time.monotonic()
+            jobs = {rule: n for rule, n in record.stats.items() if self._cost(rule)}
+            self.left, self.began = Counter(jobs), time.monotonic()
         elif event == LogEvent.JOB_INFO:
             self.rules[record.jobid] = record.rule_name
         elif event == LogEvent.JOB_FINISHED and self.left[self.rules[record.job_id]]:
@@ -43,8 +37,8 @@ class TimeLeft(logging.Handler):
             self.done += self._cost(rule)
             costs = sum(n * self._cost(rule) for rule, n in self.left.items())
             minutes = (time.monotonic() - self.began) * costs / self.done / 60
-            n_left = self.left.total()
-            logger.info(f"{n_left} jobs left, about {minutes:.0f} min" * bool(n_left))
+            if n_left := self.left.total():
+                logger.info(f"{n_left} jobs left, about {minutes:.0f} min")
 
     def _cost(self, rule: str) -> float:
         return next((c for name, c in self.costs.items() if rule.startswith(name)), 0)

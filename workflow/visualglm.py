@@ -74,23 +74,14 @@ def exclude_chinese(input_ids, scores):
     return scores
 
 
-def load_visualglm(
-    name: str,
-    *,
-    revision: str | None,
-    prompt: str,
-    max_new_tokens: int,
-    seed: int | None,
-) -> VisualGLM:
+def load_visualglm(name: str, *, revision: str | None, **decoding) -> VisualGLM:
     """Load the model, a folder or a name on the hub, in half precision on the GPU."""
     from transformers import AutoModel, AutoTokenizer
 
     source = {"revision": revision, "trust_remote_code": True}
     tokenizer = AutoTokenizer.from_pretrained(name, **source)
     model = AutoModel.from_pretrained(name, **source).half().cuda().eval()
-    return VisualGLM(
-        model, tokenizer, prompt=prompt, max_new_tokens=max_new_tokens, seed=seed
-    )
+    return VisualGLM(model, tokenizer, **decoding)
 
 
 def list_images(folder: Path) -> dict[str, Path]:
@@ -110,10 +101,7 @@ def list_images(folder: Path) -> dict[str, Path]:
 
 
 def write_captions(
-    output: Path,
-    images: dict[str, Path],
-    describe: Callable[[Path], str],
-    settings: dict,
+    output: Path, images: dict[str, Path], describe: Callable, settings: dict
 ) -> None:
     """Describe images one by one; each line holds a caption and the settings.
 
@@ -123,15 +111,17 @@ def write_captions(
     partial = output.with_suffix(".partial.jsonl")
     partial.parent.mkdir(parents=True, exist_ok=True)
     names = list(images)
-    n_done = _resume(partial, names, settings)
-    left = tqdm(
-        names[n_done:], desc="Captions", initial=n_done, total=len(names), unit="image"
-    )
-    with partial.open("a", encoding="utf-8") as file:
-        for name in left:
-            caption = describe(images[name])
-            line = {"image_id": name, "caption": caption, **settings}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    done = partial.read_bytes().split(b"\n")[:-1] if partial.is_file() else []
+    lines = [json.loads(line) for line in done]
+    made = [{key: line.get(key) for key in ("image_id", *settings)} for line in lines]
+    if made != [{"image_id": name, **settings} for name in names[: len(made)]]:
+        done = []  # of another run
+    left = names[len(done) :]
+    with partial.open("ab") as file:
+        file.truncate(sum(len(line) + 1 for line in done))
+        for name in tqdm(left, "Captions", len(names), initial=len(done)):
+            line = {"image_id": name, "caption": describe(images[name]), **settings}
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             file.flush()
     os.replace(partial, output)
 
@@ -154,19 +144,6 @@ def main(arguments: list[str] | None = None, load: Callable = load_visualglm) ->
     images, output = list_images(given.pop("images")), given.pop("output")
     how = {key: given[key] for key in ("revision", "prompt", "max_new_tokens", "seed")}
     write_captions(output, images, load(given["model"], **how), given)
-
-
-def _resume(partial: Path, names: list[str], settings: dict) -> int:
-    """Drop what cannot be continued; return how many images are done."""
-    if not partial.is_file():
-        return 0
-    lines = partial.read_bytes().split(b"\n")[:-1]
-    done = [json.loads(line) for line in lines]
-    made = [{key: line.get(key) for key in ("image_id", *settings)} for line in done]
-    if made != [{"image_id": name, **settings} for name in names[: len(done)]]:
-        lines = []
-    os.truncate(partial, sum(len(line) + 1 for line in lines))
-    return len(lines)
 
 
 if __name__ == "__main__":
