@@ -12,7 +12,7 @@ from minithings.eeg_recordings import (
     training_halves,
 )
 from minithings.eeg_stimuli import draw_eeg_stimuli
-from minithings.evoked import Responses, image_responses
+from minithings.evoked import image_responses
 from minithings.participants import draw_participant
 from minithings.world import World
 from paperlib.recordings.things_eeg2 import (
@@ -71,38 +71,29 @@ def test_files_keys_types_and_rows_are_those_of_things_eeg2(folder):
     assert written == sorted(FILES)
     for name in FILES:
         session = content(folder / name)
-        assert session["ch_names"] == [*RAW_CHANNELS, "stim"]
-        assert session["ch_types"] == ["eeg"] * 63 + ["stim"]
-        scalars = [session[key] for key in ("sfreq", "highpass", "lowpass")]
-        assert scalars == [1000, 0.01, 100]
-        assert session["raw_eeg_data"].dtype == np.float64
-        assert session["raw_eeg_data"].shape[0] == 64
-        assert len(session) == 6
+        assert session.pop("ch_names") == [*RAW_CHANNELS, "stim"]
+        assert session.pop("ch_types") == ["eeg"] * 63 + ["stim"]
+        data = session.pop("raw_eeg_data")
+        assert data.dtype == np.float64 and data.shape[0] == 64
+        assert session == {"sfreq": 1000, "highpass": 0.01, "lowpass": 100}
 
 
-def test_the_reader_of_the_public_files_accepts_them(folder):
-    raw = load_raw_session(folder / "ses-02/raw_eeg_training.npy")
-    events, n_targets = stimulus_events(raw)
-    assert n_targets == 1
-    assert (len(events) + n_targets) % 20 == 0
+def shown(folder, partition, n_images):
+    """Count the presentations of each image in the four sessions, as they are read."""
+    for session in range(1, 5):
+        raw = load_raw_session(folder / f"ses-{session:02d}/raw_eeg_{partition}.npy")
+        events, n_targets = stimulus_events(raw)
+        assert n_targets and (len(events) + n_targets) % 20 == 0
+        yield np.bincount(events[:, 1], minlength=n_images + 1)[1:]
 
 
 def test_each_training_image_is_shown_twice_in_two_of_four_sessions(folder):
-    counts = []
-    for session in range(1, 5):
-        path = folder / f"ses-{session:02d}/raw_eeg_training.npy"
-        codes = stimulus_events(load_raw_session(path))[0][:, 1]
-        counts.append(np.bincount(codes, minlength=13)[1:])
-    first, second, third, fourth = (np.minimum(count, 2) for count in counts)
-    np.testing.assert_array_equal(first + second, np.full(12, 2))
-    np.testing.assert_array_equal(third + fourth, np.full(12, 2))
+    first, second, third, fourth = np.minimum(list(shown(folder, "training", 12)), 2)
+    assert set(first + second) == set(third + fourth) == {2}
 
 
 def test_each_test_image_is_shown_as_often_as_planned_in_every_session(folder):
-    for session in range(1, 5):
-        path = folder / f"ses-{session:02d}/raw_eeg_test.npy"
-        codes = stimulus_events(load_raw_session(path))[0][:, 1]
-        counts = np.bincount(codes, minlength=6)[1:]
+    for counts in shown(folder, "test", 5):
         assert (counts >= 4).all() and np.ptp(counts) <= 1
 
 
@@ -133,23 +124,14 @@ def test_images_follow_each_other_every_200_ms_with_pauses():
     assert (np.delete(steps, [19, 39]) == 200).all()
 
 
-def test_the_same_seed_writes_the_same_bytes(folder, tmp_path):
-    simulate_eeg(tmp_path, WORLD, subject=1)
+def test_bytes_depend_on_seed_participant_and_session_only(folder, tmp_path):
+    for subject in (1, 2):
+        simulate_eeg(tmp_path / str(subject), WORLD, subject=subject)
     for name in FILES:
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-
-
-def test_another_participant_or_session_has_other_signals_and_order(folder, tmp_path):
-    simulate_eeg(tmp_path, WORLD, subject=2)
-    one, two, later = (
-        content(place / name)["raw_eeg_data"]
-        for place, name in [
-            (folder, FILES[0]),
-            (tmp_path, FILES[0]),
-            (folder, FILES[2]),
-        ]
-    )
-    for other in (two, later):
+        assert (tmp_path / "1" / name).read_bytes() == (folder / name).read_bytes()
+    others = (tmp_path / "2" / FILES[0], folder / FILES[2])
+    one, *others = (content(p)["raw_eeg_data"] for p in (folder / FILES[0], *others))
+    for other in others:
         assert abs(np.corrcoef(one[0], other[0])[0, 1]) < 0.5
         assert (one[-1] != other[-1]).any()
 
@@ -167,6 +149,7 @@ def test_the_trigger_row_holds_the_codes_and_nothing_else(recording):
 
 def test_ongoing_activity_is_1_over_f_with_a_posterior_alpha_peak(recording):
     data, _ = recording
+    assert 3.5e-6 < np.median(data[:-1].std(axis=1)) < 8e-6  # V
     frequencies, power = welch(data[:-1, 2000:], 1000, nperseg=4000)
     band = (frequencies > 20) & (frequencies < 80)
     slopes = np.polyfit(np.log(frequencies[band]), np.log(power[:, band]).T, 1)[0]
@@ -176,25 +159,8 @@ def test_ongoing_activity_is_1_over_f_with_a_posterior_alpha_peak(recording):
     assert (alpha / around)[POSTERIOR].min() > 8
     frontal = [RAW_CHANNELS.index(name) for name in ("Fp1", "Fp2", "AF3", "AF4")]
     assert alpha[POSTERIOR].mean() > 5 * alpha[frontal].mean()
-
-
-def test_signals_are_about_five_microvolts(recording):
-    data, _ = recording
-    assert 3.5e-6 < np.median(data[:-1].std(axis=1)) < 8e-6
-
-
-def test_ongoing_activity_passes_100_hz():
-    person, rng = draw_participant(1, seed=0), np.random.default_rng(0)
-    nothing = Responses(np.zeros((2, person.moments.size)), np.zeros(2))
-    data = simulate_recording(
-        person,
-        eeg_sensors(person, rng=rng),
-        nothing,
-        codes=np.ones(40, int),
-        rng=rng,
-    )
-    frequencies, power = welch(data[:-1], 1000, nperseg=2000)
-    assert power[:, frequencies > 160].max() < 1e-3 * power[:, frequencies < 80].min()
+    passed = power[:, frequencies < 80].min()
+    assert power[:, frequencies > 160].max() < 1e-3 * passed  # low-pass at 100 Hz
 
 
 def test_evoked_responses_are_microvolts_over_the_occipital_cortex(recording):

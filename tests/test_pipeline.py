@@ -87,7 +87,7 @@ def kill_everything(copy, *, once_there):
     process.kill()
     for member in process.children(recursive=True)[:1]:
         member.kill()
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive  # kernels too
 
 

@@ -38,32 +38,32 @@ def test_options_of_profiles_exist(path):
     assert set(yaml.safe_load(path.read_text())) - of_plugin <= known
 
 
+def write_program(path, lines):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+
+
 @pytest.fixture
 def machine(tmp_path):
     """Make a repository with an environment whose Python prints what it is given."""
     shutil.copy(ROOT / "run_all.sh", tmp_path)
-    (tmp_path / "bin").mkdir()
     environment = "env | grep -E '^(HOME|SNAKEMAKE|JUPYTER_PATH)'"
-    programs = {
-        "python": f'[ "$1" = -c ] && exit 0\n{environment} >&2\n'
+    write_program(
+        tmp_path / "bin/python",
+        f'[ "$1" = -c ] && exit 0\n{environment} >&2\n'
         f'[ "$2" != workflow.preflight ] || exec {sys.executable} "$@"\necho "$@"',
-        "nvidia-smi": "echo GPU-a; echo GPU-b",
-    }
-    for name, lines in programs.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{lines}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
-    for folder in ("config", "paperlib", "workflow"):
+    )
+    write_program(tmp_path / "bin/nvidia-smi", "echo GPU-a; echo GPU-b")
+    for folder in ("config", "paperlib", "workflow", "tests"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     return tmp_path
 
 
-def run_all(machine, *arguments, **variables):
-    environment = os.environ | {"VIRTUAL_ENV": str(machine)} | variables
-    environment.pop("CUDA_VISIBLE_DEVICES", None)
-    environment |= {k: v for k, v in variables.items() if k == "CUDA_VISIBLE_DEVICES"}
+def run(folder, environment, *arguments):
     return subprocess.run(
-        ["./run_all.sh", *arguments],
-        cwd=machine,
+        [shutil.which("bash"), "./run_all.sh", *arguments],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -71,29 +71,32 @@ def run_all(machine, *arguments, **variables):
     )
 
 
+def run_all(machine, *arguments, **variables):
+    environment = os.environ | {"VIRTUAL_ENV": str(machine)}
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    return run(machine, environment | variables, *arguments)
+
+
 def passed_on(machine, *arguments, **variables):
     done = run_all(machine, *arguments, **variables)
     assert done.returncode == 0, done.stderr
-    programs = ("snakemake", "pytest", "workflow.data")
-    starts = tuple(f"{s}-m {p}" for s in ("", SERVE) for p in programs)
+    starts = ("-m snakemake", f"{SERVE}-m snakemake")
     return next(line for line in done.stdout.splitlines() if line.startswith(starts))
 
 
-def test_one_machine_uses_its_cores_and_gpus(machine):
-    passed = passed_on(machine)
-    memory = psutil.virtual_memory().total // 10**6
-    assert "--cores all" in passed and f"--resources mem_mb={memory} gpu=2 " in passed
-
-
-@pytest.mark.parametrize(("assigned", "passed"), [("1", "gpu=1"), ("", None)])
-def test_gpus_that_the_reader_withholds_do_not_count(machine, assigned, passed):
-    found = re.search(r"gpu=\d", passed_on(machine, CUDA_VISIBLE_DEVICES=assigned))
-    assert (found and found[0]) == passed
-
-
-def test_resources_of_the_command_line_go_before_those_of_the_machine(machine):
-    words = passed_on(machine, "--resources", "gpu=1").split()
-    assert words.index("gpu=2") < words.index("gpu=1")  # the last one decides
+@pytest.mark.parametrize(
+    ("words", "variables", "expected"),
+    [
+        ("", {}, "--cores all"),
+        ("", {}, f"--resources mem_mb={psutil.virtual_memory().total // 10**6} gpu=2 "),
+        ("", {"CUDA_VISIBLE_DEVICES": "1"}, " gpu=1 "),
+        ("", {"CUDA_VISIBLE_DEVICES": ""}, r"--resources mem_mb=\d+ --cores"),
+        ("--resources gpu=1", {}, "gpu=2 .* gpu=1"),  # the last one decides
+        ("tab07 fig03 --cores 1", {}, "--cores 1 .* only=tab07,fig03"),
+    ],
+)
+def test_what_snakemake_is_given(machine, words, variables, expected):
+    assert re.search(expected, passed_on(machine, *words.split(), **variables))
 
 
 @pytest.mark.parametrize("form", ["--profile {}", "--profile={}"])
@@ -104,19 +107,18 @@ def test_a_profile_decides_about_cores_and_gpus(machine, form):
     assert "--cores" not in passed and "--resources" not in passed
 
 
-def test_names_of_tables_and_figures_are_completed(machine):
-    passed = passed_on(machine, "tab07", "fig03", "--cores", "1")
-    assert "only=tab07,fig03" in passed and "--cores 1" in passed
-
-
-@pytest.mark.parametrize("words", ["-k plan", "--config a", "-h"])
-def test_the_tests_are_given_every_word(machine, words):
-    assert passed_on(machine, "test", *words.split()).endswith(f" {words}")
-
-
-def test_fetch_is_given_its_configuration_and_options(machine):
-    passed = passed_on(machine, "fetch", "--weights", "--config", "paper")
-    assert passed == "-m workflow.data fetch --weights --config paper"
+@pytest.mark.parametrize(
+    ("words", "passed"),
+    [
+        (["test", "-k", "plan", "--config", "a", "-h"], " -k plan --config a -h"),
+        (["fetch", "--weights", "--config", "paper"], "--weights --config paper"),
+        (["check"], "-m workflow.data check --config mini"),
+        (["generate", "a b.jpg"], "-m workflow.generate a b.jpg"),
+    ],
+)
+def test_commands_are_given_every_word(machine, words, passed):
+    done = run_all(machine, *words)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].endswith(passed)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,6 @@ def test_what_the_shell_holds_for_other_work_is_kept_away(machine):
 def test_results_of_a_file_elsewhere_are_listed(machine):
     (machine / "tables/small").mkdir(parents=True)
     (machine / "tables/small/tab01.csv").touch()
-    (machine / "tests").symlink_to(ROOT / "tests")
     done = run_all(machine, "--config", "tests/small.yaml")
     assert "tables/small/tab01.csv" in done.stdout.splitlines()
 
@@ -177,28 +178,19 @@ def test_results_of_a_file_elsewhere_are_listed(machine):
     ],
 )
 def test_the_right_python_is_chosen(tmp_path, versions, expected):
-    shutil.copy(ROOT / "run_all.sh", tmp_path)
-    shutil.copy(ROOT / "requirements.txt", tmp_path)
-    (tmp_path / "bin").mkdir()
+    for name in ("run_all.sh", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
     for name, version in versions.items():
         info = tuple(map(int, version.split(".")))
-        program = tmp_path / "bin" / name
-        program.write_text(
-            f'#!/bin/sh\n[ "$1" = --version ] && echo Python {version} && exit\n'
+        write_program(
+            tmp_path / "bin" / name,
+            f'[ "$1" = --version ] && echo Python {version} && exit\n'
             f'[ "$1" = -c ] || exit 3\n'
-            f'exec {sys.executable} -c "import sys; sys.version_info = {info}; $2"\n'
+            f'exec {sys.executable} -c "import sys; sys.version_info = {info}; $2"',
         )
-        program.chmod(0o755)
     for name in ("dirname", "cmp", "grep", "mkdir"):
         (tmp_path / "bin" / name).symlink_to(shutil.which(name))
-    done = subprocess.run(
-        [shutil.which("bash"), "./run_all.sh"],
-        cwd=tmp_path,
-        env={"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(tmp_path, {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)})
     assert done.returncode != 0 and expected in done.stdout + done.stderr
 
 
@@ -260,10 +252,8 @@ def test_values_are_those_that_decide(jobs):
 
 def test_parameters_are_typed(jobs):
     keys = {"dataset": "things-eeg2", "run": "ours", "subject": "02"}
-    assert yaml.safe_load(jobs.parameters()(keys)) == keys | {
-        "config": "mini",
-        "subject": 2,
-    }
+    expected = keys | {"config": "mini", "subject": 2}
+    assert yaml.safe_load(jobs.parameters()(keys)) == expected
 
 
 def test_memory_grows_with_every_attempt(jobs):
@@ -288,8 +278,3 @@ def test_time_left_follows_the_costs_of_jobs(tmp_path, monkeypatch):
     handler.emit(SimpleNamespace(event=LogEvent.JOB_INFO, **job))
     handler.emit(SimpleNamespace(event=LogEvent.JOB_FINISHED, job_id=3))
     assert lines == ["4 jobs left, about 2 min"]
-
-
-def test_own_images_are_named_from_where_the_user_is(machine):
-    done = run_all(machine, "generate", "a b.jpg", "--subject", "2")
-    assert "-m workflow.generate a b.jpg --subject 2" in done.stdout
