@@ -54,23 +54,14 @@ def ask(folder, *arguments, served=True):
 
 
 @pytest.mark.parametrize("served", [True, False])
-def test_a_program_has_the_environment_of_who_asks(program, served):
-    done = ask(program, "exit", "0", served=served)
-    assert done.stdout == f"['exit', '0'] typed blue {program}\n"
-    assert done.returncode == 0
-
-
-@pytest.mark.parametrize("served", [True, False])
-@pytest.mark.parametrize("status", [0, 7])
-def test_the_exit_status_is_returned(program, served, status):
-    assert ask(program, "exit", str(status), served=served).returncode == status
-
-
-@pytest.mark.parametrize("served", [True, False])
-def test_an_error_is_printed_and_returned(program, served):
-    done = ask(program, "fail", served=served)
-    assert done.returncode == 1
-    assert "RuntimeError: no luck" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "status", "error"),
+    [(["exit", "0"], 0, ""), (["exit", "7"], 7, ""), (["fail"], 1, "RuntimeError: no")],
+)
+def test_a_program_is_that_of_who_asks(program, served, arguments, status, error):
+    done = ask(program, *arguments, served=served)
+    assert done.returncode == status and error in done.stderr
+    assert done.stdout == f"{arguments} typed blue {program}\n"
 
 
 def is_running(pid):
@@ -80,12 +71,11 @@ def is_running(pid):
         return False
 
 
-def wait_until(condition):
-    for _ in range(100):
-        if condition():
-            return
+def wait_for_the_end_of(*pids):
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline
         time.sleep(0.1)
-    raise TimeoutError
 
 
 @pytest.mark.parametrize("victim", ["client", "server"])
@@ -105,7 +95,5 @@ def test_a_fork_ends_with_its_client_and_with_its_server(program, victim):
     client = int(children.split()[0])
     assert is_running(fork)
     os.kill(client if victim == "client" else server.pid, signal.SIGKILL)
-    wait_until(lambda: not is_running(fork))
-    wait_until(lambda: not is_running(helper))  # that the fork has started
-    wait_until(lambda: not is_running(client))
+    wait_for_the_end_of(fork, helper, client)  # helper: what the fork has started
     server.wait()

@@ -48,12 +48,8 @@ def test_command_line_writes_what_the_file_captioner_imports(tmp_path, images):
     imported = read_captions(tmp_path / "imported.jsonl", NAMES)
     assert imported["caption"].tolist() == [f"A {n[:3]}, “{n}”." for n in NAMES]
     first = json.loads(output.read_text("utf-8").splitlines()[0])
-    assert first == {
-        "image_id": "cat_01",
-        "caption": "A cat, “cat_01”.",
-        "model": "THUDM/visualglm-6b",
-        **how,
-    }
+    named = {"image_id": "cat_01", "caption": "A cat, “cat_01”."}
+    assert first == named | {"model": "THUDM/visualglm-6b"} | how
 
 
 @pytest.mark.parametrize("n_images", [0, 1, 3])
@@ -81,8 +77,7 @@ def test_killed_run_ends_with_the_file_of_an_unbroken_one(tmp_path, images, n_im
 
 
 def test_an_unfinished_file_of_another_run_starts_over(tmp_path, images):
-    path, found = tmp_path / "own.jsonl", list_images(images)
-    asked = []
+    path, found, asked = tmp_path / "own.jsonl", list_images(images), []
 
     def counting(path):
         asked.append(path)
@@ -112,7 +107,8 @@ def fake_model(calls):
     """Return what answers with the likeliest and the second of its tokens."""
 
     def generate(*, input_ids, logits_processor, **options):
-        calls.append({"ids": input_ids[0].tolist(), **options})
+        ids, draw = input_ids[0].tolist(), torch.rand(()).item()
+        calls.append({"ids": ids, "draw": draw, **options})
         scores = torch.zeros(1, 130_528)
         scores[0, [70_000, 64, 65]] = torch.tensor([9.0, 5.0, 4.0])  # Chinese, @, A
         for processor in logits_processor:
@@ -152,21 +148,13 @@ def test_question_and_answer_are_english():
 
 
 def test_draws_depend_on_the_seed_only():
-    drawn = []
-    model = fake_model([])
-    generate = model.generate
-
-    def drawing(**options):
-        assert options["do_sample"]
-        drawn.append(torch.rand(()).item())
-        return generate(**options)
-
-    model.generate = drawing
+    calls, options = [], {"prompt": "What?", "max_new_tokens": 7}
     for seed in (1, 1, 2):
         with torch.random.fork_rng():
-            options = {"prompt": "What?", "max_new_tokens": 7, "seed": seed}
-            VisualGLM(model, fake_tokenizer(), **options)(Path("cat.jpg"))
-    assert drawn[0] == drawn[1] != drawn[2]
+            model = VisualGLM(fake_model(calls), fake_tokenizer(), seed=seed, **options)
+            model(Path("cat.jpg"))
+    assert all(call["do_sample"] for call in calls)
+    assert calls[0]["draw"] == calls[1]["draw"] != calls[2]["draw"]
 
 
 def test_script_stands_alone():

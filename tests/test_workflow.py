@@ -87,8 +87,7 @@ def passed_on(machine, *arguments, **variables):
 @pytest.mark.parametrize(
     ("words", "variables", "expected"),
     [
-        ("", {}, "--cores all"),
-        ("", {}, f"--resources mem_mb={psutil.virtual_memory().total // 10**6} gpu=2 "),
+        ("", {}, f"mem_mb={psutil.virtual_memory().total // 10**6} gpu=2 --cores all "),
         ("", {"CUDA_VISIBLE_DEVICES": "1"}, " gpu=1 "),
         ("", {"CUDA_VISIBLE_DEVICES": ""}, r"--resources mem_mb=\d+ --cores"),
         ("--resources gpu=1", {}, "gpu=2 .* gpu=1"),  # the last one decides
