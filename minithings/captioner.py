@@ -65,22 +65,9 @@ def train_captioners(
     """Train a small Qwen2-VL model and save it, at several stages, for transformers.
 
     The vision tower first learns to predict the attributes; then it is fixed and the
-    language model learns to answer the prompt with the caption (loss on the answer
-    only). Snapshots of this one training are captioners of graded quality.
-
-    Parameters
-    ----------
-    folder
-        Gets a folder for each snapshot, which ``from_pretrained`` loads.
-    world
-        Its seed and its section ``captioner``.
-    prompt
-        What captioners are asked.
-
-    Returns
-    -------
-    dict
-        Scores of each snapshot; see `score_captions`.
+    language model learns to answer ``prompt`` with the caption (loss on the answer
+    only). Snapshots of this one training are captioners of graded quality, each in a
+    folder of its own. Returns the scores of each; see `score_captions`.
     """
     seed, training = world.seed, world.captioner
     scenes, held_out = draw_scenes(seed, training.n_scenes)
@@ -141,15 +128,7 @@ def score_captions(
 ) -> dict[str, float]:
     """Return the share of captions that name each attribute of their scene correctly.
 
-    Parameters
-    ----------
-    scenes, captions
-        What N images show, and what is said of them.
-
-    Returns
-    -------
-    dict
-        For each attribute, and, as ``"concept"``, for texture, color and shape at once.
+    ``"concept"`` stands for texture, color and shape at once.
     """
     words = {"medium": "medium-sized"}
     correct = np.array(

@@ -52,20 +52,9 @@ def train_clip(folder: Path, world: World) -> dict[str, float]:
     """Train a small CLIP model and save it as an open_clip folder.
 
     The loss is CLIP's contrastive one plus the cross-entropy of the attributes, which
-    one linear layer predicts from the embeddings of both, image and caption.
-
-    Parameters
-    ----------
-    folder
-        Loaded as ``"local-dir:<folder>"`` afterwards.
-    world
-        Its seed and its section ``clip``.
-
-    Returns
-    -------
-    dict
-        Share of held-out scenes whose own caption is the most similar of all
-        (``image_to_text``), and the reverse (``text_to_image``).
+    one linear layer predicts from the embeddings of both, image and caption. Returns
+    the share of held-out scenes whose own caption is the most similar of all
+    (``image_to_text``), and the reverse (``text_to_image``).
     """
     seed, training = world.seed, world.clip
     scenes, held_out = draw_scenes(seed, training.n_scenes)

@@ -66,17 +66,7 @@ _LOW_PASS = 100  # Hz
 
 
 def simulate_eeg(folder: Path, world: World, *, subject: int) -> None:
-    """Write the raw sessions of a participant, ``ses-01`` to ``ses-04``.
-
-    Parameters
-    ----------
-    folder
-        The participant's raw folder.
-    world
-        Its seed and the sizes of the experiment.
-    subject
-        Number of the participant.
-    """
+    """Write the raw sessions of a participant, ``ses-01`` to ``ses-04``."""
     sizes, start = world.eeg, [world.seed, subject]
     participant = draw_participant(subject, seed=world.seed)
     sensors = eeg_sensors(participant, rng=np.random.default_rng([*start, 101]))
@@ -141,20 +131,7 @@ def onset_samples(n_trials: int) -> np.ndarray:
 
 
 def eeg_sensors(participant: Participant, *, rng: np.random.Generator) -> Sensors:
-    """Compute a participant's lead fields and draw the dipoles of ongoing activity.
-
-    Parameters
-    ----------
-    participant
-        Whose head it is.
-    rng
-        Draws the dipoles.
-
-    Returns
-    -------
-    Sensors
-        Of 63 electrodes.
-    """
+    """Compute a participant's lead fields and draw the dipoles of ongoing activity."""
     cortex, alpha = draw_generators(participant.head.radius, rng=rng)
     return Sensors(
         lead_field=eeg_lead_field(
@@ -173,22 +150,7 @@ def simulate_recording(
     codes: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Simulate one file.
-
-    Parameters
-    ----------
-    participant, sensors, responses
-        Who sees it, how it is recorded and what it evokes.
-    codes : ndarray of shape (n_trials,)
-        As returned by `presentation_order`.
-    rng
-        Source of trial-to-trial variability and of ongoing activity.
-
-    Returns
-    -------
-    ndarray of shape (64, n_samples)
-        63 electrodes in volts, then the trigger row.
-    """
+    """Simulate the file of trials with ``codes``: 63 electrodes in volts, triggers."""
     onsets = onset_samples(codes.size)
     n_samples = int(onsets[-1]) + _MARGIN
     target = responses.shift.size - 1

@@ -15,31 +15,17 @@ _TEST_EXEMPLAR = 6
 
 @dataclass(frozen=True)
 class Stimulus:
-    """An image and its place among the stimuli.
+    """An image and its place among the stimuli."""
 
-    Attributes
-    ----------
-    folder
-        Name of the concept's folder, such as ``00001_dotted_blue_cat``.
-    file
-        Such as ``dotted_blue_cat_01b.jpg``.
-    scene
-        What the image shows.
-    """
-
-    folder: str
-    file: str
-    scene: Scene
+    folder: str  # of the concept, such as 00001_dotted_blue_cat
+    file: str  # such as dotted_blue_cat_01b.jpg
+    scene: Scene  # what it shows
 
 
 def draw_eeg_stimuli(world: World) -> dict[str, list[Stimulus]]:
-    """Choose concepts and draw a scene for every image.
+    """Choose concepts and draw a scene for every image, in the order of conditions.
 
-    Returns
-    -------
-    dict
-        Lists of stimuli under ``"training"`` and ``"test"``, in the order in which
-        conditions are numbered. No test concept is a training concept.
+    No test concept is a training concept.
     """
     sizes = world.eeg
     rng = np.random.default_rng([world.seed, 0])

@@ -25,18 +25,10 @@ _DURATION = 1.6  # s after which the slowest response has died away
 
 @dataclass(frozen=True)
 class Responses:
-    """What each image evokes; the last row is the target (or a catch image).
+    """What each image evokes; the last row is the target (or a catch image)."""
 
-    Attributes
-    ----------
-    strength : ndarray of shape (n_images + 1, n_sources)
-        As returned by `minithings.sources.image_drives`.
-    shift : ndarray of shape (n_images + 1,)
-        Seconds.
-    """
-
-    strength: np.ndarray
-    shift: np.ndarray
+    strength: np.ndarray  # images x sources, see `sources.image_drives`
+    shift: np.ndarray  # of each image, s
 
 
 def image_responses(scenes: Sequence[Scene]) -> Responses:

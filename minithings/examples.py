@@ -42,20 +42,11 @@ _HELD_OUT_SIZE = 128  # pixels, so that the scores include the resizing
 
 @dataclass(frozen=True)
 class Examples:
-    """Rendered scenes to learn from.
+    """Rendered scenes to learn from."""
 
-    Attributes
-    ----------
-    images : Tensor of shape (N, 3, size, size)
-        uint8.
-    captions : list of str
-    labels : Tensor of shape (N, 6)
-        Index of each attribute's value, in the order of ``ATTRIBUTES``.
-    """
-
-    images: Tensor
+    images: Tensor  # N 3 H W, uint8
     captions: list[str]
-    labels: Tensor
+    labels: Tensor  # N 6, index of each attribute's value, in the order of ATTRIBUTES
 
 
 def draw_scenes(seed: int, n_scenes: int) -> tuple[list[Scene], list[Scene]]:

@@ -26,18 +26,13 @@ _REMOVED = ("MRO11",)
 
 @dataclass(frozen=True)
 class Head:
-    """A spherical head, and how it is turned in the cap and in the helmet.
+    """A spherical head, and how the cap is turned on it.
 
-    Attributes
-    ----------
-    radius
-        Of the scalp, in meters.
-    rotation : ndarray of shape (3,)
-        How the cap is turned from its standard position, as a rotation vector in
-        radians; the head is turned the other way in the helmet.
+    ``rotation`` is a rotation vector in radians, from the cap's standard position; the
+    head is turned the other way in the MEG helmet.
     """
 
-    radius: float = 0.092
+    radius: float = 0.092  # m, of the scalp
     rotation: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
 
@@ -69,17 +64,8 @@ def eeg_lead_field(
 ) -> np.ndarray:
     """Compute potentials against the reference per unit of dipole moment.
 
-    Parameters
-    ----------
-    head
-        Which wears the cap.
-    positions, orientations : ndarray of shape (n_dipoles, 3)
-        Head coordinates in meters; unit vectors.
-
-    Returns
-    -------
-    ndarray of shape (63, n_dipoles)
-        In volts per ampere meter, electrodes in raw order.
+    ``positions`` (n, 3) are in meters, in head coordinates, ``orientations`` unit
+    vectors. The result, (63, n), is in volts per ampere meter, electrodes in raw order.
     """
     potentials = _forward(eeg_info(head), head.radius, positions, orientations)
     return potentials[:-1] - potentials[-1]

@@ -69,17 +69,7 @@ _SENSOR_NOISE = 5e-15  # T / sqrt(Hz)
 
 
 def simulate_meg(folder: Path, world: World, *, subject: int) -> None:
-    """Write the epochs of a participant, ``preprocessed_P<subject>-epo.fif``.
-
-    Parameters
-    ----------
-    folder
-        Where the epochs of all participants go.
-    world
-        Its seed and the sizes of the experiment.
-    subject
-        Number of the participant.
-    """
+    """Write the epochs of a participant, ``preprocessed_P<subject>-epo.fif``."""
     stimuli = draw_meg_stimuli(world)
     trials = draw_trials(stimuli, seed=world.seed, subject=subject)
     responses = image_responses(stimuli.scenes)
@@ -109,10 +99,7 @@ def simulate_session(
 ) -> np.ndarray:
     """Simulate a session's trials (rows of the trial table), band-passed.
 
-    Returns
-    -------
-    ndarray of shape (271, n_trials, 300)
-        float32, in teslas, each trial from 100 ms before the image on.
+    Returns 271 sensors x trials x 300 samples from -0.1 s on, float32, in teslas.
     """
     onsets = _BASELINE - 1 + _SOA * np.arange(len(trials))
     n_samples = int(onsets[-1]) + _MARGIN

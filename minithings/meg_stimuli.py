@@ -26,23 +26,11 @@ _KEY = 1  # that the participants press
 
 @dataclass(frozen=True)
 class Stimuli:
-    """All images of THINGS and those that are shown.
+    """All images of THINGS and those that are shown."""
 
-    Attributes
-    ----------
-    things : DataFrame
-        Columns concept, file, things_category_nr, things_image_nr and
-        things_exemplar_nr; all count from 1.
-    scenes : list of Scene
-        What the images of ``things`` show.
-    shown : DataFrame
-        The first nine columns of the trial table, a row an image: first ``exp``, then
-        ``catch``, then ``test`` images.
-    """
-
-    things: pd.DataFrame
-    scenes: list[Scene]
-    shown: pd.DataFrame
+    things: pd.DataFrame  # concept, file, and numbers of concept, image and exemplar
+    scenes: list[Scene]  # what its images show
+    shown: pd.DataFrame  # nine columns of the trial table; exp, catch, test images
 
 
 def draw_meg_stimuli(world: World) -> Stimuli:
@@ -72,13 +60,8 @@ def draw_trials(stimuli: Stimuli, *, seed: int, subject: int) -> pd.DataFrame:
 
     A session shows every test and every catch image once and at most one of a
     concept's other images (as long as there are no more than sessions). Every catch
-    image is noticed, nothing else is.
-
-    Returns
-    -------
-    DataFrame
-        One row a trial in order of presentation, with the 18 columns of the published
-        trial tables. Times are in seconds from the start of the run.
+    image is noticed, nothing else is. Returns trials in order, with the 18 columns of
+    the published trial tables; times are in seconds from the start of the run.
     """
     rng = np.random.default_rng([seed, subject, 200])
     sessions = [

@@ -24,18 +24,13 @@ _ALPHA_WIDTH = 0.8  # Hz
 class Sensors:
     """How a participant's activity reaches C electrodes (V) or MEG sensors (T).
 
-    Attributes
-    ----------
-    lead_field : ndarray of shape (C, n_sources)
-        Signal per ampere meter of each source of evoked activity.
-    cortex, alpha : ndarray with C rows
-        Roots of the covariance of the 1/f and of the alpha activity, for independent
-        noise of variance 1 in the columns.
+    ``cortex`` and ``alpha`` are roots of the covariance of the 1/f and of the alpha
+    activity: they mix independent noise of variance 1.
     """
 
-    lead_field: np.ndarray
-    cortex: np.ndarray
-    alpha: np.ndarray
+    lead_field: np.ndarray  # C x sources of evoked activity, per A m
+    cortex: np.ndarray  # C rows
+    alpha: np.ndarray  # C rows
 
 
 @dataclass(frozen=True)

@@ -29,32 +29,17 @@ _ANGLE_SD = np.radians(25)
 
 @dataclass(frozen=True)
 class Participant:
-    """What makes a participant; arrays hold one entry a source.
-
-    Attributes
-    ----------
-    head : Head
-    positions : ndarray of shape (n_sources, 3)
-        In meters, head coordinates.
-    orientations : ndarray of shape (n_sources, 3)
-        Unit vectors.
-    moments, peaks, widths, rebounds : ndarray of shape (n_sources,)
-        Moment in ampere meters and parameters of `minithings.sources.time_course`.
-    alpha_frequency
-        In hertz.
-    background
-        Factor on the ongoing activity.
-    """
+    """What makes a participant; arrays hold one entry a source."""
 
     head: Head
-    positions: np.ndarray
-    orientations: np.ndarray
-    moments: np.ndarray
-    peaks: np.ndarray
+    positions: np.ndarray  # N 3, m, head coordinates
+    orientations: np.ndarray  # N 3, unit vectors
+    moments: np.ndarray  # A m
+    peaks: np.ndarray  # s; this and the next two are for `sources.time_course`
     widths: np.ndarray
     rebounds: np.ndarray
-    alpha_frequency: float
-    background: float
+    alpha_frequency: float  # Hz
+    background: float  # factor on the ongoing activity
 
 
 def draw_participant(subject: int, *, seed: int) -> Participant:
