@@ -22,7 +22,7 @@ from paperlib.recordings.mvnn import noise_covariance, whiten, whitening_matrix
 from paperlib.recordings.signals import PARTITIONS, create_signals, release_memory
 from paperlib.recordings.things_eeg2 import check_channels, load_recording
 from paperlib.recordings.trials import select_trials
-from paperlib.validation import check_finite, check_option
+from paperlib.validation import check_finite, check_option, reading
 
 COUNTS = ["partition", "session", "recorded", "catch", "incomplete", "surplus", "kept"]
 CHANNEL_SETS = {
@@ -47,17 +47,11 @@ def preprocess_recordings(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Cut, select, resample and whiten the trials of one participant.
 
-    Parameters
-    ----------
-    raw_folder
-        Holds the sessions ``ses-01`` and so on; all of them are used. Recordings that
-        are missing, not valid, or do not show the images as the data set's design says
-        raise FileNotFoundError or ValueError before the first trial is cut out.
-    signals_folder
-        Gets what `load_signals` reads, complete or not at all.
-    options
-        ``mvnn`` is the mode of `noise_covariance`, estimated from training trials, or
-        (``covariance: both``) averaged with that of test trials.
+    All sessions of ``raw_folder`` (``ses-01`` and so on) are used. Recordings that are
+    missing, not valid, or do not show the images as the data set's design says raise
+    FileNotFoundError or ValueError before the first trial is cut out. The noise
+    covariance is estimated from training trials, or (``covariance: both``) averaged
+    with that of test trials.
 
     Returns
     -------
@@ -142,10 +136,8 @@ def _list_trials(
     raw = load_recording(session, partition)
     source = f"the {partition} recording in {session}"
     check_channels(source, raw.ch_names, channels)
-    try:
+    with reading(source):
         events, n_targets = things_eeg2.stimulus_events(raw)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
     first, last = _offsets(options, raw.info["sfreq"])
     complete = (events[:, 0] + first >= 0) & (events[:, 0] + last < raw.n_times)
     if not complete.any():

@@ -85,24 +85,13 @@ def import_epochs(
 ) -> pd.DataFrame:
     """Sort the released epochs of a participant by image, a block at a time.
 
-    Parameters
-    ----------
-    folder
-        The data set's folder, with all parts of the epochs in
-        ``derivatives/preprocessed``, and ``sourcedata``.
-    signals_folder
-        Gets what `load_signals` reads, complete or not at all: the first second of
-        each trial, a row for each image of `list_images`, repetitions in order of time.
-    concepts
-        Which training images to keep, as for `select_concepts`.
-
-    Returns
-    -------
-    DataFrame
-        Trials recorded and kept, a row for each kind of trial.
-
-    Files that are missing, damaged or another participant's raise FileNotFoundError or
-    ValueError, as do channels that are no CTF sensors and values that are not finite.
+    ``folder`` is the data set's, with all parts of the epochs in
+    ``derivatives/preprocessed``, and ``sourcedata``. The signals hold the first second
+    of each trial, a row for each image of `list_images` of these ``concepts`` (see
+    `select_concepts`), repetitions in order of time. Trials recorded and kept are
+    returned, a row for each kind. Files that are missing, damaged or another
+    participant's raise FileNotFoundError or ValueError, as do channels that are no CTF
+    sensors and values that are not finite.
     """
     path = folder / "derivatives/preprocessed" / f"preprocessed_P{subject}-epo.fif"
     epochs = open_epochs(path)
@@ -175,10 +164,8 @@ def check_sensors(ch_names: Sequence[str], *, source: Path) -> None:
     """Raise ValueError unless channels are CTF sensors; warn unless the usual 271."""
     if wrong := [name for name in ch_names if not name.startswith("M")]:
         raise ValueError(f"{source}: channel {wrong[0]!r} is not a CTF sensor.")
-    try:
+    with reading(source):
         sizes = Counter(channel_regions(ch_names))
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
     if sizes == REGION_SIZES:
         return
     difference = f"{source} holds {len(ch_names)} sensors, by region {dict(sizes)}; "
