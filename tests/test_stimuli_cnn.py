@@ -61,17 +61,14 @@ def pixels(lite0, photographs):
 
 
 @torch.inference_mode()
-def test_lite0_names_what_photographs_show(classifier, pixels):
+def test_lite0_names_what_photographs_show(lite0, classifier, pixels):
     china, flower = classifier(pixels).topk(5).indices.tolist()
     assert (china[0], flower[0]) == (PALACE, DAISY)
     assert MONASTERY in china
-
-
-def test_lite0_prepares_pictures_as_for_its_training(lite0):
-    pixels = lite0.preprocess(Image.new("RGB", (300, 400), (255, 0, 128)))
-    assert pixels.shape == (3, 224, 224)
+    plain = lite0.preprocess(Image.new("RGB", (300, 400), (255, 0, 128)))
+    assert plain.shape == (3, 224, 224)  # prepared as for its training
     expected = (np.array([255, 0, 128]) / 255 - 0.5) / 0.5
-    np.testing.assert_allclose(pixels.mean(dim=(1, 2)), expected, atol=1e-5)
+    np.testing.assert_allclose(plain.mean(dim=(1, 2)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("change", [reversed, lambda tensors: list(tensors)[:-1]])
@@ -82,7 +79,7 @@ def test_weights_in_another_order_do_not_fit(classifier, monkeypatch, change):
         load_cnn("efficientnet-lite0", device="cpu")
 
 
-def test_alexnet_without_weights_or_network(monkeypatch, tmp_path):
+def test_unknown_network_and_alexnet_without_weights(monkeypatch, tmp_path):
     def refuse(url, path, hash_prefix, *, progress):
         raise OSError("no network")
 
@@ -91,6 +88,8 @@ def test_alexnet_without_weights_or_network(monkeypatch, tmp_path):
     match = r"not at .*checkpoints/alex.*downloaded \(no network\).*alexnet-owt"
     with pytest.raises(FileNotFoundError, match=match):
         load_cnn("alexnet", device="cpu")
+    with pytest.raises(ValueError, match="network must be one of.*mean 'alexnet'"):
+        load_cnn("alex-net", device="cpu")
 
 
 def test_damaged_alexnet(monkeypatch, tmp_path, random_alexnet):
@@ -105,23 +104,8 @@ def test_damaged_alexnet(monkeypatch, tmp_path, random_alexnet):
         load_cnn("alexnet", device="cpu")
 
 
-def test_unknown_network():
-    with pytest.raises(ValueError, match="network must be one of.*mean 'alexnet'"):
-        load_cnn("alex-net", device="cpu")
-
-
 @torch.inference_mode()
-def test_layers_of_lite0(lite0, classifier, photographs, pixels):
-    outputs = layer_outputs(lite0, photographs, grid=4)
-    channels = [32, 16, 24, 40, 80, 112, 192, 320]
-    shapes = [*((2, 16, n) for n in channels), (2, 1, 1280)]
-    assert [maps.shape for maps in outputs.values()] == shapes
-    pooled = torch.from_numpy(outputs["global_pool"][:, 0])
-    torch.testing.assert_close(classifier.classifier(pooled), classifier(pixels))
-
-
-@torch.inference_mode()
-def test_layers_are_the_outputs_of_modules(lite0, photographs, pixels):
+def test_layers_of_lite0_are_the_outputs_of_modules(lite0, photographs, pixels):
     """Independent reference: PyTorch's own hooks."""
     model, expected = cnn._load_lite0()[0].eval(), {}
     for layer in LAYERS["efficientnet-lite0"]:
@@ -132,6 +116,10 @@ def test_layers_are_the_outputs_of_modules(lite0, photographs, pixels):
     for layer, maps in layer_outputs(lite0, photographs, grid=112).items():
         want = expected[layer].reshape(2, maps.shape[2], -1).mT
         np.testing.assert_allclose(maps, want, **CLOSE)
+    channels = [32, 16, 24, 40, 80, 112, 192, 320]
+    shapes = [*((2, 16, n) for n in channels), (2, 1, 1280)]
+    outputs = layer_outputs(lite0, photographs, grid=4)
+    assert [maps.shape for maps in outputs.values()] == shapes
 
 
 @torch.inference_mode()
@@ -147,12 +135,8 @@ def test_layers_of_alexnet(random_alexnet, small_alexnet, photographs):
     flat = torch.from_numpy(pooled["features.12"]).mT.flatten(1)
     expected = F.relu(random_alexnet.classifier[1](flat))
     np.testing.assert_allclose(pooled["classifier.2"][:, 0], expected, **CLOSE)
-
-
-def test_maps_are_averaged_to_the_grid(small_alexnet, photographs):
-    fine = layer_outputs(small_alexnet, photographs, grid=6)["features.12"]
     coarse = layer_outputs(small_alexnet, photographs, grid=2)["features.12"]
-    blocks = fine.reshape(2, 2, 3, 2, 3, 256).mean(axis=(2, 4))
+    blocks = pooled["features.12"].reshape(2, 2, 3, 2, 3, 256).mean(axis=(2, 4))
     np.testing.assert_allclose(coarse, blocks.reshape(2, 4, 256), 1e-5, 1e-6)
 
 

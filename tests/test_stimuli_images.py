@@ -61,9 +61,6 @@ def test_concepts_are_folders_without_their_number(tmp_path, metadata, folder, c
     old.rename(new)
     save_metadata(tmp_path, metadata | {"test_img_concepts": [folder] * 2})
     assert read_images(tmp_path)["concept"].iloc[-1] == concept
-
-
-def test_missing_metadata_or_images(tmp_path, metadata):
     for path in (tmp_path / "training_images").rglob("*.jpg"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"4 of 6 images .*aardvark_00b.jpg"):
@@ -139,10 +136,13 @@ def test_pictures_of_every_mode_and_format_become_rgb(tmp_path, mode, name):
     np.testing.assert_allclose(np.asarray(image), 255, atol=1)
 
 
-def test_ordinary_pictures_keep_their_values(tmp_path):
+def test_values_are_kept_and_of_an_animation_the_first_frame_is_read(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     image = opened(tmp_path, Image.fromarray(pixels))
     np.testing.assert_array_equal(np.asarray(image), pixels)
+    first, second = (Image.new("RGB", (4, 4), color) for color in (GREEN, BLACK))
+    image = opened(tmp_path, first, "a.gif", save_all=True, append_images=[second])
+    assert image.getpixel((0, 0)) == GREEN
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -175,10 +175,7 @@ def test_16_bit_gray_spans_its_range(tmp_path, name):
     np.testing.assert_array_equal(gray, np.rint(ramp / 257)[..., None].repeat(3, 2))
     dark = opened(tmp_path, Image.fromarray(ramp // 4), name)
     assert np.asarray(dark).max() == 64  # not stretched
-
-
-def test_16_bit_gray_in_which_zero_is_white(tmp_path):
-    """TIFF's tag PhotometricInterpretation; Pillow heeds it up to 8 bits."""
+    # TIFF's tag PhotometricInterpretation: zero is white; Pillow heeds it up to 8 bits
     picture = Image.fromarray(np.array([[0, 65535]], np.uint16))
     image = opened(tmp_path, picture, "a.tiff", tiffinfo={262: 0})
     assert [image.getpixel((column, 0)) for column in (0, 1)] == [WHITE, BLACK]
@@ -197,12 +194,9 @@ def test_16_bit_gray_in_which_zero_is_white(tmp_path):
 def test_32_bit_gray_spans_its_range(tmp_path, values, expected):
     gray = opened(tmp_path, Image.fromarray(values), "a.tiff")
     assert np.asarray(gray)[0, :, 0].tolist() == expected
-
-
-def test_gray_that_is_not_a_number(tmp_path):
-    values = np.array([[0, np.nan]], np.float32)
+    not_finite = np.where(values == values.max(), np.nan, values).astype(np.float32)
     with pytest.raises(ValueError, match="a.tiff is damaged.*NaN or infinite"):
-        opened(tmp_path, Image.fromarray(values), "a.tiff")
+        opened(tmp_path, Image.fromarray(not_finite), "a.tiff")
 
 
 @pytest.mark.parametrize(
@@ -225,12 +219,6 @@ def test_transparency_is_laid_on_white(tmp_path, mode, color, options, expected)
     assert (image.mode, image.getpixel((0, 0))) == ("RGB", expected)
     if not options:  # a picture that was never in a file
         assert to_rgb(picture).getpixel((0, 0)) == expected
-
-
-def test_first_frame_of_an_animation(tmp_path):
-    first, second = (Image.new("RGB", (4, 4), color) for color in (GREEN, BLACK))
-    image = opened(tmp_path, first, "a.gif", save_all=True, append_images=[second])
-    assert image.getpixel((0, 0)) == GREEN
 
 
 def with_swapped_primaries():

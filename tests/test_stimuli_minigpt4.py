@@ -50,16 +50,15 @@ def released(tmp_path_factory):
 
 
 def tiny_blip2():
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": WIDTH}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    layers |= {"initializer_range": 0.5}
+    vision = {"hidden_size": 24, "image_size": SIZE, "patch_size": 14}
+    qformer = {"hidden_size": WIDTH, "encoder_hidden_size": 24, "vocab_size": 8}
+    text = {"model_type": "t5", "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1}
     config = Blip2Config(
-        vision_config=layers
-        | {"hidden_size": 24, "image_size": SIZE, "patch_size": 14}
-        | {"intermediate_size": 32, "initializer_range": 0.5},
-        qformer_config=layers
-        | {"encoder_hidden_size": 24, "intermediate_size": 32, "vocab_size": 8}
-        | {"initializer_range": 0.5},
-        text_config={"model_type": "t5", "d_model": 8, "d_kv": 4, "d_ff": 8}
-        | {"num_layers": 1, "num_heads": 2, "vocab_size": 16},
+        vision_config=layers | vision,
+        qformer_config=layers | qformer,
+        text_config=text | {"num_heads": 2, "vocab_size": 16},
         num_query_tokens=N_QUERIES,
     )
     model = Blip2ForConditionalGeneration(config).eval()
@@ -214,12 +213,9 @@ def test_squashed_as_blip_does():
 
 def test_record_names_every_part(released, captioner):
     assert captioner.revision is None
-    for part in ("blip2", "projection.pth", "vicuna"):
-        assert str(released / part) in captioner.name
-    assert captioner.decoding == {
-        **{"do_sample": False, "num_beams": 1},
-        **{"pixels": SIZE**2, "dtype": "float32"},
-    }
+    assert all(str(released / part) in captioner.name for part in PARTS.values())
+    expected = {"do_sample": False, "num_beams": 1, "pixels": SIZE**2}
+    assert captioner.decoding == expected | {"dtype": "float32"}
 
 
 def test_shards_of_either_kind(released, captioner, whole, tmp_path, pictures):
@@ -253,19 +249,17 @@ def test_projection_that_does_not_fit(released, tmp_path, tensors, message):
 
 
 class Hostile:
-    def __init__(self, target):
-        self.target = target
-
     def __reduce__(self):
-        return os.mkdir, (str(self.target),)
+        return os.mkdir, ("attacked",)
 
 
-def test_hostile_projection_is_refused(released, tmp_path):
-    path, target = tmp_path / "projection.pth", tmp_path / "attacked"
-    torch.save({"model": {"llama_proj.weight": Hostile(target)}}, path)
+def test_hostile_projection_is_refused(released, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "projection.pth"
+    torch.save({"model": {"llama_proj.weight": Hostile()}}, path)
     with pytest.raises(ValueError, match="projection.pth is damaged.*UnpicklingError"):
         load(released, projection=str(path))
-    assert not target.exists()
+    assert os.listdir(tmp_path) == ["projection.pth"]
 
 
 def test_weights_of_blip2_must_be_whole(released, tmp_path):
@@ -285,11 +279,8 @@ def test_weights_of_blip2_must_be_whole(released, tmp_path):
 
 def test_a_language_model_with_the_tokenizer_of_sentencepiece(released, tmp_path):
     """As the first Vicuna has it, without a tokenizer.json."""
-    shutil.copytree(
-        released / "vicuna",
-        tmp_path / "vicuna",
-        ignore=shutil.ignore_patterns("tokenizer*", "special_tokens*"),
-    )
+    ignored = shutil.ignore_patterns("tokenizer*", "special_tokens*")
+    vicuna = shutil.copytree(released / "vicuna", tmp_path / "vicuna", ignore=ignored)
     written = BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter([PROMPT] * 20),
@@ -297,13 +288,13 @@ def test_a_language_model_with_the_tokenizer_of_sentencepiece(released, tmp_path
         **{"vocab_size": 300, "model_type": "bpe", "byte_fallback": True},
         minloglevel=2,
     )
-    (tmp_path / "vicuna/tokenizer.model").write_bytes(written.getvalue())
+    (vicuna / "tokenizer.model").write_bytes(written.getvalue())
     kind = json.dumps({"tokenizer_class": "LlamaTokenizer"})
-    (tmp_path / "vicuna/tokenizer_config.json").write_text(kind)
-    found = load(released, language=str(tmp_path / "vicuna")).tokenizer
+    (vicuna / "tokenizer_config.json").write_text(kind)
+    ours = load(released, language=str(vicuna)).tokenizer
     own = SentencePieceProcessor(model_proto=written.getvalue())
-    assert found.bos_token_id == own.bos_id()
-    assert found(PROMPT, add_special_tokens=False).input_ids == own.encode(PROMPT)
+    assert ours.bos_token_id == own.bos_id()
+    assert ours(PROMPT, add_special_tokens=False).input_ids == own.encode(PROMPT)
 
 
 @pytest.mark.parametrize("part", PARTS)
