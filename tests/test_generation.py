@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tiny_captioner import ENTRY, PROMPT, write_captioner
 from tiny_checkpoint import DIT, make_checkpoint, make_recipe
 from tiny_clip import write_clip
 
-from minithings.captioner import build_captioner, build_processor
 from paperlib.checkpoints import Checkpoint
 from paperlib.config import Machine, Sampling
 from paperlib.generation import find_pictures, generate
@@ -25,7 +25,6 @@ from paperlib.stimuli.tokens import Tokens
 
 EEG = ["FCz", "Cz", "Oz"]
 MEG = ["MLO11-1609", "MRO12-1609", "MZC01-1609"]
-PROMPT = "What is in the picture?"
 N_TIMES = 8
 QUICK = {
     "sampling": Sampling(steps=2, precision="no"),
@@ -41,14 +40,7 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     (folder / "clip").mkdir()
     write_clip(folder / "clip")
-    processor = build_processor(["A red cat.", "A blue box."], PROMPT)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = build_captioner(processor)
-        for parameter in model.parameters():
-            parameter.data *= 3  # so that captions differ from image to image
-    model.save_pretrained(folder / "captioner")
-    processor.save_pretrained(folder / "captioner")
+    write_captioner(folder / "captioner")
     return folder
 
 
@@ -65,8 +57,7 @@ def pictures(tmp_path_factory):
 def recipe_of(weights, **changes):
     """Return the recipe of a network that sees images and captions."""
     clip = {"model": f"local-dir:{weights / 'clip'}", "pretrained": None}
-    captioner = {"kind": "qwen2-vl", "revision": None, "pixels": 1024}
-    captioners = {"qwen2-vl": captioner | {"model": str(weights / "captioner")}}
+    captioners = {"qwen2-vl": ENTRY | {"model": str(weights / "captioner")}}
     options = {"prompt": PROMPT, "max_new_tokens": 6, "captioners": captioners}
     recipe = {
         "conditioning": {"image": True, "captioner": "qwen2-vl"},

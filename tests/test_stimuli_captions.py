@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_captioner import ENTRY, PROMPT, write_captioner
 from transformers import Qwen2VLImageProcessor
 
-from minithings.captioner import build_captioner, build_processor
 from paperlib.config import load_config
 from paperlib.stimuli.captioners import load_captioner, pick_dtype
 from paperlib.stimuli.captions import (
@@ -22,23 +22,12 @@ from paperlib.stimuli.captions import (
     write_captions,
 )
 
-PROMPT = "What is in the picture?"
-ENTRY = {"kind": "qwen2-vl", "revision": None, "pixels": 1024}
 IDS = [f"image_{i:02d}" for i in range(7)]
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("captioner")
-    processor = build_processor(["A red cat.", "A blue box."], PROMPT)
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = build_captioner(processor)
-        for parameter in model.parameters():
-            parameter.data *= 3  # so that captions differ from image to image
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return write_captioner(tmp_path_factory.mktemp("captioner"))
 
 
 def load(model, **changes):
