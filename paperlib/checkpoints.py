@@ -74,6 +74,19 @@ class Recipe(Section):
         check_option("conditioning.network", chosen.network, (None, *networks))
         return self
 
+    def build(self, coordinates: Coordinates) -> Model:
+        """Build the method, without its weights."""
+        options = Methods.model_fields[self.method].annotation
+        return build_model(
+            self.method,
+            options.model_validate(self.options),
+            ch_names=self.ch_names,
+            n_tokens=self.n_tokens,
+            context_width=self.context_width,
+            coordinates=coordinates,
+            diffusion=self.diffusion,
+        )
+
 
 class Checkpoint(ModelHubMixin):
     """A trained model with its recipe, and the tokens of the CNN that it attends to.
@@ -114,7 +127,6 @@ class Checkpoint(ModelHubMixin):
         folder = Path(name) if Path(name).is_dir() else _download(str(name), revision)
         recipe, tensors = _read(folder)
         parts: dict[str, dict] = {"model": {}, "coordinates": {}, "maps": {}}
-        options = Methods.model_fields[recipe.method].annotation
         try:
             for key, tensor in tensors.items():
                 part, _, rest = key.partition(".")
@@ -124,15 +136,7 @@ class Checkpoint(ModelHubMixin):
             shapes = [(c, t), (t, t), (t,), (t,), (len(coordinates.factors), c, c)]
             if [v.shape for v in coordinates.tensors().values()] != shapes:
                 raise ValueError(f"its responses are not of {c} x {t}")
-            model = build_model(
-                recipe.method,
-                options.model_validate(recipe.options),
-                ch_names=recipe.ch_names,
-                n_tokens=recipe.n_tokens,
-                context_width=recipe.context_width,
-                coordinates=coordinates,
-                diffusion=recipe.diffusion,
-            )
+            model = recipe.build(coordinates)
             model.load(parts["model"], pick_device(device))
             maps = {name: tensor.numpy() for name, tensor in parts["maps"].items()}
             layers = recipe.conditioning.layers

@@ -3,9 +3,8 @@
 import torch
 
 from paperlib.checkpoints import Checkpoint, Recipe
-from paperlib.config import Methods, load_config
+from paperlib.config import load_config
 from paperlib.coordinates import Coordinates
-from paperlib.methods import build_model
 
 DIT = {"width": 8, "depth": 1, "heads": 2, "mlp_ratio": 1.0, "patch": [1, 4]}
 SECTIONS = ("simulated", "conditioning", "embedding", "captioning", "diffusion")
@@ -34,16 +33,7 @@ def make_checkpoint(recipe, coordinates=None):
         deviations=torch.ones(n_times),
         factors=torch.empty(0, n_channels, n_channels),
     )
-    options = Methods.model_fields[recipe.method].annotation
-    model = build_model(
-        recipe.method,
-        options.model_validate(recipe.options),
-        ch_names=recipe.ch_names,
-        n_tokens=recipe.n_tokens,
-        context_width=recipe.context_width,
-        coordinates=coordinates or halved,
-        diffusion=recipe.diffusion,
-    )
+    model = recipe.build(coordinates or halved)
     if recipe.method == "dit":
         with torch.random.fork_rng():
             torch.manual_seed(0)
