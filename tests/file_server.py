@@ -1,11 +1,12 @@
 """A small file server that can be told to misbehave, and encrypted archives for it."""
 
+import io
 import re
-import struct
 import threading
 import zlib
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from zipfile import ZipFile
 
 
 class Files(dict):
@@ -80,20 +81,17 @@ def send(handler, files):
 def encrypted_zip(members, password):
     """Make an archive in the traditional encryption, which zipfile only reads.
 
-    See APPNOTE.TXT of PKWARE, sections 4.3 and 6.1.
+    See APPNOTE.TXT of PKWARE, section 6.1.
     """
-    body, directory = b"", b""
-    for name, content in members.items():
-        crc, encoded = zlib.crc32(content), name.encode()
-        header = bytes(11) + bytes([crc >> 24])
-        payload = encrypt(header + content, password)
-        sizes = (crc, len(payload), len(content), len(encoded), 0)
-        common = struct.pack("<5H3I2H", 20, 1, 0, 0, 33, *sizes)
-        extra = struct.pack("<3H2I", 0, 0, 0, 0, len(body))
-        directory += b"PK\1\2" + struct.pack("<H", 20) + common + extra + encoded
-        body += b"PK\3\4" + common + encoded + payload
-    counts = (0, 0, len(members), len(members), len(directory), len(body), 0)
-    return body + directory + b"PK\5\6" + struct.pack("<4H2IH", *counts)
+    stream = io.BytesIO()
+    with ZipFile(stream, "w") as bundle:
+        for name, content in members.items():
+            crc = zlib.crc32(content)
+            header = bytes(11) + bytes([crc >> 24])
+            bundle.writestr(name, encrypt(header + content, password))
+            info = bundle.getinfo(name)
+            info.CRC, info.file_size, info.flag_bits = crc, len(content), 1
+    return stream.getvalue()
 
 
 def encrypt(content, password):

@@ -32,8 +32,9 @@ def test_the_caption_names_every_attribute(seed):
 @given(seeds)
 def test_the_same_seed_gives_the_same_picture(seed):
     first, second = (sample_scene(np.random.default_rng(seed)) for _ in range(2))
-    assert first == second
-    np.testing.assert_array_equal(render(first, 32), render(second, 32))
+    picture = render(first, 32)
+    assert first == second and picture.shape == (32, 32, 3)
+    assert picture.dtype == np.uint8 and (picture == render(second, 32)).all()
 
 
 def test_attributes_vary_within_a_concept():
@@ -55,12 +56,6 @@ def test_concepts_are_unique_sorted_and_parse_back():
 def test_shapes_fall_into_four_categories_of_three():
     categories = [replace(STAR, shape=shape).category for shape in SHAPES]
     assert sorted(categories.count(name) for name in set(categories)) == [3, 3, 3, 3]
-
-
-def test_a_picture_is_rgb_of_the_size_asked_for():
-    picture = render(STAR, 48)
-    assert picture.shape == (48, 48, 3)
-    assert picture.dtype == np.uint8
 
 
 @pytest.mark.parametrize("shape", SHAPES)

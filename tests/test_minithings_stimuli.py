@@ -31,22 +31,16 @@ def test_training_and_test_concepts_are_disjoint():
     assert not training & test
 
 
-def test_the_reader_of_the_public_files_finds_every_image(folder):
+def test_the_reader_of_the_public_files_finds_every_image_in_order(folder):
     images = read_images(folder)
     assert images["partition"].value_counts().to_dict() == {"training": 15, "test": 4}
     assert [Image.open(path).size for path in images["path"]] == [(40, 40)] * 19
-    drawn = draw_eeg_stimuli(WORLD)
-    stems = [
-        image.file.removesuffix(".jpg") for part in drawn.values() for image in part
-    ]
-    assert images["image_id"].tolist() == stems
-
-
-def test_sorted_paths_are_in_the_order_of_the_conditions(folder):
-    images = read_images(folder)
-    for partition, listed in images.groupby("partition"):
+    for partition, drawn in draw_eeg_stimuli(WORLD).items():
+        listed = images[images["partition"] == partition]
+        stems = [image.file.removesuffix(".jpg") for image in drawn]
+        assert listed["image_id"].tolist() == stems
         paths = sorted((folder / f"{partition}_images").glob("*/*.jpg"))
-        assert [str(path) for path in paths] == listed["path"].astype(str).tolist()
+        assert list(map(str, paths)) == listed["path"].astype(str).tolist()
 
 
 def test_metadata_have_the_six_lists_of_things_eeg2(folder):

@@ -4,13 +4,6 @@ from pydantic import ValidationError
 from minithings.world import World, clear_world
 
 
-def test_values_are_replaced_one_by_one():
-    world = World.model_validate({"seed": 5, "eeg": {"n_concepts": 12}})
-    assert (world.seed, world.eeg.n_concepts) == (5, 12)
-    assert world.eeg.n_images == World().eeg.n_images
-    assert world.captioner == World().captioner
-
-
 def test_unknown_values_are_refused():
     with pytest.raises(ValidationError, match="Did you mean 'n_images'"):
         World.model_validate({"meg": {"n_image": 3}})

@@ -88,7 +88,6 @@ def passed_on(machine, *arguments, **variables):
     ("words", "variables", "expected"),
     [
         ("", {}, f"mem_mb={psutil.virtual_memory().total // 10**6} gpu=2 --cores all "),
-        ("", {"CUDA_VISIBLE_DEVICES": "1"}, " gpu=1 "),
         ("", {"CUDA_VISIBLE_DEVICES": ""}, r"--resources mem_mb=\d+ --cores"),
         ("--resources gpu=1", {}, "gpu=2 .* gpu=1"),  # the last one decides
         ("tab07 fig03 --cores 1", {}, "--cores 1 .* only=tab07,fig03"),

@@ -67,7 +67,11 @@ def serve(command: list[str]) -> int:
             os.close(LOCK)
         for number in (signal.SIGINT, signal.SIGTERM):  # the command decides
             signal.signal(number, lambda number, _: main.send_signal(number))
-        preload()
+        os.environ |= dict.fromkeys(THREADS, "1")  # threads would be lost in a fork
+        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+        sys.modules.setdefault("rfc3987_syntax", None)  # 2 s for a format nobody uses
+        for name in MODULES:
+            importlib.import_module(name)
         waiting, supervisors = [door, os.pidfd_open(main.pid)], []
         while door in select.select(waiting, [], [])[0]:
             client = door.accept()[0]
@@ -78,15 +82,6 @@ def serve(command: list[str]) -> int:
             alive = [p for p in supervisors if os.waitpid(p, os.WNOHANG) == (0, 0)]
             supervisors = [*alive, pid]
         return main.wait()
-
-
-def preload() -> None:
-    """Import without starting threads, which a fork would lose."""
-    os.environ |= dict.fromkeys(THREADS, "1")
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    sys.modules.setdefault("rfc3987_syntax", None)  # 2 s for a format nobody uses here
-    for name in MODULES:
-        importlib.import_module(name)
 
 
 def supervise(client: socket.socket) -> None:
@@ -124,7 +119,10 @@ def become(
     os.environ.clear()
     os.environ |= environment
     os.chdir(folder)
-    set_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
+    if torch := sys.modules.get("torch"):  # as the variables would have said
+        n_threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))
+        torch.set_num_threads(n_threads)
+        importlib.import_module("threadpoolctl").threadpool_limits(n_threads)
     sys.argv[1:], sys.path[0] = arguments, folder
     status = 0
     try:
@@ -138,13 +136,6 @@ def become(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-def set_threads(number: int) -> None:
-    """Let libraries use as many threads as their variables would have said."""
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(number)
-        importlib.import_module("threadpoolctl").threadpool_limits(number)
 
 
 def end_with_parent() -> None:
