@@ -113,6 +113,8 @@ page=results/$name/paper.html
 # of a core. Its own lock, which a killed run leaves behind, is not needed.
 # On one machine, notebooks are forked from a process that has imported their packages.
 export HF_HUB_OFFLINE=1 TQDM_MININTERVAL=20  # of notebooks; s between lines in a log
+# glibc: keep memory that was freed, instead of asking the kernel for it in every step
+export MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=1000000000
 preloaded=(python workflow/preloaded.py serve)
 [ $kind = dry ] || passed+=(--quiet reason)
 [ -z "$profile" ] && [ $kind != dry ] && [ "$(uname)" = Linux ] || preloaded=()

@@ -170,7 +170,7 @@ def main() -> None:
     rows = [r for r in kept if r["dataset"] != dataset or r["run"] not in runs]
     for run in runs:
         for change in candidates[run]:
-            overrides = f"runs: {{{run}: {{{change}}}}}" if change else ""
+            overrides = f"datasets: {{{dataset}: {{runs: {{{run}: {{{change}}}}}}}}}"
             cfg = load_config("mini", overrides).of(dataset=dataset, run=run)
             scores = [validate(cfg, dataset, fold, seed=0) for fold in FOLDS]
             row = {"dataset": dataset, "run": run, "change": change}

@@ -33,7 +33,7 @@ CONFIG = {
         "head_width": 32,
     },
     "text_cfg": {
-        "context_length": 77,
+        "context_length": 32,  # tokens; captions have at most 23
         "vocab_size": 49408,
         "width": 64,
         "heads": 2,

@@ -146,15 +146,22 @@ plt.show()
 # %%
 runs = {run for row in cfg.comparison for run in (row.run, row.average_with) if run}
 seeds = {run: cfg.of(run=run).seeds for run in runs}
+sampled = {run: cfg.of(run=run).sampled_seeds for run in runs}
 n_samples = {
-    run: array("samples", run, cfg.subjects[0], trained[0]).shape[1]
-    for run, trained in seeds.items()
+    run: array("samples", run, cfg.subjects[0], seed).shape[1]
+    for run, (seed, *_) in sampled.items()
 }
 numbers = {"n_samples": n_samples, "n_seeds": {r: len(t) for r, t in seeds.items()}}
 rows = comparison.comparison_rows(cfg.comparison, cfg.runs, **numbers)
 own = rows[~rows["cross_subject"] & ~rows["other_image"]]
 reference = comparison.reference_row(rows, cfg.evaluation.reference)
 display(rows)
+
+
+# %%
+def trainings(row: pd.Series) -> list[int]:
+    """Return the seeds of the trainings that a row shows."""
+    return (seeds if row["samples"] == "posterior_mean" else sampled)[row["run"]]
 
 
 def predictions(row: pd.Series, subject: int) -> dict[int, np.ndarray]:
@@ -166,7 +173,7 @@ def predictions(row: pd.Series, subject: int) -> dict[int, np.ndarray]:
         )
         return comparison.point_prediction(*files, row["samples"])
 
-    predicted = {seed: read(row["run"], seed) for seed in seeds[row["run"]]}
+    predicted = {seed: read(row["run"], seed) for seed in trainings(row)}
     if row["seeds"] == "ensemble":
         predicted = {0: np.mean([*predicted.values()], axis=0)}
     if other := row["average_with"]:
@@ -367,15 +374,12 @@ def ensembles(subject: int, averages: np.ndarray, rng: np.random.Generator):
     random = distribution.random_responses(y, n_images, n, rng)
     yield "Random training responses", "control", 0, random
     for run, method in dict(zip(own["run"], own["kind"], strict=True)).items():
-        sampled, kind = (
-            n_samples[run] > 1,
-            "generated" if method == "dit" else "baseline",
-        )
-        label = cfg.runs[run].label + f", {n_samples[run]} samples" * sampled
-        for seed in seeds[run]:
+        kind, k = "generated" if method == "dit" else "baseline", n_samples[run]
+        label = cfg.runs[run].label + f", {k} samples" * (k > 1)
+        for seed in sampled[run]:
             point = array("posterior_mean", run, subject, seed)  # N C T
             drawn = array("samples", run, subject, seed)  # N K C T
-            yield label, kind, seed, drawn if sampled else point[:, None]
+            yield label, kind, seed, drawn if k > 1 else point[:, None]
         if run == ridge:
             residuals = ridge_residuals(run, data[subject], y)
             drawn = distribution.with_residuals(point, residuals, n, rng)
@@ -435,16 +439,16 @@ text = caption(differences, f"paired differences from {reference}, mean")
 paired = comparison.MAIN_METRICS | comparison.SUPPLEMENT_METRICS
 show("_paired", differences, paired, text)
 costs = []
-for row, subject in product(own.itertuples(), cfg.subjects):
-    kind = "posterior_mean" if row.samples == "posterior_mean" else "samples"
-    for seed in seeds[row.run]:
-        keys = {"run": row.run, "subject": subject, "seed": seed}
+for (method, row), subject in product(own.iterrows(), cfg.subjects):
+    kind = "posterior_mean" if row["samples"] == "posterior_mean" else "samples"
+    for seed in trainings(row):
+        keys = {"run": row["run"], "subject": subject, "seed": seed}
         files = (
             nb.input("training", **keys) / "budget.json",
             nb.input("sampling", **keys),
         )
         budget, seconds = (json.loads(file.read_text("utf-8")) for file in files)
-        costs.append({"method": row.Index, **budget, "sampling_seconds": seconds[kind]})
+        costs.append({"method": method, **budget, "sampling_seconds": seconds[kind]})
 budgets = pd.DataFrame(costs).groupby("method", sort=False).mean()
 wide = scores.budget_table(budgets, summary, comparison.MAIN_METRICS)
 tables.save_table(

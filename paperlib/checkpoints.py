@@ -133,7 +133,14 @@ class Checkpoint(ModelHubMixin):
                 parts[part][rest] = tensor
             coordinates = Coordinates(**parts["coordinates"])
             c, t = len(recipe.ch_names), len(recipe.times)
-            shapes = [(c, t), (t, t), (t,), (t,), (len(coordinates.factors), c, c)]
+            shapes = [
+                (c, t),
+                (c, c),
+                (t, t),
+                (t,),
+                (t,),
+                (len(coordinates.factors), c, c),
+            ]
             if [v.shape for v in coordinates.tensors().values()] != shapes:
                 raise ValueError(f"its responses are not of {c} x {t}")
             model = recipe.build(coordinates)

@@ -386,7 +386,8 @@ class CoordinatesOptions(Section):
     """Coordinates of the responses in which a network learns; none in the paper."""
 
     mean: bool = False  # remove the mean training response
-    whitening: NonNegativeFloat | None = None  # power of the temporal components' SD
+    whitening: NonNegativeFloat = 0.0  # power of the temporal components' variance
+    spatial_whitening: NonNegativeFloat = 0.0  # of the components over channels
     components: PositiveInt = 32  # that are whitened
     floor: PositiveFloat = 0.3  # gain of the others, as a share of the last one's
     color: bool = False  # noise has the covariance of the responses instead of white
@@ -461,6 +462,15 @@ class Row(Section):
     average_with: str | None = None  # mean of the predictions of two runs
     cross_subject: bool = False  # the training subject's model, tested on the others
     other_image: bool = False  # control: asked about another image
+
+    @model_validator(mode="after")
+    def _check_ensemble(self) -> Self:
+        if self.seeds == "ensemble" and self.samples != "posterior_mean":
+            raise ValueError(
+                f"the row of {self.run} has seeds: ensemble and samples: "
+                f"{self.samples}; only posterior means are averaged over trainings."
+            )
+        return self
 
 
 class Evaluation(Section):
@@ -722,6 +732,14 @@ class Config(Section):
     def seeds(self) -> list[int]:
         """Seeds of the run's trainings."""
         return self.training.seeds
+
+    @property
+    def sampled_seeds(self) -> list[int]:
+        """Seeds of the trainings whose models are sampled.
+
+        All of them where only the mean of samples predicts a response; else the first.
+        """
+        return self.seeds if self.diffusion.prediction == "epsilon" else self.seeds[:1]
 
     @property
     def token_sources(self) -> list[str]:

@@ -4,13 +4,16 @@ A response y (channels x times) is mostly drift and ongoing activity; what the i
 explains is a small part, spread over all frequencies. A squared error on y is therefore
 an error of the drift. The coordinates
 
-    x = (y - mean) W,    W = U diag(g) U'
+    x = S (y - mean) W,    S = E diag(h) E',    W = U diag(g) U'
 
-subtract the mean response of the training images and whiten partly in time: the columns
-of U are the temporal principal components of the residuals, pooled over channels, with
-variances l. For the first ``components`` of them g_k = c (l_k / l_1) ** -whitening;
-all later ones, mostly noise, get a smaller common gain. The factor c makes the mean
-variance of x 1. W is symmetric and invertible, so nothing is lost.
+subtract the mean response of the training images and whiten partly, over channels and
+in time. The columns of E are the principal components of the residuals over channels,
+pooled over times, and h_j = (m_j / m_1) ** -spatial_whitening with their variances m
+(at least m_1 / 1000). The columns of U are the temporal principal components of what S
+leaves, pooled over channels, with variances l. For the first ``components`` of them
+g_k = c (l_k / l_1) ** -whitening; all later ones, mostly noise, get a smaller common
+gain. The factor c makes the mean variance of x 1. S and W are symmetric and invertible,
+so nothing is lost.
 
 Diffusion noise may have the covariance of x instead of the identity (PriorGrad, Lee et
 al., 2022): a covariance over channels for each of the first ``components`` temporal
@@ -31,6 +34,7 @@ from torch import Tensor
 
 _BLOCK = 2**24  # values of a response array in memory at a time
 _SHRINKAGE = 0.02  # of channel covariances towards a multiple of the identity
+_SMALLEST = 1e-3  # share of the largest variance over channels
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Coordinates:
     ----------
     mean : Tensor of shape (C, T)
         Subtracted; zeros where it is not removed.
+    space : Tensor of shape (C, C)
+        S; the identity without spatial whitening.
     axes : Tensor of shape (T, T)
         Temporal principal components u_k as columns; the identity without whitening.
     gains : Tensor of shape (T,)
@@ -53,6 +59,7 @@ class Coordinates:
     """
 
     mean: Tensor
+    space: Tensor
     axes: Tensor
     gains: Tensor
     deviations: Tensor
@@ -67,16 +74,20 @@ class Coordinates:
         return (self.axes / self.gains) @ self.axes.T
 
     @cached_property
+    def _unmix(self) -> Tensor:
+        return torch.linalg.inv(self.space)
+
+    @cached_property
     def _components(self) -> Tensor:
         return (self.axes * self.deviations).T
 
     def forward(self, y: Tensor) -> Tensor:
         """Turn responses (B, C, T) into coordinates (B, C, T)."""
-        return (y - self.mean) @ self._whiten
+        return self.space @ (y - self.mean) @ self._whiten
 
     def back(self, x: Tensor) -> Tensor:
         """Turn coordinates (..., C, T) into responses (..., C, T)."""
-        return x @ self._unwhiten + self.mean
+        return self._unmix @ x @ self._unwhiten + self.mean
 
     def color(self, z: Tensor) -> Tensor:
         """Turn white noise (B, C, T) into noise with the covariance of x."""
@@ -101,7 +112,8 @@ def fit_coordinates(
     rows: Sequence[int],
     *,
     mean: bool = False,
-    whitening: float | None = None,
+    whitening: float = 0.0,
+    spatial_whitening: float = 0.0,
     components: int = 32,
     floor: float = 0.3,
     color: bool = False,
@@ -118,9 +130,9 @@ def fit_coordinates(
         Images to use: those of the training split only.
     mean
         Subtract the mean response of these images.
-    whitening
-        Power of the variances of the temporal components that is divided out: 0.5
-        whitens, 0.25 goes half of the way, None leaves time as it is.
+    whitening, spatial_whitening
+        Power of the variances of the temporal (spatial) components that is divided
+        out: 0.5 whitens, 0.25 goes half of the way, 0 leaves time (space) as it is.
     components
         Temporal components that are whitened, and that have a color of their own.
     floor
@@ -135,65 +147,63 @@ def fit_coordinates(
     """
     n_channels, n_times = responses.shape[2:]
     components = min(components, n_times)
+    size = max(1, _BLOCK // responses[0].size)
+    parts = np.split(np.asarray(rows), range(size, len(rows), size))
 
     def blocks() -> Iterator[Tensor]:
-        size = max(1, _BLOCK // responses[0].size)
-        for part in np.split(np.asarray(rows), range(size, len(rows), size)):
+        for part in parts:
             block = torch.from_numpy(np.asarray(responses[part], np.float32))
             yield block.flatten(0, 1)  # n C T
 
     n = len(rows) * responses.shape[1]
     average = sum(block.double().sum(0) for block in blocks()) / n  # C T
     center = (average if mean else average.mean().expand_as(average)).float()
-    axes, gains, deviations = torch.eye(n_times), torch.ones(n_times), None
-    if whitening is None and not color:
-        total = sum((block - center).double().square().sum() for block in blocks())
-        gains /= (total / (n * center.numel())).sqrt().float()
-        factors, deviations = (
-            torch.empty(0, n_channels, n_channels),
-            torch.ones(n_times),
-        )
-    else:
-        covariance = torch.zeros(n_times, n_times, dtype=torch.float64)
-        for block in blocks():
-            residuals = (block - center).flatten(0, 1)
-            covariance += residuals.T @ residuals
-        variances, axes = torch.linalg.eigh(covariance / (n * n_channels))
+    space, axes = torch.eye(n_channels), torch.eye(n_times)
+    gains, deviations = torch.ones(n_times), torch.ones(n_times)
+    factors = torch.empty(0, n_channels, n_channels)
+    if spatial_whitening:
+        residuals = (block.sub(center).transpose(0, 1).flatten(1) for block in blocks())
+        m, e = torch.linalg.eigh(sum((r @ r.T).double() for r in residuals))
+        h = (m.clamp(min=_SMALLEST * m[-1].item()) / m[-1]) ** -spatial_whitening
+        space = ((e * h) @ e.T).float()
+
+    def mixed() -> Iterator[Tensor]:
+        return (space @ (block - center) for block in blocks())
+
+    covariance = sum((r.flatten(0, 1).T @ r.flatten(0, 1)).double() for r in mixed())
+    covariance /= n * n_channels  # T T
+    if whitening or color:
+        variances, axes = torch.linalg.eigh(covariance)
         variances, axes = variances.flip(0), axes.flip(1).float()
         variances = variances.clamp(min=1e-9 * variances[0].item())
-        gains = (variances / variances[0]) ** -(whitening or 0.0)
+        gains = (variances / variances[0]) ** -whitening
         if whitening and components < n_times:
             gains[components:] = floor * gains[components]
-        gains /= (gains.square() * variances).mean().sqrt()
+    else:
+        variances = covariance.diagonal()
+    gains = gains / (gains.square() * variances).mean().sqrt()
+    if color:
         deviations = (gains * variances.sqrt()).float()
-        factors = _channel_factors(blocks(), center, axes, variances, components)
-        gains = gains.float()
-        if not color:
-            factors, deviations = factors[:0], torch.ones(n_times)
+        factors = _channel_factors(mixed(), axes, variances, components)
     kept = center if mean else torch.zeros_like(center)
-    parts = (kept, axes, gains, deviations, factors)
-    return Coordinates(*(part.contiguous() for part in parts))  # as when loaded
+    fitted = (kept, space, axes, gains.float(), deviations, factors)
+    return Coordinates(*(part.contiguous() for part in fitted))  # as when loaded
 
 
 def _channel_factors(
-    blocks: Iterator[Tensor],
-    center: Tensor,
-    axes: Tensor,
-    variances: Tensor,
-    components: int,
+    residuals: Iterator[Tensor], axes: Tensor, variances: Tensor, components: int
 ) -> Tensor:
     """Return Cholesky factors (components + 1, C, C) of channel covariances."""
-    n_channels = len(center)
-    covariances = torch.zeros(components + 1, n_channels, n_channels).double()
-    for block in blocks:
-        scores = (block - center) @ (axes / variances.sqrt().float())  # n C T
+    covariances = 0
+    for block in residuals:
+        scores = block @ (axes / variances.sqrt().float())  # n C T
         first = scores[..., :components].permute(2, 1, 0)  # K C n
         rest = scores[..., components:].transpose(0, 1).flatten(1)  # C n*(T-K)
-        covariances[:-1] += first @ first.mT
-        covariances[-1] += rest @ rest.T
+        products = [first @ first.mT, (rest @ rest.T)[None]]
+        covariances = covariances + torch.cat(products).double()  # K+1 C C
+    identity = torch.eye(covariances.shape[-1], dtype=torch.float64)
     if not covariances[-1].any():  # every component has a covariance of its own
-        covariances[-1] = torch.eye(n_channels)
+        covariances[-1] = identity
     scale = covariances.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    identity = torch.eye(n_channels, dtype=torch.float64)
     covariances = (1 - _SHRINKAGE) * covariances / scale + _SHRINKAGE * identity
     return torch.linalg.cholesky(covariances).float()

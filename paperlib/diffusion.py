@@ -31,6 +31,7 @@ from typing import Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from paperlib.coordinates import Coordinates
@@ -182,7 +183,9 @@ class DenoisingLoss:
         draw = {"generator": generator, "device": y0.device}
         if t is None:
             t = torch.randint(1, len(self.alpha_bar), y0.shape[:1], **draw)  # B
-        noise = self.coordinates.color(torch.randn(y0.shape, **draw))
+        half = torch.randn(-(-len(y0) // 2), *y0.shape[1:], **draw)
+        half = self.coordinates.color(half)
+        noise = torch.cat([half, -half])[: len(y0)]  # each draw with both signs
         alpha_bar = self.alpha_bar[t]
         y = diffuse(y0, noise, alpha_bar)
         output = model(shown(y, alpha_bar, self.scale_input), t, context).float()
@@ -191,7 +194,7 @@ class DenoisingLoss:
         else:
             wanted = noise
             output = clean_and_noise(output, y, alpha_bar, self.prediction)[1]
-        return (output - wanted).square().mean()
+        return F.mse_loss(output, wanted)
 
     def to(self, device: torch.device) -> Self:
         """Copy to a device."""

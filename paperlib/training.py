@@ -44,8 +44,14 @@ class Loss(Protocol):
         """Return the loss on a device."""
 
 
+_READY = 2**28  # values of responses (1 GiB) that are kept in their coordinates
+_BLOCK = 128  # responses that are turned into coordinates at a time
+
+
 class Pairs(Dataset):
     """Responses, in their coordinates, with the condition tokens of their images.
+
+    The coordinates of few responses are computed once, those of many in each batch.
 
     Parameters
     ----------
@@ -71,6 +77,10 @@ class Pairs(Dataset):
         self.rows = np.asarray(rows)
         self.context = context
         self.coordinates = coordinates
+        self._ready = None
+        if len(self) * responses[0, 0].size <= _READY:
+            parts = np.array_split(np.arange(len(self)), -(-len(self) // _BLOCK))
+            self._ready = torch.cat([self._responses(part) for part in parts])
 
     def __len__(self) -> int:
         """Count pairs: an image has as many as it has repetitions."""
@@ -78,16 +88,22 @@ class Pairs(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Read a batch: coordinates (B, C, T) and tokens (B, L, D)."""
-        images, repetitions = np.divmod(indices, self.responses.shape[1])
-        images = self.rows[images]
-        responses = torch.from_numpy(self.responses[images, repetitions])
-        tokens = torch.from_numpy(self.context(images))
-        return self.coordinates.forward(responses), tokens
+        indices = np.asarray(indices)
+        images = self.rows[indices // self.responses.shape[1]]
+        return self._responses(indices), torch.from_numpy(self.context(images))
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all pairs in order, as :meth:`__getitems__` reads them."""
         for start in range(0, len(self), batch_size):
             yield self.__getitems__(range(start, min(start + batch_size, len(self))))
+
+    def _responses(self, indices: np.ndarray) -> Tensor:
+        """Return the coordinates of some pairs (B, C, T)."""
+        if self._ready is not None:
+            return self._ready[indices]
+        images, repetitions = np.divmod(indices, self.responses.shape[1])
+        responses = self.responses[self.rows[images], repetitions]
+        return self.coordinates.forward(torch.from_numpy(responses))
 
 
 @dataclass(frozen=True)

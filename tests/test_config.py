@@ -131,6 +131,16 @@ def test_a_run_inherits_what_it_does_not_replace():
         assert getattr(ablated, section) == getattr(full, section)
 
 
+def test_samples_come_from_the_first_training_where_a_mean_can_do_without_them():
+    seeds = "training: {seeds: [3, 4]}"
+    chosen = load_config("mini", f"runs: {{ours_v: {{{seeds}}}, ours: {{{seeds}}}}}")
+    sampled = [
+        chosen.of(dataset="things-eeg2", run=run).sampled_seeds
+        for run in ("ours_v", "ours")
+    ]
+    assert sampled == [[3], [3, 4]]
+
+
 def test_properties_need_a_data_set_and_a_run():
     with pytest.raises(ValueError, match="Name the dataset, one of things-eeg2"):
         _ = load_config("mini").subjects
@@ -157,6 +167,10 @@ def test_properties_need_a_data_set_and_a_run():
         ("runs: {ours: {label: Ours+}}", r"'Ours\+' is listed twice"),
         ("runs: {ours: {method: dti}}", "runs.ours.method: .*Did you mean 'dit'"),
         ("evaluation: {reference: our_plus}", "Did you mean 'ours_plus'"),
+        (
+            "comparison: [{run: ours_v, samples: one, seeds: ensemble}]",
+            "only posterior means are averaged",
+        ),
         ("comparison: [{run: our_plus}]", "comparison.run .*Did you mean 'ours_plus'"),
         ("ablations: {components: [no_txt, ours_v]}", "Did you mean 'no_text'"),
         ("ablations: {regions: [ours_v, no_frontal]}", "lack a region each"),

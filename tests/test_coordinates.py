@@ -31,14 +31,14 @@ def in_coordinates(fitted, responses, rows):
 @settings(max_examples=20, deadline=None)
 @given(
     mean=st.booleans(),
-    whitening=st.one_of(st.none(), st.floats(0.1, 0.5)),
+    whitening=st.floats(0, 0.5),
+    spatial_whitening=st.floats(0, 0.5),
     components=st.integers(1, 40),
     color=st.booleans(),
 )
-def test_coordinates_are_undone(mean, whitening, components, color):
+def test_coordinates_are_undone(**options):
     responses = make_responses(n=30)
-    options = {"mean": mean, "whitening": whitening, "components": components}
-    fitted = fit_coordinates(responses, range(30), **options, color=color)
+    fitted = fit_coordinates(responses, range(30), **options)
     y = torch.from_numpy(responses[:, 0])
     scale = np.abs(responses).max()
     back = fitted.back(fitted.forward(y))
@@ -78,6 +78,21 @@ def test_whitening_is_a_power_of_the_variance_of_each_component(whitening):
     np.testing.assert_allclose(after / after[0], expected, rtol=2e-2)
 
 
+@pytest.mark.parametrize("power", [0.25, 0.5])
+def test_spatial_whitening_is_a_power_of_the_variance_over_channels(power):
+    """Independent reference: singular values of channels by everything else."""
+    responses = make_responses()
+    fitted = fit_coordinates(responses, range(200), mean=True, spatial_whitening=power)
+    residuals = responses - responses.mean((0, 1))
+    x = in_coordinates(fitted, responses, range(200))
+    before, after = (
+        np.linalg.svd(np.moveaxis(a, -2, 0).reshape(5, -1), compute_uv=False) ** 2
+        for a in (residuals, x)
+    )
+    expected = (before / before[0]) ** (1 - 2 * power)
+    np.testing.assert_allclose(after / after[0], expected, rtol=1e-3)
+
+
 def test_later_components_have_one_smaller_gain():
     fitted = fit_coordinates(make_responses(), range(200), **RECIPE, floor=0.5)
     gains = fitted.gains
@@ -86,10 +101,12 @@ def test_later_components_have_one_smaller_gain():
     assert gains[8] < gains[7]
 
 
-def test_noise_has_the_covariance_of_the_coordinates():
+@pytest.mark.parametrize("power", [0, 0.3])
+def test_noise_has_the_covariance_of_the_coordinates(power):
     """Per component for the first ones; of all others together, and their variance."""
     responses = make_responses(n=400)
-    fitted = fit_coordinates(responses, range(400), **RECIPE)
+    options = RECIPE | {"spatial_whitening": power}
+    fitted = fit_coordinates(responses, range(400), **options)
     torch.manual_seed(0)
     n = 20_000
     noise = fitted.color(torch.randn(n, 5, 24)).numpy()
@@ -113,9 +130,10 @@ def test_nothing_is_fitted_on_other_rows():
     rows = np.arange(0, 200, 2)
     changed = responses.copy()
     changed[1::2] = np.nan
+    options = RECIPE | {"spatial_whitening": 0.25}
     for one, other in zip(
-        fit_coordinates(responses, rows, **RECIPE).tensors().values(),
-        fit_coordinates(changed, rows, **RECIPE).tensors().values(),
+        fit_coordinates(responses, rows, **options).tensors().values(),
+        fit_coordinates(changed, rows, **options).tensors().values(),
         strict=True,
     ):
         assert torch.equal(one, other) and one.isfinite().all()

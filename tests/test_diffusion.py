@@ -26,6 +26,7 @@ def white(n_channels, n_times):
     """Coordinates that change nothing."""
     return Coordinates(
         torch.zeros(n_channels, n_times),
+        torch.eye(n_channels),
         torch.eye(n_times),
         torch.ones(n_times),
         torch.ones(n_times),
@@ -424,7 +425,8 @@ def test_loss_is_the_error_of_the_prediction(prediction):
         torch.Generator().manual_seed(0),
         t,
     )
-    noise = torch.randn(y0.shape, generator=torch.Generator().manual_seed(0))
+    half = torch.randn(32, 3, 10, generator=torch.Generator().manual_seed(0))
+    noise = torch.cat([half, -half])
     a = ALPHA_BAR[300]
     wanted = (
         noise if prediction == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * y0

@@ -62,7 +62,7 @@ def test_clip_is_loaded_as_any_other(clip_folder):
     scenes, _ = draw_scenes(1, 2)
     assert clip.model.token_embedding.num_embeddings == SimpleTokenizer().vocab_size
     texts = text_tokens(clip, [describe(s) for s in scenes], project=False)
-    assert texts.shape == (2, 77, 64)
+    assert texts.shape == (2, 32, 64)
     assert type(clip.model.visual.transformer.resblocks[0].mlp.gelu).__name__ == (
         "QuickGELU"
     )

@@ -28,6 +28,7 @@ def make_checkpoint(recipe, coordinates=None):
     n_channels, n_times = len(recipe.ch_names), len(recipe.times)
     halved = Coordinates(  # responses are twice what the model says, plus 1
         mean=torch.ones(n_channels, n_times),
+        space=torch.eye(n_channels),
         axes=torch.eye(n_times),
         gains=torch.full((n_times,), 0.5),
         deviations=torch.ones(n_times),
