@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from test_stimuli_images import write_image_set
 
 from paperlib.recordings import signals as module
 from paperlib.recordings.preprocessing import import_published
@@ -188,8 +188,7 @@ def test_a_third_data_set_comes_in_by_its_arrays_channels_and_images(tmp_path):
     """Everything that later notebooks ask of a data set, for three electrodes."""
     rng, names = np.random.default_rng(3), ("Fz", "PO9", "Iz")  # not in THINGS-EEG2
     arrays = {
-        "training": rng.normal(size=(4, 2, 3, 20)),
-        "test": np.ones((2, 3, 3, 20)),
+        p: rng.normal(size=(n, 3, 3, 20)) for p, n in (("training", 4), ("test", 2))
     }
     own = tmp_path / "preprocessed_data/sub-01"
     save_signals(own, **arrays, ch_names=names, sfreq=100, tmin=0, unit="V")
@@ -202,22 +201,13 @@ def test_a_third_data_set_comes_in_by_its_arrays_channels_and_images(tmp_path):
     assert channel_regions(names) == ["Frontal", "Parietal", "Occipital"]
     places = [channel["loc"][:3] for channel in sensor_info(names, 100)["chs"]]
     assert np.isfinite(places).all()
-    files = {
-        "training": "cat/cat_01b cat/cat_02s hot_tub/hot_tub_01b hot_tub/hot_tub_05s",
-        "test": "dog/dog_01b t-shirt/t-shirt_01b",
+    listed = {
+        "training": "1_cat/cat_01b 1_cat/cat_02s 2_hot_tub/tub_01b 2_hot_tub/tub_05s",
+        "test": "1_dog/dog_01b 2_t-shirt/t-shirt_01b",
     }
-    metadata = {}
-    for partition, listed in files.items():
-        paths = [f"00001_{name}.jpg" for name in listed.split()]
-        for path in paths:
-            image = tmp_path / "images" / f"{partition}_images" / path
-            image.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8)).save(image)
-        prefix = partition.removesuffix("ing")
-        metadata[f"{prefix}_img_concepts"] = [path.split("/")[0] for path in paths]
-        metadata[f"{prefix}_img_files"] = [path.split("/")[1] for path in paths]
-    np.save(tmp_path / "images/image_metadata.npy", metadata)
-    images = read_images(tmp_path / "images")
+    folder = tmp_path / "images"
+    write_image_set(folder, {p: text.split() for p, text in listed.items()})
+    images = read_images(folder)
     check_counts(signals, images)
     assert images["concept"][2:].tolist() == ["hot_tub", "hot_tub", "dog", "t-shirt"]
 

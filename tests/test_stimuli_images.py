@@ -11,32 +11,38 @@ from PIL import Image, ImageCms
 from paperlib.stimuli.images import list_pictures, open_image, read_images, to_rgb
 
 GREEN, WHITE, BLACK = (0, 255, 0), (255, 255, 255), (0, 0, 0)
-CONCEPTS = {"training": ["00001_aardvark", "00002_t-shirt"], "test": ["00001_bat1"]}
+NAMES = {
+    "training": [
+        *("00001_aardvark/aardvark_00b", "00001_aardvark/aardvark_01b"),
+        *("00002_t-shirt/t-shirt_00b", "00002_t-shirt/t-shirt_01b"),
+    ],
+    "test": ["00001_bat1/bat1_00b", "00001_bat1/bat1_01b"],
+}
 
 
-@pytest.fixture
-def metadata(tmp_path):
-    """Write two images of each concept; return the metadata of THINGS-EEG2."""
+def write_image_set(folder, names):
+    """Write images and their metadata as THINGS-EEG2 has them; return the metadata."""
     metadata = {}
     for partition, prefix in (("training", "train"), ("test", "test")):
-        concepts, files = [], []
-        for concept in CONCEPTS[partition]:
-            for i in range(2):
-                name = f"{concept.split('_', maxsplit=1)[1]}_{i:02d}b.jpg"
-                path = tmp_path / f"{partition}_images" / concept / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (8, 8), (i, 100, 200)).save(path)
-                concepts.append(concept)
-                files.append(name)
+        paths = [folder / f"{partition}_images/{n}.jpg" for n in names[partition]]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (1, 100, 200)).save(path)
+        concepts = [path.parent.name for path in paths]
         metadata[f"{prefix}_img_concepts"] = concepts
         metadata[f"{prefix}_img_concepts_THINGS"] = concepts
-        metadata[f"{prefix}_img_files"] = files
-    save_metadata(tmp_path, metadata)
+        metadata[f"{prefix}_img_files"] = [path.name for path in paths]
+    save_metadata(folder, metadata)
     return metadata
 
 
 def save_metadata(folder, metadata):
     np.save(folder / "image_metadata.npy", np.array(metadata, dtype=object))
+
+
+@pytest.fixture
+def metadata(tmp_path):
+    return write_image_set(tmp_path, NAMES)
 
 
 def test_rows_follow_the_conditions(tmp_path, metadata):
