@@ -2,6 +2,7 @@ import mne
 import numpy as np
 import pandas as pd
 import pytest
+from meg_participant import EXCERPT
 from PIL import Image
 from scipy.signal import welch
 
@@ -96,45 +97,42 @@ def test_images_are_numbered_by_concept_and_file(mini):
         assert exemplars.tolist() == list(range(1, len(images) + 1))
 
 
-def test_single_images_are_the_first_of_every_concept(mini):
-    shown = mini[0].shown.query("trial_type == 'exp'")
-    assert len(shown) == 1200 and shown["things_exemplar_nr"].max() == 10
-    numbers = 10 * (shown["category_nr"] - 1) + shown["exemplar_nr"]
-    assert (shown["image_nr"] == numbers).all()
-    assert (shown["things_exemplar_nr"] == shown["exemplar_nr"]).all()
-
-
-def test_test_images_are_later_ones_of_concepts_that_are_shown_too(mini):
-    shown = mini[0].shown
-    test, single = (shown[shown["trial_type"] == kind] for kind in ("test", "exp"))
-    assert len(test) == test["things_category_nr"].nunique() == 60
-    assert set(test["things_exemplar_nr"]) == {11, 12, 13, 14}
+@pytest.mark.parametrize("source", ["simulated", "published"])
+def test_shown_images_have_numbers_and_places_as_published(mini, source):
+    stimuli = mini[0].shown.rename(columns={"image_path": "file_path"})
+    shown = stimuli if source == "simulated" else pd.read_csv(EXCERPT)
+    single, test, catch = (
+        shown[shown["trial_type"] == kind] for kind in ("exp", "test", "catch")
+    )
+    n_images = single["exemplar_nr"].max()  # of a concept
+    numbers = n_images * (single["category_nr"] - 1) + single["exemplar_nr"]
+    assert (single["image_nr"] == numbers).all()
+    assert (single["things_exemplar_nr"] == single["exemplar_nr"]).all()  # the first
+    assert (test["things_exemplar_nr"] > n_images).all()
     assert (test["category_nr"] == test["things_category_nr"]).all()
-    assert set(test["exemplar_nr"]) == {11}
-    assert set(test["things_category_nr"]) <= set(single["things_category_nr"])
-    assert not set(test["things_image_nr"]) & set(single["things_image_nr"])
-    assert test["test_image_nr"].tolist() == list(range(1, 61))
+    assert set(test["exemplar_nr"]) == {n_images + 1}
+    assert (test["image_nr"] - test["test_image_nr"]).nunique() == 1
     assert not test["things_image_nr"].is_monotonic_increasing  # says no concept
-    assert (test["image_nr"] == 1216 + test["test_image_nr"]).all()
-
-
-def test_catch_images_have_numbers_of_their_own(mini):
-    catch = mini[0].shown.query("trial_type == 'catch'")
-    assert set(catch["category_nr"]) == {121}
-    assert catch["image_nr"].tolist() == list(range(1201, 1217))
-    assert catch["image_path"].iloc[15] == "images_catch_meg/catch016.jpg"
+    assert (catch["image_nr"] - catch["exemplar_nr"]).nunique() == 1
     things = ["things_category_nr", "things_image_nr", "things_exemplar_nr"]
     assert catch[[*things, "test_image_nr"]].isna().all(axis=None)
+    path = r"images_meg/(\w+)/\1_\d\d.\.jpg"
+    assert single["file_path"].str.fullmatch(path).all()
+    assert test["file_path"].str.fullmatch(r"images_test_meg/\w+_\d\d.\.jpg").all()
+    places = "images_catch_meg/catch" + catch["exemplar_nr"].map("{:03d}.jpg".format)
+    assert places.equals(catch["file_path"])
 
 
-def test_paths_lead_to_the_images(mini):
+def test_shown_images_are_images_of_the_list(mini):
     stimuli = mini[0]
     shown = stimuli.shown.dropna(subset="things_image_nr")
+    assert shown["trial_type"].value_counts().to_dict() == {"exp": 1200, "test": 60}
+    assert shown["things_image_nr"].is_unique
     rows = stimuli.things.iloc[shown["things_image_nr"].astype(int) - 1]
-    folders = np.where(
-        shown["trial_type"] == "exp", "images_meg/" + rows["concept"], "images_test_meg"
-    )
-    assert (folders + "/" + rows["file"]).tolist() == shown["image_path"].tolist()
+    files = [path.rpartition("/")[2] for path in shown["image_path"]]
+    assert rows["file"].tolist() == files
+    for column in ("things_category_nr", "things_exemplar_nr"):
+        assert (rows[column].to_numpy() == shown[column].to_numpy()).all()
 
 
 def test_trial_tables_have_the_published_columns_and_counts(mini):

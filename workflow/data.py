@@ -103,6 +103,7 @@ class _EEG(Item):
     def fetch(self):
         url = self.source  # for all, or for each
         if isinstance(url, dict):
+            check_option("participant", self.subject, list(url))
             url = url[self.subject]
         url = url.format(subject=f"{self.subject:02d}")
         _download_archive(url, self.path.with_suffix(".zip"), self._place)

@@ -71,5 +71,5 @@ if __name__ == "__main__":
         prepare(*sys.argv[1:])
     except (OSError, ValueError) as error:
         sys.exit(f"run_all.sh: {error}")
-    gpus = f" gpu={len(visible_gpus())}" * bool(visible_gpus())
-    print(f"--resources mem_mb={psutil.virtual_memory().total // 10**6}{gpus}")
+    memory, n_gpus = psutil.virtual_memory().total // 10**6, len(visible_gpus())
+    print(f"--resources mem_mb={memory}" + f" gpu={n_gpus}" * bool(n_gpus))
