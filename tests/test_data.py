@@ -168,6 +168,7 @@ def server(public, monkeypatch):
         meg["epochs"] = {"folder": f"{files.url}/meg", "files": epochs}
         meg["raw_ctf"] |= {"bucket": f"{files.url}/bucket", "runs": 2, "size": 12}
         monkeypatch.setattr(data.yaml, "safe_load", lambda text: sources)
+        files.sources = sources
         yield files
 
 
@@ -288,6 +289,9 @@ def test_epochs_of_another_size_and_without_a_header(config, server, tmp_path):
     expected = f"has {size - 1:,} bytes; expected {size:,}"
     assert expected in found["participant 1, epochs"]
     assert "damaged" in found["participant 2, epochs"]
+    server.sources["things-meg"]["epochs"]["files"].clear()  # of other participants
+    (folder / EPOCHS[0]).unlink()
+    assert states(config(), "things-meg")["participant 1, epochs"].startswith("missing")
 
 
 def test_the_password_is_asked_before_the_archive_is_brought(

@@ -69,9 +69,10 @@ class _Images(Item):
 
         try:
             read_images(self.path)
-        except (FileNotFoundError, ValueError) as error:
-            is_missing = isinstance(error, FileNotFoundError)
-            return "missing: " * is_missing + str(error)
+        except FileNotFoundError as error:
+            return f"missing: {error}"
+        except ValueError as error:
+            return str(error)
 
     def fetch(self):
         _download_files(self.path, self.source["lists"])
@@ -123,8 +124,9 @@ class _Epochs(Item):
         return {name: f for name, f in files if f"_P{self.subject}-" in name}
 
     def problem(self):
+        first = map(Path, recording_files("epochs", self.path, self.subject))
         sizes = {self.path / name: f["size"] for name, f in self.files().items()}
-        return first_problem(sizes)
+        return first_problem(dict.fromkeys(first) | sizes)
 
     def fetch(self):
         folder = self.source["folder"]
