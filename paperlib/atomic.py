@@ -10,17 +10,9 @@ from pathlib import Path
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` and rename it when the block succeeds.
 
-    Parameters
-    ----------
-    path
-        Final place of the file; missing parent folders are made.
-
-    Yields
-    ------
-    Path
-        Where to write, with the same suffix as ``path``. After an error it is removed
-        and whatever stood at ``path`` before is untouched; what a killed process left
-        is overwritten by the next write.
+    It has the same ending; missing parent folders are made. After an error it is
+    removed and what stood at ``path`` is untouched; what a killed process left is
+    overwritten by the next write.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,9 +39,6 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Pair = tuple[PositiveInt, PositiveInt]
 Precision = Literal["no", "fp16", "bf16"]
 Region = Literal["Frontal", "Central", "Temporal", "Parietal", "Occipital"]
-Method = Literal[
-    "dit", "unet", "synbrain", "layerwise_ridge", "pls", "kernel_regression", "ridge"
-]
 
 
 def _distinct(values: list) -> list:
@@ -382,6 +379,9 @@ class Methods(Section):
     ridge: RidgeOptions = RidgeOptions()
 
 
+Method = Literal[tuple(Methods.model_fields)]
+
+
 class CoordinatesOptions(Section):
     """Coordinates of the responses in which a network learns; none in the paper."""
 
@@ -494,7 +494,7 @@ class Ablations(Section):
     regions: Group  # Figure 6
 
 
-GROUPS = ("components", "captioners", "conditioning", "regions")
+GROUPS = tuple(name for name in Ablations.model_fields if name != "subjects")
 
 
 class ClipScoreEncoder(Clip):
