@@ -108,7 +108,7 @@ if [ -n "$profile" ]; then machine=; else cores=${cores:-all}; fi  # a profile s
 say "Configuration $config, cores: ${cores:-as in the profile}"
 name=$(basename "${config%.*}")
 page=results/$name/paper.html
-[ $kind != run ] || say "What comes out can be read in $page at the end"
+[ $kind != run ] || say "What comes out can be read, as it comes, in $page"
 # Snakemake looks for jobs once a timespan; with its default of a second that is a quarter
 # of a core. Its own lock, which a killed run leaves behind, is not needed.
 # On one machine, notebooks are forked from a process that has imported their packages.

@@ -17,9 +17,9 @@
 # *What came out, in the order of the paper, and do generated responses look like the
 # recorded ones?*
 #
-# - Reads: every table, figure, run record and executed notebook; published values; of
-#   the first data set also the signals, captions and samples of the reference model
-# - Writes: one HTML page that needs no network, and pages of executed notebooks
+# - Reads: every table, figure and run record; published values; of the first data set
+#   also the signals, captions and samples of the reference model
+# - Writes: one HTML page that needs no network
 # - Time: half a minute (mini, one core)
 
 # %% tags=["parameters"]
@@ -27,14 +27,12 @@ config: str = "mini"  # name of a file in config/
 overrides: str = ""  # YAML that replaces single values, as in "seed: 1"
 
 # %%
-import json
 import re
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
-from tqdm.auto import tqdm
 
 from paperlib import paths
 from paperlib.atomic import write_text
@@ -43,7 +41,7 @@ from paperlib.notebook import open_notebook
 from paperlib.recordings import signals
 from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.sensors import sensor_info
-from paperlib.reporting import figures, page, scores
+from paperlib.reporting import figures, page, pictures, scores
 from paperlib.stimuli.captions import read_captions
 from paperlib.stimuli.images import open_image, read_images
 
@@ -64,12 +62,12 @@ tables = {
     file.stem: page.read_table(file)
     for file in sorted(nb.input("table", name="").glob("*.md"))
 }
-pictures = {
-    file.stem: page.embed(file, scale=0.64)  # from 300 dpi
+drawn = {
+    file.stem: pictures.embed(file, scale=0.64)  # from 300 dpi
     for file in sorted(nb.input("figure", name="").glob("*.png"))
 }
-size = sum(len(picture["src"]) for picture in pictures.values()) / 1e6
-print(f"{len(tables)} tables and {len(pictures)} figures of {size:.1f} MB.")
+size = sum(len(picture["src"]) for picture in drawn.values()) / 1e6
+print(f"{len(tables)} tables and {len(drawn)} figures of {size:.1f} MB.")
 
 # %% [markdown]
 # ## The main result in a sentence
@@ -210,8 +208,8 @@ for i, (row, caption) in enumerate(zip(listed.itertuples(), captions, strict=Tru
     picture = open_image(row.path)
     picture.thumbnail((160, 160))
     fig = draw_curves(shown[i])
-    entry = {"image": page.embed(picture), "curves": page.embed(fig)}
-    entry["maps"] = page.embed(page.draw_maps(maps, info, limit=limits[0]))
+    entry = {"image": pictures.embed(picture), "curves": pictures.embed(fig)}
+    entry["maps"] = pictures.embed(pictures.draw_maps(maps, info, limit=limits[0]))
     name = re.sub(r"^\d+_", "", row.concept).replace("_", " ")
     entry |= {"concept": name, "caption": caption, "r": r[chosen[i]]}
     gallery.append(entry | {"r_sample": r_sample[i]})
@@ -220,47 +218,11 @@ draw_curves(shown[0])
 plt.show()
 
 # %% [markdown]
-# ## Executed notebooks
-#
-# Each becomes a page beside this one; those of an earlier run that are still true stay.
-
-# %%
-records = []
-for file in sorted(nb.input("record").parent.glob("*.json")):
-    record = json.loads(file.read_text("utf-8"))
-    keys = record["parameters"] | {"job": file.stem, "notebook": file.name[:2]}
-    records.append(keys | {k: v for k, v in record.items() if k != "parameters"})
-records = pd.DataFrame(records).query("notebook != '12'")
-executed = nb.input("notebook").parent
-for job in tqdm(records["job"], "Pages"):
-    source, made = executed / f"{job}.ipynb", nb.output("pages") / f"{job}.html"
-    is_new = made.is_file() and made.stat().st_mtime > source.stat().st_mtime
-    if source.is_file() and not is_new:
-        write_text(made, page.notebook_page(source))
-
-# %% [markdown]
 # ## What the run took
 
 # %%
-run = {
-    "commits": sorted(records["commit"].dropna().unique()),
-    "changed": int(records["changed_files"].max()),
-    "machine": ", ".join(sorted(records["machine"].unique())),
-    "python": ", ".join(sorted(records["python"].unique())),
-    "packages": records["packages"].iloc[-1],
-    "began": records["started"].min()[:16].replace("T", " "),
-    "core_minutes": records["core_seconds"].sum() / 60,
-}
-costs = records.groupby("notebook").agg(
-    executions=("job", "size"),
-    seconds=("seconds", "median"),
-    core_minutes=("core_seconds", lambda seconds: seconds.sum() / 60),
-    gib=("peak_memory_bytes", lambda peak: peak.max() / 2**30),
-    jobs=("job", list),
-)
-names = {name[:2]: name for name in paths.NOTEBOOKS}
-costs.insert(0, "name", costs.index.map(names))
-costs
+run = page.read_records(list(nb.input("record").parent.glob("*.json")))
+pd.DataFrame(run["costs"]).drop(columns="jobs")
 
 # %% [markdown]
 # ## The page
@@ -270,13 +232,13 @@ costs
 # %%
 text = page.render(
     "paper.html",
-    **{"cfg": cfg, "paths": paths, "tables": tables, "figures": pictures},
+    **{"cfg": cfg, "paths": paths, "tables": tables, "figures": drawn},
     **{"results": results, "sources": sources, "gallery": gallery, "first": first},
     **{"moments": (1000 * moments).round().astype(int).tolist(), "limit": limits[0]},
     places=(100 * (left + width * (moments - times[0]) / np.ptp(times))).tolist(),
     **{"unit": data.unit, "colors": figures.REGION_COLORS, "n_test": len(r)},
     effects=effects,
-    **{"run": run, "costs": costs.to_dict("records"), "median_r": np.median(r)},
+    **{"run": run, "median_r": np.median(r)},
 )
 write_text(nb.output("page"), text)
 print(f"{nb.output('page')}: {len(text) / 1e6:.1f} MB")

@@ -39,7 +39,6 @@ TEMPLATES = {
     "table": "tables/{config}/{name}",
     "published_table": "tables/published/{name}.csv",
     "page": "results/{config}/paper.html",
-    "pages": "results/{config}/pages",
     # what happened
     "record": "results/{config}/records/{job}.json",
     "notebook": "results/{config}/notebooks/{job}.ipynb",

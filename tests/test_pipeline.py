@@ -42,6 +42,7 @@ def repository(tmp_path_factory):
     copy = tmp_path_factory.mktemp("pipeline") / "repository"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
     kill_everything(copy, once_there=copy / "results/small/things-eeg2/signals")
+    assert "Not finished" in (copy / "results/small/paper.html").read_text()
     done = run_all(copy)
     assert done.returncode == 0, done.stdout[-6000:]
     assert "tables/small/tab01_things_eeg2.csv" in done.stdout.splitlines()
@@ -167,7 +168,7 @@ def test_the_page_holds_everything_and_links_executed_notebooks(repository):
     assert len(text) < 5e6 and "Simulated participants" in text
     tables = [file.stem for file in (repository / "tables/small").glob("*.md")]
     assert all(f'<figure id="{name}">' in text for name in tables)
-    links = re.findall('href="(pages/[^"]+)"', text)
+    links = re.findall('href="(notebooks/[^"]+)"', text)
     assert {Path(link).name[:2] for link in links} == {f"{n:02d}" for n in range(12)}
     assert all((page.parent / link).is_file() for link in links)
 

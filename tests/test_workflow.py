@@ -266,13 +266,14 @@ def test_time_left_follows_the_costs_of_jobs(tmp_path, monkeypatch):
     entries = {"04_train": 30, "05_sample": 10}
     notebooks = {name: {"mean_core_seconds": n} for name, n in entries.items()}
     times.write_text(f'{{"notebooks": {notebooks}}}'.replace("'", '"'))
-    lines, now = [], iter((0.0, 60.0))
+    lines, shown, now = [], [], iter((0.0, 60.0))
     monkeypatch.setattr(time_left.logger, "info", lines.append)
     monkeypatch.setattr(time_left.time, "monotonic", lambda: next(now))
-    handler = TimeLeft(times)
+    handler = TimeLeft(times, shown.append)
     stats = {"train": 2, "sample": 3, "all": 1, "total": 6}
     handler.emit(SimpleNamespace(event=LogEvent.RUN_INFO, stats=stats))
     job = {"jobid": 3, "rule_name": "train"}
     handler.emit(SimpleNamespace(event=LogEvent.JOB_INFO, **job))
     handler.emit(SimpleNamespace(event=LogEvent.JOB_FINISHED, job_id=3))
     assert lines == ["4 jobs left, about 2 min"]
+    assert shown == ["5 jobs left", *lines]

@@ -12,11 +12,9 @@ from pathlib import Path
 
 from papermill import PapermillExecutionError
 
-from paperlib.atomic import write_text
 from paperlib.config import load_config
 from paperlib.generation import find_pictures
 from paperlib.paths import ROOT, job_name, template
-from paperlib.reporting.page import notebook_page
 from paperlib.validation import check_option
 from workflow.run_notebook import execute
 
@@ -44,12 +42,10 @@ def generate(images: list[Path], config: str, keys: dict) -> list[Path]:
         )
     known["job"] = job_name(NOTEBOOK, **known)
     paths = [ROOT / template(alias, **known) for alias in ("own_images", "notebook")]
-    page = ROOT / template("pages", **known) / f"{known['job']}.html"
     os.chdir(ROOT)
     parameters = keys | {"config": config, "images": pictures}
     execute(f"notebooks/{NOTEBOOK}.py", str(paths[1]), parameters)
-    write_text(page, notebook_page(paths[1]))
-    return [paths[0], page]
+    return [paths[0], paths[1].with_suffix(".html")]
 
 
 if __name__ == "__main__":

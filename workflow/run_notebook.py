@@ -26,6 +26,8 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from traitlets.config import Config
 
+from paperlib.atomic import write_text
+from paperlib.reporting.notebook_page import notebook_page
 from paperlib.validation import did_you_mean
 from workflow.gpus import claim_gpu
 
@@ -44,7 +46,7 @@ class ThisPython(AsyncKernelManager):
 
 
 def execute(notebook: str, executed: str, parameters: dict) -> None:
-    """Execute a notebook (``.py``, percent format); keep the copy if a cell fails.
+    """Execute a notebook (``.py``, percent format); keep it and its page if it fails.
 
     ``parameters`` are values for names of its parameters cell.
     """
@@ -57,16 +59,21 @@ def execute(notebook: str, executed: str, parameters: dict) -> None:
             f"{notebook} has no parameter {name!r}; it has {', '.join(known)}."
             f"{did_you_mean(name, known)}"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        papermill.execute_notebook(
-            content,
-            executed,
-            parameters,
-            kernel_manager_class=ThisPython,
-            config=Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"}),
-            progress_bar=False,
-            log_output=True,
-        )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            address = {"transport": "ipc", "ip": f"{folder}/kernel"}
+            papermill.execute_notebook(
+                content,
+                executed,
+                parameters,
+                kernel_manager_class=ThisPython,
+                config=Config(KernelManager=address),
+                progress_bar=False,
+                log_output=True,
+            )
+    finally:
+        page = notebook_page(Path(executed))
+        write_text(Path(executed).with_suffix(".html"), page)
 
 
 def main() -> int:
