@@ -18,13 +18,14 @@ fail() { printf 'run_all.sh: %s\n' "$*" >&2; exit 1; }
 
 # Refuse a word that is one slip away from one of ours, before minutes of installing.
 check_word() {
-    local i known start words="test generate check fetch --config --cores --profile --dry-run --help"
+    local i known start words="test generate check fetch --config --cores --profile --dry-run"
+    words+=" --dryrun --help --dataset --subject --subjects --run --weights"
     [[ " $words " != *" $1 "* ]] || return 0
     for known in $words; do
         for ((i = 0; i <= ${#1}; i++)); do
             start=${1:0:i}
             if [[ $known == "$start"?"${1:i}" || $known == "$start"?"${1:i+1}" ||
-                $known == "$start${1:i+1}" || $known == "$start"??"${1:i+2}" ]]; then
+                $known == "$start${1:i+1}" || $known == "$start${1:i+1:1}${1:i:1}${1:i+2}" ]]; then
                 fail "There is no option or command $1. Did you mean '$known'?"
             fi
         done
@@ -75,6 +76,10 @@ set_up() {
 
 config=mini only= cores= kind=run profile=
 passed=()
+if [ "${1:-}" != test ]; then  # whose options are those of pytest
+    check_word "${1:-}"
+    for word; do [[ $word != --* ]] || check_word "${word%%=*}"; done
+fi
 case ${1:-} in
     test) shift; set_up; say "Running the tests"
         exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
@@ -95,7 +100,7 @@ while [ $# -gt 0 ]; do
         --profile=*) passed+=("$1"); profile=yes ;;
         -n | --dry-run | --dryrun) passed+=(-n); kind=dry ;;
         tab[0-9]* | fig[0-9]*) only+=${only:+,}$1; [ $kind = dry ] || kind=part ;;
-        *) check_word "${1%%=*}"; passed+=("$1"); [[ $kind$1 != run*/* ]] || kind=part ;;
+        *) passed+=("$1"); [[ $kind$1 != run*/* ]] || kind=part ;;
     esac
     shift
 done

@@ -27,15 +27,18 @@ SERVE = "workflow/preloaded.py serve python "
 FREE = namedtuple("Usage", "free")
 
 
+@pytest.fixture
+def options():
+    """List the long options of Snakemake."""
+    actions = get_argument_parser()._actions
+    return [s for a in actions for s in a.option_strings if s.startswith("--")]
+
+
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.parent.name)
-def test_options_of_profiles_exist(path):
-    known = {
-        name.removeprefix("--")
-        for action in get_argument_parser()._actions
-        for name in action.option_strings
-    }
+def test_options_of_profiles_exist(path, options):
     of_plugin = {"slurm-logdir", "slurm-status-command"}
-    assert set(yaml.safe_load(path.read_text())) - of_plugin <= known
+    named = set(yaml.safe_load(path.read_text())) - of_plugin
+    assert {f"--{name}" for name in named} <= set(options)
 
 
 def write_program(path, lines):
@@ -124,7 +127,8 @@ def test_commands_are_given_every_word(machine, words, passed):
     [
         ("--confg=mini", "--config", True),  # before anything is installed
         ("--cnofig mini", "--config", True),
-        ("tab07 chekc", "check", True),
+        ("chekc", "check", True),
+        ("fetch --datset things-eeg2", "--dataset", True),
         ("--quite", "--quiet", False),
         ("--config papr", "paper", False),
     ],
@@ -135,6 +139,12 @@ def test_a_misspelt_word_is_one_sentence(machine, words, hint, is_at_once):
     assert done.stderr.splitlines()[-1].endswith(f"Did you mean '{hint}'?")
     assert "snakemake" not in done.stdout and "Traceback" not in done.stderr
     assert is_at_once == (not done.stdout)
+
+
+def test_no_option_of_snakemake_is_taken_for_a_misspelt_one(machine, options):
+    ours = {"--config", "--cores", "--help", "--profile"}
+    words = [option for option in options if option not in ours]
+    assert passed_on(machine, "-n", *words).endswith(f" {words[-1]}")
 
 
 def test_a_second_run_in_the_same_folder_is_refused(machine):
