@@ -322,23 +322,26 @@ def test_nan_in_a_checkpoint(weights, pictures, part):
         generate(pictures, checkpoint, captions=["a"] * 3, **QUICK)
 
 
-def change_captioner(checkpoint, **entry):
-    changes = {"captioners": {"qwen2-vl": entry}}
-    captioning = checkpoint.recipe.captioning.model_dump() | changes
-    recipe = checkpoint.recipe.model_dump() | {"captioning": captioning}
-    return Checkpoint(checkpoint.model, make_recipe(**recipe))
-
-
-def test_a_captioner_that_is_missing(checkpoint, pictures):
-    entry = checkpoint.recipe.captioning.captioners["qwen2-vl"].model_dump()
-    missing = change_captioner(checkpoint, **entry | {"model": "data/none/qwen2-vl"})
-    with pytest.raises(FileNotFoundError, match="There is no folder .*none/qwen2-vl"):
-        generate(pictures, missing, **QUICK)
-
-
-def test_captions_that_another_program_made(checkpoint, pictures):
-    imported = change_captioner(checkpoint, kind="file", file="captions.jsonl")
-    with pytest.raises(ValueError, match="by another program.*captions="):
-        generate(pictures, imported, **QUICK)
-    epochs = generate(pictures[:1], imported, captions=["a cat"], **QUICK)
+@pytest.mark.parametrize(
+    ("entry", "error", "message"),
+    [
+        (
+            ENTRY | {"model": "data/none/qwen2-vl"},
+            FileNotFoundError,
+            "There is no folder .*none/qwen2-vl",
+        ),
+        (
+            {"kind": "file", "file": "captions.jsonl"},
+            ValueError,
+            "by another program.*captions=",
+        ),
+    ],
+)
+def test_captioners_that_cannot_be_asked(checkpoint, pictures, entry, error, message):
+    changes = {"captioning": {"captioners": {"qwen2-vl": entry}}}
+    recipe = make_recipe(**checkpoint.recipe.model_dump() | changes)
+    other = Checkpoint(checkpoint.model, recipe)
+    with pytest.raises(error, match=message):
+        generate(pictures, other, **QUICK)
+    epochs = generate(pictures[:1], other, captions=["a cat"], **QUICK)
     assert epochs.metadata["caption"].tolist() == ["a cat"]
