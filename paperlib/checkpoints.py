@@ -16,7 +16,6 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from paperlib.atomic import atomic_path, write_text
@@ -35,7 +34,7 @@ from paperlib.methods import Model, build_model
 from paperlib.stimuli.conditions import Condition
 from paperlib.stimuli.map_tokens import MapTokens
 from paperlib.stimuli.tokens import Tokens
-from paperlib.validation import check_option
+from paperlib.validation import check_file, check_option, reading
 
 _FILES = ("config.json", "model.safetensors", "README.md")
 _TYPES = (torch.float32, torch.float64, torch.int64)
@@ -132,15 +131,8 @@ class Checkpoint(ModelHubMixin):
                 part, _, rest = key.partition(".")
                 parts[part][rest] = tensor
             coordinates = Coordinates(**parts["coordinates"])
-            c, t = len(recipe.ch_names), len(recipe.times)
-            shapes = [
-                (c, t),
-                (c, c),
-                (t, t),
-                (t,),
-                (t,),
-                (len(coordinates.factors), c, c),
-            ]
+            c, t, n = len(recipe.ch_names), len(recipe.times), len(coordinates.factors)
+            shapes = [(c, t), (c, c), (t, t), (t,), (t,), (n, c, c)]
             if [v.shape for v in coordinates.tensors().values()] != shapes:
                 raise ValueError(f"its responses are not of {c} x {t}")
             model = recipe.build(coordinates)
@@ -204,33 +196,15 @@ def _read(folder: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
     """Read recipe and tensors of a folder."""
     config, weights = folder / "config.json", folder / "model.safetensors"
     for file in (config, weights):
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no {file.name}: expected a trained model. Run "
-                "notebook 04 for this run and subject first."
-            )
-    try:
+        check_file(file, "Run notebook 04 for this run and subject first.")
+    with reading(config, "Expected the recipe of a model, as notebook 04 wrote it."):
         values = json.loads(config.read_bytes())
         recipe = Recipe.model_validate(values)
         if recipe.model_dump(mode="json") != values:  # defaults are not what it had
             raise ValueError("some of its values are missing")
-    except Exception as error:  # of any kind where it is damaged
-        raise ValueError(
-            f"{config} is not the recipe of a model ({error}); expected what notebook "
-            "04 wrote."
-        ) from error
-    try:
+    with reading(weights, "Train it again (notebook 04) or download it again."):
         tensors = load_file(weights)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{weights} is damaged or no safetensors file ({error}). Copy or download "
-            "it again."
-        ) from error
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _TYPES or not tensor.isfinite().all():
-            raise ValueError(
-                f"{weights}: {name!r} must hold finite numbers; got type "
-                f"{tensor.dtype}: its training diverged, or the file is damaged. Train "
-                "it again (notebook 04) or download it again."
-            )
+        for name, tensor in tensors.items():
+            if tensor.dtype not in _TYPES or not tensor.isfinite().all():
+                raise ValueError(f"{name!r} of {tensor.dtype} must hold finite numbers")
     return recipe, tensors

@@ -32,7 +32,7 @@ from pydantic import (
 
 from paperlib.paths import NOTEBOOKS, ROOT
 from paperlib.strict_yaml import parse_yaml
-from paperlib.validation import check_option, did_you_mean
+from paperlib.validation import check_option, did_you_mean, reading
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -862,10 +862,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         raise ValueError(f"{path.name} extends itself.")
     if path.stat().st_size > 2**20:
         raise ValueError(f"{path} has more than 1 MiB; that is no configuration.")
-    try:
+    with reading(path, "Save it as UTF-8 text."):
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); save it so.") from error
     values = parse_yaml(text, path.name)
     if "name" in values:
         raise ValueError(

@@ -119,7 +119,7 @@ def test_a_linear_encoder_is_pushed_and_loaded_as_well(hub):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(saved, name):
     (saved / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"holds no {name}"):
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing. Run notebook 04"):
         Checkpoint.from_pretrained(saved)
 
 
@@ -128,7 +128,9 @@ def test_a_missing_file_is_named(saved, name):
 )
 def test_a_damaged_recipe(saved, content):
     (saved / "config.json").write_bytes(content)
-    with pytest.raises(ValueError, match="config.json is not the recipe of a model"):
+    with pytest.raises(
+        ValueError, match="config.json is damaged.*the recipe of a model"
+    ):
         Checkpoint.from_pretrained(saved)
 
 
@@ -170,7 +172,7 @@ def test_truncated_weights(saved):
         ("coordinates.mean", lambda mean: mean * torch.nan, "must hold finite"),
         ("coordinates.axes", lambda axes: axes[None], "not of 2 x 8"),
         ("coordinates.factors", lambda factors: factors[0], "not of 2 x 8"),
-        ("model.final.weight", torch.Tensor.int, "must hold finite.* torch.int32"),
+        ("model.final.weight", torch.Tensor.int, "int32 must hold finite"),
         ("more.weight", lambda _: torch.zeros(3), "are not those of the dit"),
     ],
 )

@@ -40,7 +40,7 @@ def test_a_copied_file_writes_to_folders_of_its_own(file):
         ("extends: {path}\n", "extends itself"),
         ("extends: mini\nseed: 1\ntraining: {{}}\nseed: 2\n", "'seed' stands twice"),
         ("seed: 1\nruns: [1, 2\n", "cannot be read"),
-        ("seed: 1 # é".encode("cp1252"), "is not UTF-8"),
+        ("seed: 1 # é".encode("cp1252"), "mine.yaml is damaged.* Save it as UTF-8"),
         pytest.param("seed: 1 #" + 2**20 * "x", "more than 1 MiB", id="large"),
         ("extends: mimi\n", "There is no configuration 'mimi'.*Did you mean 'mini'"),
         ("extends: [mini]\n", "There is no configuration"),
