@@ -59,9 +59,9 @@ def execute(notebook: str, executed: str, parameters: dict) -> None:
             f"{notebook} has no parameter {name!r}; it has {', '.join(known)}."
             f"{did_you_mean(name, known)}"
         )
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            address = {"transport": "ipc", "ip": f"{folder}/kernel"}
+    with tempfile.TemporaryDirectory() as folder:
+        address = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        try:
             papermill.execute_notebook(
                 content,
                 executed,
@@ -71,9 +71,14 @@ def execute(notebook: str, executed: str, parameters: dict) -> None:
                 progress_bar=False,
                 log_output=True,
             )
-    finally:
-        page = notebook_page(Path(executed))
-        write_text(Path(executed).with_suffix(".html"), page)
+        except papermill.PapermillExecutionError:  # of a cell: the copy is whole
+            _write_page(Path(executed))
+            raise
+    _write_page(Path(executed))
+
+
+def _write_page(executed: Path) -> None:
+    write_text(executed.with_suffix(".html"), notebook_page(executed))
 
 
 def main() -> int:
