@@ -31,7 +31,6 @@ class Dummy(nn.Module):
         return self.outer(self.inner(torch.cat(known, dim=1)).relu()).view_as(y)
 '''
 STEPS = (  # of "A method": file, what stands there, what is put in its place
-    ("paperlib/config.py", '    "dit", "unet",', '    "dummy", "dit", "unet",'),
     (
         "paperlib/config.py",
         "class UNetOptions(Section):",
