@@ -38,70 +38,21 @@ from paperlib.training import Pairs
 RESULTS = ROOT / "benchmarks/selection_mini.json"
 SUBJECT, FOLDS, PARTS = 1, (0, 1), 6
 
-CANDIDATES = {  # data set -> run -> changes of its values, one candidate each
-    "things-eeg2": {
-        "image_ridge": [
-            "",
-        ],
-        "ours_skip": [
-            "training: {learning_rate: 4.0e-4}",
-            "training: {learning_rate: 7.5e-4}",
-            "training: {learning_rate: 1.5e-3}",
-        ],
-        "synbrain": [
-            "training: {learning_rate: 2.0e-3}",
-            "training: {learning_rate: 4.0e-3}",
-            "training: {learning_rate: 8.0e-3}",
-        ],
-        "ours_plus_cnn": [
-            "training: {steps: 300}",
-            "training: {steps: 200}",
-            "training: {steps: 300, learning_rate: 1.0e-3}",
-        ],
-        "ours_plus": [
-            "training: {steps: 400}",
-            "training: {steps: 300}",
-            "training: {steps: 400, learning_rate: 1.0e-3}",
-        ],
-        "cnn_ridge": [
-            "",
-        ],
-        "ours_v": [
-            "training: {steps: 400}",
-            "training: {steps: 300}",
-            "training: {steps: 400, learning_rate: 1.0e-3}",
-        ],
-        "first_version": [
-            "training: {learning_rate: 1.0e-3}",
-            "training: {learning_rate: 2.0e-3}",
-            "training: {learning_rate: 4.0e-3}",
-            "training: {learning_rate: 5.0e-4}",
-        ],
-        "ours": [
-            "",
-            "training: {learning_rate: 5.0e-4}",
-        ],
-    },
-    "things-meg": {
-        "ours_plus": [
-            "training: {steps: 260}",
-            "coordinates: {whitening: 0.25}, training: {steps: 260}",
-            "training: {learning_rate: 3.0e-3}",
-            "training: {steps: 400}",
-        ],
-        "ours_plus_cnn": [
-            "training: {steps: 260}",
-            "training: {steps: 260, learning_rate: 7.5e-4}",
-            "training: {steps: 260, learning_rate: 3.0e-3}",
-            "training: {steps: 400}",
-        ],
-        "cnn_ridge": [
-            "",
-        ],
-        "image_ridge": [
-            "",
-        ],
-    },
+RATES = {  # learning rates that are tried
+    "dit": ("5.0e-4", "1.0e-3", "2.0e-3"),
+    "unet": ("5.0e-4", "1.0e-3", "2.0e-3"),
+    "synbrain": ("2.0e-3", "4.0e-3", "8.0e-3"),
+}
+RUNS = {  # run -> its method, if its rate is chosen
+    **dict.fromkeys(("image_ridge", "clip_ridge", "cnn_ridge")),
+    **dict.fromkeys(("ours_v", "ours_plus", "ours_plus_cnn", "ours_skip"), "dit"),
+    "first_version": "unet",
+    "synbrain": "synbrain",
+}
+CANDIDATES = {  # run -> changes of its values on each data set, one candidate each
+    run: [f"training: {{learning_rate: {rate}}}" for rate in RATES.get(method, ())]
+    or [""]
+    for run, method in RUNS.items()
 }
 
 
@@ -164,12 +115,11 @@ def validate(cfg: Config, dataset: str, fold: int, seed: int) -> dict[str, float
 def main() -> None:
     """Score every candidate that was asked for, keeping what others scored."""
     dataset, *runs = sys.argv[1:]
-    candidates = CANDIDATES[dataset]
-    runs = runs or list(candidates)
+    runs = runs or list(CANDIDATES)
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
     rows = [r for r in kept if r["dataset"] != dataset or r["run"] not in runs]
     for run in runs:
-        for change in candidates[run]:
+        for change in CANDIDATES[run]:
             overrides = f"datasets: {{{dataset}: {{runs: {{{run}: {{{change}}}}}}}}}"
             cfg = load_config("mini", overrides).of(dataset=dataset, run=run)
             scores = [validate(cfg, dataset, fold, seed=0) for fold in FOLDS]

@@ -46,12 +46,14 @@ def check_disk(name: str, data_root: str) -> None:
         )
 
 
-def prepare(config: str, kind: str, *words: str) -> None:
-    """Check what can be checked, and take the lock."""
+def prepare(config: str, kind: str, *words: str) -> str:
+    """Check what can be checked, take the lock, and return options of Snakemake."""
     check_options(words)
     cfg = load_config(config)
+    memory, n_gpus = psutil.virtual_memory().total // 10**6, len(visible_gpus())
+    options = f"--resources mem_mb={memory}" + f" gpu={n_gpus}" * bool(n_gpus)
     if kind == "dry":
-        return
+        return options
     try:
         fcntl.flock(LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -64,12 +66,13 @@ def prepare(config: str, kind: str, *words: str) -> None:
         lacking = not cfg.simulated and data.main(["check", "--config", config])
     if lacking and kind == "run":
         raise ValueError("The run needs what is missing above.")
+    if kind == "run":  # its first table as early as can be
+        options += f" --prioritize evaluate_{next(iter(cfg.datasets))}"
+    return options
 
 
 if __name__ == "__main__":
     try:
-        prepare(*sys.argv[1:])
+        print(prepare(*sys.argv[1:]))
     except (OSError, ValueError) as error:
         sys.exit(f"run_all.sh: {error}")
-    memory, n_gpus = psutil.virtual_memory().total // 10**6, len(visible_gpus())
-    print(f"--resources mem_mb={memory}" + f" gpu={n_gpus}" * bool(n_gpus))
