@@ -90,8 +90,9 @@ def passed_on(machine, *arguments, **variables):
 @pytest.mark.parametrize(
     ("words", "variables", "expected"),
     [
-        ("", {}, f"mem_mb={psutil.virtual_memory().total // 10**6} gpu=2 --cores all "),
-        ("", {"CUDA_VISIBLE_DEVICES": ""}, r"--resources mem_mb=\d+ --cores"),
+        ("", {}, f"mem_mb={psutil.virtual_memory().total // 10**6} gpu=2 --prior"),
+        ("", {"CUDA_VISIBLE_DEVICES": ""}, r"--resources mem_mb=\d+ --prioritize"),
+        ("", {}, "--prioritize evaluate_things-eeg2 --cores all"),  # Table 1 first
         ("--resources gpu=1", {}, "gpu=2 .* gpu=1"),  # the last one decides
         ("tab07 fig03 --cores 1", {}, "--cores 1 .* only=tab07,fig03"),
     ],
