@@ -230,7 +230,7 @@ def test_captions_of_another_program(tmp_path):
 
 
 def test_missing_files_and_captions(tmp_path):
-    with pytest.raises(FileNotFoundError, match="own.jsonl is missing. Write it with"):
+    with pytest.raises(FileNotFoundError, match="own.jsonl is missing. Expected what"):
         imported(tmp_path, [])
     with pytest.raises(FileNotFoundError, match="Run notebook 02"):
         read_captions(tmp_path / "own.jsonl", [])

@@ -117,7 +117,7 @@ def import_captions(path: Path, source: str | Path, image_ids: Sequence[str]) ->
     an image with no caption, more than one or one without a letter raises ValueError.
     """
     file = ROOT / source
-    check_file(file, "Write it with another program, as workflow/visualglm.py does.")
+    check_file(file, "Expected what another program wrote (workflow/visualglm.py).")
     lines = _read_lines(file, image_ids)
     empty = [x["image_id"] for x in lines if not _has_letter(x["caption"])]
     if empty:
