@@ -5,8 +5,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_stimuli_images import noise
 from tiny_clip import ARCHITECTURE, write_clip
 from transformers import CLIPConfig, CLIPModel
 
@@ -54,8 +54,7 @@ def clip(folder):
 
 @pytest.fixture(scope="module")
 def pictures():
-    pixels = np.random.default_rng(0).integers(0, 255, (3, 40, 50, 3), dtype=np.uint8)
-    return list(map(Image.fromarray, pixels))
+    return noise([(40, 50)] * 3)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,13 @@ def write_image_set(folder, names):
     return metadata
 
 
+def noise(sizes):
+    """Random pictures of some sizes, as (rows, columns)."""
+    rng = np.random.default_rng(0)
+    pixels = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes)
+    return list(map(Image.fromarray, pixels))
+
+
 def save_metadata(folder, metadata):
     np.save(folder / "image_metadata.npy", np.array(metadata, dtype=object))
 
@@ -143,9 +150,8 @@ def test_pictures_of_every_mode_and_format_become_rgb(tmp_path, mode, name):
 
 
 def test_values_are_kept_and_of_an_animation_the_first_frame_is_read(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    image = opened(tmp_path, Image.fromarray(pixels))
-    np.testing.assert_array_equal(np.asarray(image), pixels)
+    (picture,) = noise([(5, 7)])
+    assert opened(tmp_path, picture) == picture
     first, second = (Image.new("RGB", (4, 4), color) for color in (GREEN, BLACK))
     image = opened(tmp_path, first, "a.gif", save_all=True, append_images=[second])
     assert image.getpixel((0, 0)) == GREEN
@@ -290,9 +296,8 @@ KINDS = ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_truncated_pictures(tmp_path, kind):
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / "a"
-    Image.fromarray(noise).save(path, kind)
+    noise([(64, 64)])[0].save(path, kind)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="a is damaged.* Download it again"):
         open_image(path)

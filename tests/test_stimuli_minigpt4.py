@@ -4,12 +4,12 @@ import shutil
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from test_stimuli_images import noise
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -115,18 +115,14 @@ def whole(released):
 
 @pytest.fixture(scope="module")
 def pictures():
-    rng = np.random.default_rng(0)
-    sizes = [(40, 40), (60, 30), (30, 90), (28, 28), (5, 7)]
-    noise = (rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes)
-    return list(map(Image.fromarray, noise))
+    return noise([(40, 40), (60, 30), (30, 90), (28, 28), (5, 7)])
 
 
 def test_batch_gives_the_captions_of_single_images(captioner, pictures):
     options = {"prompt": PROMPT, "max_new_tokens": 12}
-    together = captioner(pictures, **options)
-    alone = [captioner([picture], **options)[0] for picture in pictures]
-    assert together == alone
-    assert len(set(alone)) > 2
+    captions = captioner(pictures, **options)
+    assert captions == [captioner([picture], **options)[0] for picture in pictures]
+    assert len(set(captions)) > 2
 
 
 @torch.inference_mode()
