@@ -223,6 +223,14 @@ def test_a_full_disk_is_told_before_the_run(tmp_path, monkeypatch):
     preflight.check_disk("mini", "data/mini")
 
 
+def test_a_table_that_no_rule_makes_is_named():
+    command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile"]
+    command += ["--nolock", "-n", "--config", "config=mini", "only=tab07,tab99"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "No table or figure of mini is called tab99…" in done.stdout
+
+
 @pytest.mark.parametrize("config", ["mini", "paper", "tests/small.yaml"])
 def test_every_run_without_a_network_leaves_gpus_to_others(config):
     cfg = load_config(config)
