@@ -78,21 +78,27 @@ print(f"{len(tables)} tables and {len(drawn)} figures of {size:.1f} MB.")
 
 # %%
 def main_result(dataset: str) -> dict:
-    """Return the image-specific scores that the main finding compares."""
+    """Return the rows of the main table that its sentence is about."""
     table = pd.read_csv(nb.input("table", name=f"{paths.MAIN_TABLES[dataset]}.csv"))
     table = table[table["metric"].eq("specific") & table["mean"].notna()]
-    table = table.set_index("method")
-    labels = table.index.str.partition(", ").get_level_values(0)
-    asked = table[labels == cfg.label]
-    controls = ("Published", "Zero", "Training mean", "Split")
-    rest = table[(labels != cfg.label) & ~table.index.str.startswith(controls)]
-    rest = rest.sort_values("mean")
-    other = asked[asked.index.str.endswith("other image")]
-    means = asked[asked.index.str.endswith("posterior mean")]
+    kinds = {run.label: run.method for run in cfg.runs.values()}
+    labels = [
+        next((label for label in kinds if f"{name}, ".startswith(f"{label}, ")), None)
+        for name in table["method"]
+    ]
+    table = table.assign(label=labels)
+    altered = table["method"].str.contains("other image|cross-subject|averaged with")
+    rows = table[table["label"].notna() & ~altered]
+    asked = rows.loc[rows["label"] == cfg.label, "method"]
+    ours = rows.loc[asked.str.contains("one sample").idxmin()]  # better no sample
+    other = table[table["method"] == f"{ours['method']}, other image"]
+    is_dit = rows["label"].map(kinds).eq("dit")
+    ranked = rows.sort_values("mean", ascending=False).groupby(is_dit)
+    best = {kind: group.iloc[0].to_dict() for kind, group in ranked}
     return {
-        "ours": pd.concat([means, asked]).reset_index().iloc[0].to_dict(),
-        "other_image": other.reset_index().head(1).to_dict("records"),
-        "best": rest.reset_index().tail(1).to_dict("records"),
+        **{"ours": ours.to_dict(), "other_image": other.to_dict("records")},
+        **{"transformer": best.get(True), "baseline": best.get(False)},
+        "short": rows.loc[rows["low"] <= 0, "method"].tolist(),
     }
 
 

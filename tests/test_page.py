@@ -167,6 +167,8 @@ def paper(tmp_path):
     plt.close(fig)
     trial |= {"concept": "cat", "caption": "A <cat>", "r": 0.4, "r_sample": 0.1}
     score = {"method": "Ours", "mean": 0.3, "low": 0.2, "high": 0.4}
+    result = {"ours": score, "other_image": [score], "short": ["Zero"]}
+    result |= {"transformer": score, "baseline": None}
     cfg = {"name": "mini", "simulated": True, "label": "Ours", "training_subject": 1}
     table = make_table(tmp_path)
     return page.render(
@@ -175,7 +177,7 @@ def paper(tmp_path):
         paths=paths,
         tables={"tab01_things_eeg2": table, "tab01_things_eeg2_across": table},
         figures={"hero": pictures.embed(Image.new("RGB", (1500, 500), "white"))},
-        results={"things-eeg2": {"ours": score, "other_image": [score], "best": []}},
+        results={"things-eeg2": result},
         sources=dict.fromkeys(paths.MAIN_TABLES, []),
         gallery=[trial] * 3,
         first="things-eeg2",

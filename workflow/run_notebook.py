@@ -46,9 +46,10 @@ class ThisPython(AsyncKernelManager):
 
 
 def execute(notebook: str, executed: str, parameters: dict) -> None:
-    """Execute a notebook (``.py``, percent format); keep it and its page if it fails.
+    """Execute a notebook (``.py``, percent format).
 
-    ``parameters`` are values for names of its parameters cell.
+    The copy, and a page of it beside it, are kept if a cell fails. ``parameters`` are
+    values for names of its parameters cell.
     """
     content = jupytext.read(notebook)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

@@ -1,6 +1,7 @@
 """The paper as one HTML page: the template ``templates/paper.html`` and its parts."""
 
 import json
+import re
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -32,6 +33,7 @@ def read_table(file: Path) -> dict:
         caption.
     """
     table, _, caption = file.read_text(encoding="utf-8").strip().partition("\n\n")
+    table = re.sub(r"(?<!\w)-(?=\d)", "−", table)
     lines = [line.strip("|").split("|") for line in table.splitlines()]
     header, _, *cells = [[cell.strip() for cell in line] for line in lines]
     rows = [
