@@ -144,11 +144,8 @@ def _check_trials(arrays: dict[str | Path, np.ndarray], n_channels: int) -> None
     """Raise ValueError unless named arrays hold trials of equal channels and times."""
     n_times = next(iter(arrays.values())).shape[-1:]
     for name, array in arrays.items():
-        if (
-            array.ndim != 4
-            or array.shape[2:] != (n_channels, *n_times)
-            or not array.size
-        ):
+        fits = array.ndim == 4 and array.shape[2:] == (n_channels, *n_times)
+        if not fits or not array.size:
             raise ValueError(
                 f"{name} must have shape (images, repetitions, {n_channels} channels, "
                 f"times), with equal times in training and test; got {array.shape}."

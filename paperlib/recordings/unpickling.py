@@ -27,10 +27,6 @@ class _RefusedError(pickle.UnpicklingError):
         super().__init__(f"{content} is refused; nothing was run")
 
 
-class _TensorError(_RefusedError):
-    """The pickle refers to a tensor, whose values are elsewhere in the zip."""
-
-
 class _Type:
     """Stands for a numpy.dtype until its byte order is known."""
 
@@ -92,8 +88,7 @@ class _Unpickler(pickle._Unpickler):
         """Return the allowed object of this name; nothing is ever imported."""
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        is_torch = module.startswith("torch")
-        raise (_TensorError if is_torch else _RefusedError)(f"{module}.{name}")
+        raise _RefusedError(f"{module}.{name}")
 
     def load_build(self):
         """Set the state of an array or a type; of nothing else."""
@@ -166,16 +161,14 @@ def _load(path: Path) -> object:
                 if shape != () or kind.char != "O":
                     raise _RefusedError(f"an array of type {kind} and shape {shape}")
             return _Unpickler(file).load()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            [name] = [n for n in archive.namelist() if n.endswith("data.pkl")]
-            if archive.getinfo(name).file_size > path.stat().st_size:
-                raise _RefusedError("a compressed pickle")
+    with zipfile.ZipFile(path) as archive:
+        [name] = [n for n in archive.namelist() if n.endswith("data.pkl")]
+        if archive.getinfo(name).file_size > path.stat().st_size:
+            raise _RefusedError("a compressed pickle")
+        if not any("/data/" in n for n in archive.namelist()):  # values of tensors
             with archive.open(name) as file:
                 return _Unpickler(file).load()
-    except _TensorError:
-        import torch  # takes seconds, and few files need it
+    import torch  # takes seconds, and few files need it
 
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        tensors = {k: v.numpy() for k, v in loaded.items() if torch.is_tensor(v)}
-        return loaded | tensors
+    loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return loaded | {k: v.numpy() for k, v in loaded.items() if torch.is_tensor(v)}
