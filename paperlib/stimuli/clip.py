@@ -47,6 +47,10 @@ def load_clip(
 ) -> Clip:
     """Load a CLIP model and its weights through open_clip.
 
+    Names that do not fit together (OpenAI's weights need QuickGELU; open_clip's plain
+    ``ViT-L-14`` has GELU), damaged weights and models without a projection of image
+    tokens raise ValueError.
+
     Parameters
     ----------
     model
@@ -56,10 +60,6 @@ def load_clip(
         Tag (``"openai"``) or checkpoint file; None with ``local-dir:``.
     revision
         Commit or branch of the tag's weights on the Hugging Face hub.
-
-    Names that do not fit together (OpenAI's weights need QuickGELU; open_clip's plain
-    ``ViT-L-14`` has GELU), damaged weights and models without a projection of image
-    tokens raise ValueError.
     """
     if model.startswith("local-dir:"):
         source = f"local-dir:{_check_folder(ROOT / model.removeprefix('local-dir:'))}"
