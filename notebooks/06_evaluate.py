@@ -429,15 +429,36 @@ plt.show()
 # %% [markdown]
 # ## Differences and budgets
 #
-# Each method less the reference on the same images; and what each cost. *Look for*
+# Each method less the reference on the same images; and each network less the ridge
+# regression that sees the very tokens, for each participant and for all. *Look for*
 # intervals that exclude zero.
 
 # %%
-differences = comparison.compare_with(scored, reference, **bootstrap)
+differences = [comparison.compare_with(scored, reference, **bootstrap)]
+ridges = own.index[own["kind"] == "ridge"]
+networks = own.index[
+    own["kind"].isin(["dit", "unet", "synbrain"])
+    & (own["samples"] == "posterior_mean")
+    & (own["average_with"] == "")
+]
+for pair in product(networks, ridges):
+    network, other = (cfg.of(run=own.loc[method, "run"]) for method in pair)
+    if network.conditioning == other.conditioning:
+        both = scored[scored["method"].isin(pair)]
+        parts = {f"participant {s}": both[both["subject"] == s] for s in cfg.subjects}
+        for who, part in {**parts, "all": both}.items():
+            lead = comparison.compare_with(part, pair[1], **bootstrap)
+            differences.append(lead.assign(method=f"{' less '.join(pair)}: {who}"))
+differences = pd.concat(differences)
 differences = differences[~differences["method"].isin(comparison.CEILINGS)]
-text = caption(differences, f"paired differences from {reference}, mean")
+text = caption(
+    differences,
+    f"paired differences from {reference}, or from what is named after less, mean",
+)
 paired = comparison.MAIN_METRICS | comparison.SUPPLEMENT_METRICS
 show("_paired", differences, paired, text)
+
+# %%
 costs = []
 for (method, row), subject in product(own.iterrows(), cfg.subjects):
     kind = "posterior_mean" if row["samples"] == "posterior_mean" else "samples"
