@@ -54,6 +54,7 @@ if [ "${ACCOUNTING:-no}" = yes ]; then
     cat >>"$SLURM_CONF" <<END
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
+AccountingStoragePass=$work/munge/socket
 AccountingStorageEnforce=associations
 AccountingStorageTRES=gres/gpu
 JobAcctGatherType=jobacct_gather/linux
@@ -61,7 +62,8 @@ END
     cat >"$work/slurmdbd.conf" <<END
 AuthType=auth/munge
 AuthInfo=socket=$work/munge/socket
-DbdHost=127.0.0.1
+DbdHost=$host
+DbdAddr=127.0.0.1
 SlurmUser=$user
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
@@ -82,7 +84,10 @@ if [ "${ACCOUNTING:-no}" = yes ]; then
     start mariadbd --no-defaults --user="$user" --datadir="$work/database" \
         --bind-address=127.0.0.1 --port=33060 --socket="$work/database/socket"
     start slurmdbd -D # waits for the database
-    until sacctmgr --immediate add cluster one >/dev/null 2>&1; do sleep 1; done
+    for _ in {1..60}; do
+        ! sacctmgr --immediate add cluster one >"$work/sacctmgr.log" 2>&1 || break
+        sleep 1
+    done
     sacctmgr --immediate add account account
     sacctmgr --immediate add user "$user" account=account
 fi
