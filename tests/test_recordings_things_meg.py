@@ -75,34 +75,27 @@ def test_images_are_in_the_order_of_their_numbers(folder):
         assert part["image_number"].is_monotonic_increasing
 
 
-def test_every_trial_finds_its_place(folder, trials):
-    counts, signals = sort_epochs(folder)
-    for partition, kind in (("training", "exp"), ("test", "test")):
-        positions = expected_positions(trials, kind)
-        found = getattr(signals, partition)
-        assert found.shape == (*positions.shape, len(SENSORS), 20)
+@pytest.mark.parametrize(
+    ("concepts", "left_out", "n_kept"),
+    [("all_concepts", (), 36), ("zero_shot", ("alligator",), 24)],
+)
+def test_every_trial_finds_its_place(folder, trials, concepts, left_out, n_kept):
+    counts, signals = sort_epochs(folder, concepts)
+    for partition, kind, omitted in (
+        ("training", "exp", left_out),
+        ("test", "test", ()),
+    ):
+        positions = expected_positions(trials, kind, omitted)
+        written = getattr(signals, partition)
+        assert written.shape == (*positions.shape, len(SENSORS), 20)
         expected = traceable(positions.ravel())[..., 2:22]  # from 0 s on
-        np.testing.assert_array_equal(found.reshape(expected.shape), expected)
-    rows = [["training", 36, 36], ["test", 168, 168], ["catch", 120, 0]]
+        np.testing.assert_array_equal(written.reshape(expected.shape), expected)
+    rows = [["training", 36, n_kept], ["test", 168, 168], ["catch", 120, 0]]
     assert counts.to_numpy().tolist() == rows
-    assert signals.ch_names == SENSORS
+    assert (signals.ch_names, signals.concepts) == (SENSORS, concepts)
     assert (signals.sfreq, signals.unit) == (20, "baseline SD")
     assert (signals.times[0], signals.times[-1]) == (0, 0.95)
-    assert signals.concepts == "all_concepts"
-
-
-def test_zero_shot_leaves_out_test_concepts(folder, trials):
-    counts, signals = sort_epochs(folder, "zero_shot")
-    positions = expected_positions(trials, "exp", left_out=["alligator"])
-    assert signals.training.shape[:2] == (24, 1) and signals.test.shape[:2] == (14, 12)
-    np.testing.assert_array_equal(
-        signals.training[:, 0, 0, 0], positions[:, 0] + 2 / 128
-    )
-    assert counts["kept"].tolist() == [24, 168, 0]
-    images = list_images(folder)
-    check_counts(signals, select_concepts(images, signals.concepts))
-    with pytest.raises(ValueError, match="belong to 24 images.*has 36"):
-        check_counts(signals, images)
+    check_counts(signals, select_concepts(list_images(folder), concepts))
 
 
 @pytest.fixture(scope="module")
