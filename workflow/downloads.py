@@ -19,6 +19,7 @@ PAUSE = 1.0  # s before a cut connection is opened again; doubles while nothing 
 CHUNK = 2**18  # bytes
 _TRIES = 5  # in a row that bring nothing
 _BUSY = (429, 500, 502, 503, 504)
+_DAMAGE = (BadZipFile, zlib.error, EOFError, RuntimeError, FileExistsError)
 _DEFLATE64 = 9
 
 
@@ -165,7 +166,7 @@ def _extract(
             with partial.open("wb") as target:
                 while chunk := source.read(CHUNK):
                     progress.update(target.write(chunk))
-    except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except _DAMAGE as error:
         is_open = not info.flag_bits & 1  # not encrypted
         cause = "" if is_open else "the password is wrong, or "
         raise ValueError(
