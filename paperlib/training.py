@@ -213,8 +213,8 @@ def train(
     loader = _loader(training, options, machine, first=step, seed=seed)
     wrapped, wrapped_optimizer, loader = accelerator.prepare(model, optimizer, loader)
     generator = torch.Generator(accelerator.device)
-    bar = tqdm(total=options.steps, initial=step, desc="Training", unit="step")
-    bar.disable = not accelerator.is_main_process
+    shown = {} if accelerator.is_main_process else {"disable": True}
+    bar = tqdm(total=options.steps, initial=step, desc="Training", unit="step", **shown)
 
     for index, (y0, context) in enumerate(loader, start=step * machine.accumulate):
         generator.manual_seed(_stream(seed, index, accelerator.process_index))

@@ -1,6 +1,6 @@
 import json
 from dataclasses import dataclass
-from functools import partialmethod
+from functools import partial, partialmethod
 
 import numpy as np
 import pytest
@@ -83,6 +83,13 @@ def run(data, folder, *, options=OPTIONS, machine=MACHINE, model=None, loss=None
         seed=3,
         state_file=folder / "state.pt",
     )
+
+
+def test_progress_can_be_switched_off(data, tmp_path, monkeypatch):
+    """As TQDM_DISABLE does, which tqdm reads when it is imported."""
+    monkeypatch.setattr(training, "tqdm", partial(training.tqdm, disable=True))
+    _, curve = run(data, tmp_path)
+    assert curve["step"].iloc[-1] == OPTIONS.steps
 
 
 def losses(curve):
