@@ -27,7 +27,7 @@ import tempfile
 ADDRESS = "PRELOADED_PYTHON"  # environment variable that names the socket
 MODULES = (  # packages only: code of this repository may change while a run goes on
     *("accelerate", "ipykernel.kernelapp", "jupytext", "matplotlib.pyplot", "mne"),
-    *("nbclient", "pandas", "papermill", "pydantic", "safetensors.torch"),
+    *("nbclient", "nbconvert", "pandas", "papermill", "pydantic", "safetensors.torch"),
     *("scipy.stats", "sklearn.linear_model", "torch", "tqdm.auto"),
 )
 LENGTH = struct.Struct("!I")  # of a request
