@@ -168,10 +168,11 @@ def predictions(row: pd.Series, subject: int) -> dict[int, np.ndarray]:
     """Return the responses (N, C, T) that a row's models predict, by training seed."""
 
     def read(run: str, seed: int) -> np.ndarray:
-        files = (
-            array(alias, run, subject, seed) for alias in ("samples", "posterior_mean")
-        )
-        return comparison.point_prediction(*files, row["samples"])
+        kind = row["samples"]
+        alias = kind if kind == "posterior_mean" else "samples"
+        files = {"samples": None, "posterior_mean": None}  # not every seed has both
+        files[alias] = array(alias, run, subject, seed)
+        return comparison.point_prediction(**files, kind=kind)
 
     predicted = {seed: read(row["run"], seed) for seed in trainings(row)}
     if row["seeds"] == "ensemble":
