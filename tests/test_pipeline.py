@@ -33,6 +33,7 @@ from paperlib.paths import (
 pytestmark = pytest.mark.pipeline
 CONFIG = "tests/small.yaml"
 LEFT_OUT = (".git", ".venv", ".snakemake", "data", "results", "__pycache__", "*.ipynb")
+RUN_ALL = ["./run_all.sh", "--config", CONFIG, "--cores", "2"]
 RUN = "results/small/things-eeg2/runs/ours_v/sub-02"
 
 
@@ -41,7 +42,8 @@ def repository(tmp_path_factory):
     """Copy the repository and run everything once, killed once on its way."""
     copy = tmp_path_factory.mktemp("pipeline") / "repository"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    kill_everything(copy, once_there=copy / "results/small/things-eeg2/signals")
+    signals = copy / "results/small/things-eeg2/signals"
+    kill(RUN_ALL, copy, once=signals.exists, with_children=False)
     assert "Not finished" in (copy / "results/small/paper.html").read_text()
     done = run_all(copy)
     assert done.returncode == 0, done.stdout[-6000:]
@@ -60,7 +62,7 @@ def environment(copy):
 
 
 def run_all(copy, *arguments):
-    return run(["./run_all.sh", "--config", CONFIG, "--cores", "2", *arguments], copy)
+    return run([*RUN_ALL, *arguments], copy)
 
 
 def run(command, copy):
@@ -75,24 +77,22 @@ def run(command, copy):
     )
 
 
-def kill_everything(copy, *, once_there):
-    """Start a whole run and end all of its processes by SIGKILL while it works."""
-    command = ["./run_all.sh", "--config", CONFIG, "--cores", "2"]
+def kill(command, copy, *, once, with_children):
+    """Start a command and end it by SIGKILL when it has come so far."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = psutil.Popen(command, cwd=copy, env=environment(copy), **quiet)
     deadline = time.monotonic() + 600
-    while not once_there.exists():
+    while not once():
         assert process.is_running() and time.monotonic() < deadline
-        time.sleep(0.2)
-    family = [*process.children(recursive=True), process]
-    process.kill()
-    for member in process.children(recursive=True)[:1]:
+        time.sleep(0.05)
+    family = [process, *process.children(recursive=True)]
+    for member in family if with_children else family[:1]:
         member.kill()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive  # kernels too
 
 
-def by_hand(copy, notebook, *parameters):
+def by_hand(notebook, *parameters):
     """Build the README's papermill line."""
     return [
         "bash",
@@ -199,14 +199,8 @@ def test_nothing_is_left_to_do(repository):
 
 def test_a_changed_value_reruns_what_depends_on_it(repository):
     assert changed(repository, sampling={"precision": "bf16"}) == {
-        *{
-            "sample",
-            "own_images",
-            "schematics",
-            "topographies_things-eeg2",
-            "paper",
-            "all",
-        },
+        *("sample", "own_images", "schematics", "topographies_things-eeg2"),
+        *("paper", "all"),
         *of_datasets("evaluate", "ablations"),
     }
     windows = [[0.0, 0.3], [0.3, 1.0]]
@@ -243,7 +237,7 @@ def test_tables_come_out_the_same_again(repository):
 def test_a_killed_training_ends_with_the_same_weights(repository):
     overrides = "training: {steps: 400, seeds: [7]}"
     parameters = ["-p", "subject", "2", "-p", "overrides", overrides]
-    line = by_hand(repository, "04_train", *parameters)
+    line = by_hand("04_train", *parameters)
     done = run(line, repository)
     assert done.returncode == 0, done.stdout[-3000:]
     (folder,) = (repository / "results").glob("small+*/things-eeg2/runs/ours_v/sub-02")
@@ -251,21 +245,8 @@ def test_a_killed_training_ends_with_the_same_weights(repository):
     unbroken = weights.rename(repository / "unbroken.safetensors")
     shutil.rmtree(folder)
 
-    process = psutil.Popen(
-        line,
-        cwd=repository,
-        env=environment(repository),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     state = folder / "seed-7/training"
-    deadline = time.monotonic() + 120
-    while not list(state.glob("state*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    family = [process, *process.children(recursive=True)]  # papermill and its kernel
-    for member in family:
-        member.kill()  # SIGKILL
-    psutil.wait_procs(family)
+    kill(line, repository, once=lambda: [*state.glob("state*")], with_children=True)
     assert list(state.glob("state*")) and not weights.exists()
 
     done = run(line, repository)
@@ -275,22 +256,22 @@ def test_a_killed_training_ends_with_the_same_weights(repository):
 
 
 def test_results_made_by_hand_have_a_folder_of_their_own(repository):
-    before = {
-        p: p.stat().st_mtime_ns for p in (repository / "results/small").rglob("*")
-    }
+    def times():
+        results = (repository / "results/small").rglob("*")
+        return {path: path.stat().st_mtime_ns for path in results}
+
+    before = times()
     overrides = "sampling: {eta: 1.0, solver: ddim}"
-    done = run(
-        by_hand(repository, "05_sample", "-p", "overrides", overrides), repository
-    )
+    command = by_hand("05_sample", "-p", "overrides", overrides)
+    done = run(command, repository)
     assert done.returncode == 0, done.stdout[-3000:]
     made = list((repository / "results").glob("small+*/**/samples.npy"))
     assert {path.parents[1].name for path in made} == {"sub-01"}
-    after = {p: p.stat().st_mtime_ns for p in (repository / "results/small").rglob("*")}
-    assert after == before and rules_to_run(repository) == set()
+    assert times() == before and rules_to_run(repository) == set()
 
 
 def test_a_misspelt_parameter_stops_with_an_error(repository):
-    done = run(by_hand(repository, "05_sample", "-p", "subjct", "2"), repository)
+    done = run(by_hand("05_sample", "-p", "subjct", "2"), repository)
     assert done.returncode != 0
     assert "no parameter 'subjct'" in done.stdout
     assert "Did you mean 'subject'" in done.stdout
