@@ -54,6 +54,9 @@ CANDIDATES = {  # run -> changes of its values on each data set, one candidate e
     or [""]
     for run, method in RUNS.items()
 }
+CANDIDATES["ours_plus"] += [  # EEG is whitened over channels by its preprocessing
+    f"coordinates: {{spatial_whitening: {power}}}" for power in (0, 0.25)
+]
 
 
 def validate(cfg: Config, dataset: str, fold: int, seed: int) -> dict[str, float]:

@@ -36,11 +36,15 @@ from scipy.signal import find_peaks
 from tqdm.auto import tqdm
 
 from paperlib import paths
-from paperlib.evaluation.metrics import pearson
+from paperlib.evaluation.metrics import pearson_flattened
 from paperlib.notebook import open_notebook
 from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.sensors import sensor_info
-from paperlib.recordings.signals import average_repetitions, load_signals, mean_response
+from paperlib.recordings.signals import (
+    average_repetitions,
+    load_signals,
+    mean_response,
+)
 from paperlib.reporting import topographies
 from paperlib.reporting.figures import save_figure, set_theme
 from paperlib.stimuli.images import open_image, read_images
@@ -127,9 +131,9 @@ for ending, fig in figures.items():
 # ## An image, its recorded and its generated response
 #
 # For the first data set: the test image for which the generated response (the posterior
-# mean of the reference model) has the median correlation with the recorded one, so
-# neither the best nor the worst. Dotted lines, and maps, are at the largest peaks of
-# the recording's global field power,
+# mean of the reference model) has the median image-specific correlation with the
+# recorded one, so neither the best nor the worst. Dotted lines, and maps, are at the
+# largest peaks of the recording's global field power,
 # $$\mathrm{GFP}(t) = \sqrt{\tfrac{1}{C} \sum_c \big(y_c(t) - \bar y(t)\big)^2}.$$
 # *Look for* the components that both rows share, and for the recording's noise, which a
 # mean does not have.
@@ -141,13 +145,14 @@ if dataset == next(iter(cfg.datasets)):
     generated = np.load(nb.input("posterior_mean", **keys))  # N C T
     signals = load_signals(nb.input("signals", subject=first))
     recorded = average_repetitions(signals.test)  # N C T
-    scores = pearson(generated, recorded)  # N
+    common = mean_response(signals.training)  # C T
+    scores = pearson_flattened(generated - common, recorded - common)  # N
     chosen = scores.argsort()[len(scores) // 2]
     power = recorded[chosen].std(axis=0)  # T
     peaks, _ = find_peaks(power, distance=int(0.08 * signals.sfreq))
     peaks = sorted(peaks, key=lambda peak: power[peak])[-3:]
     print(
-        f"{model.label}, image {chosen + 1} of {len(scores)}: Pearson "
+        f"{model.label}, image {chosen + 1} of {len(scores)}: r = "
         f"{scores[chosen]:.2f} (from {scores.min():.2f} to {scores.max():.2f})."
     )
 

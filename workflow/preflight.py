@@ -19,7 +19,7 @@ from paperlib.validation import did_you_mean
 from workflow import data
 from workflow.gpus import visible_gpus
 
-DISK = {"mini": 12}  # GiB of data and results
+DISK = {"mini": 10}  # GiB of data and results
 LOCK = 9  # file that run_all.sh has opened: locked until it and Snakemake have ended
 
 
