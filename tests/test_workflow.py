@@ -212,9 +212,9 @@ def test_line_endings_are_those_of_unix_in_every_checkout(name):
 
 def test_a_full_disk_is_told_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "ROOT", tmp_path)
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: FREE(11 * 2**30))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: FREE(9 * 2**30))
     with pytest.raises(
-        OSError, match="11.0 GiB of free space; mini needs 12.0 GiB more"
+        OSError, match=" 9.0 GiB of free space; mini needs 10.0 GiB more"
     ):
         preflight.check_disk("mini", "data/mini")
     (tmp_path / "data/mini").mkdir(parents=True)
