@@ -98,14 +98,16 @@ print(f"{condition.n_tokens} tokens of width {condition.width} for each image.")
 # %% [markdown]
 # ## Coordinates of the response
 #
-# The network learns $x = (y - \bar y)\,U\,\mathrm{diag}(g)\,U^\top$: the response
-# without the mean of the training images, partly whitened along the temporal
-# principal components $U$, with variances $\lambda$:
+# The network learns $x = S\,(y - \bar y)\,W$: the response without the mean of the
+# training images, partly whitened over channels and in time. With the temporal
+# principal components $U$ and their variances $\lambda$,
 #
-# $$g_k \propto (\lambda_k / \lambda_1)^{-p} \quad (k \le K), \qquad
+# $$W = U\,\mathrm{diag}(g)\,U^\top, \qquad g_k \propto (\lambda_k / \lambda_1)^{-p} \quad (k \le K), \qquad
 # g_k \propto \textit{floor} \cdot g_{K+1} \quad (k > K).$$
 #
-# As published ($p$ and mean not removed) $x$ is $y$ over one standard deviation.
+# $S$ is made likewise from the components over channels, with a power $q$ of their
+# variances. It is the identity ($q = 0$) for EEG, whose preprocessing whitens channels.
+# As published ($p = q = 0$, mean not removed) $x$ is $y$ over one standard deviation.
 # *Look for* a spectrum that is flatter in $x$ than in $y$ where $p > 0$.
 
 # %%
@@ -171,7 +173,8 @@ if cfg.method == "dit":
 # L = \mathbb{E}\, \lVert F(x_t, t, c) - v \rVert^2 .$$
 #
 # With `scale_input` it sees $\sqrt{\bar\alpha_t}\, x_t$; with `color` the noise has the
-# covariance of $x$. With `epsilon_skip` the noise is predicted as
+# covariance of $x$, and each draw is used with both signs, for two responses of a
+# batch. With `epsilon_skip` the noise is predicted as
 # $\hat\epsilon = \sqrt{1 - \bar\alpha_t}\, x_t + \sqrt{\bar\alpha_t}\, F$: the error is
 # that of $v$ times $\bar\alpha_t$.
 
