@@ -102,7 +102,8 @@ print(f"{condition.n_tokens} tokens of width {condition.width} for each image.")
 # training images, partly whitened over channels and in time. With the temporal
 # principal components $U$ and their variances $\lambda$,
 #
-# $$W = U\,\mathrm{diag}(g)\,U^\top, \qquad g_k \propto (\lambda_k / \lambda_1)^{-p} \quad (k \le K), \qquad
+# $$W = U\,\mathrm{diag}(g)\,U^\top, \qquad
+# g_k \propto (\lambda_k / \lambda_1)^{-p} \quad (k \le K), \qquad
 # g_k \propto \textit{floor} \cdot g_{K+1} \quad (k > K).$$
 #
 # $S$ is made likewise from the components over channels, with a power $q$ of their

@@ -176,7 +176,8 @@ class DenoisingLoss:
         context : Tensor of shape (B, L, D)
             Condition tokens.
         generator
-            Draws the noise, and timesteps where none are given.
+            Draws the noise, used with both signs for two signals of the batch, and
+            timesteps where none are given.
         t : Tensor of shape (B,)
             Timesteps, 1 ... T.
         """
@@ -185,7 +186,7 @@ class DenoisingLoss:
             t = torch.randint(1, len(self.alpha_bar), y0.shape[:1], **draw)  # B
         half = torch.randn(-(-len(y0) // 2), *y0.shape[1:], **draw)
         half = self.coordinates.color(half)
-        noise = torch.cat([half, -half])[: len(y0)]  # each draw with both signs
+        noise = torch.cat([half, -half])[: len(y0)]
         alpha_bar = self.alpha_bar[t]
         y = diffuse(y0, noise, alpha_bar)
         output = model(shown(y, alpha_bar, self.scale_input), t, context).float()
