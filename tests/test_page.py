@@ -201,15 +201,36 @@ def test_the_page_needs_no_network(paper):
     assert sources and all(source.startswith("data:") for source in sources)
 
 
+def open_in_browser(page, folder):
+    """Return what a page has written to its title as JSON."""
+    (folder / "checks.html").write_text(page)
+    profile = f"--user-data-dir={folder / 'profile'}"
+    command = [CHROMIUM, *FLAGS, profile, "--dump-dom", str(folder / "checks.html")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    return json.loads(html.unescape(re.search("<title>(.*)</title>", done.stdout)[1]))
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_maps_of_own_images_move_with_a_slider(tmp_path):
+    slider = pictures.slide_maps(Image.new("RGB", (120, 80)), [50, 150, 250])
+    checks = """<script>onload = () => {
+      const maps = document.querySelector("img");
+      const slider = document.querySelector("input");
+      const place = () => maps.getBoundingClientRect().left, before = place();
+      slider.value = 2;
+      slider.dispatchEvent(new Event("input"));
+      const moment = document.querySelector("output").textContent;
+      document.title = JSON.stringify([before - place(), moment]);
+    }</script>"""
+    page = f"<!doctype html><title></title>{slider}{checks}"
+    assert open_in_browser(page, tmp_path) == [pytest.approx(80), "250 ms"]
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 def test_the_page_works_in_a_browser_as_wide_as_a_phone(paper, tmp_path):
     wrapped = json.dumps(paper).replace("</", "<\\/")
-    (tmp_path / "checks.html").write_text(CHECKS.replace("PAGE", wrapped))
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [CHROMIUM, *FLAGS, profile, "--dump-dom", str(tmp_path / "checks.html")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr, done.stderr
-    found = json.loads(html.unescape(re.search("<title>(.*)</title>", done.stdout)[1]))
+    found = open_in_browser(CHECKS.replace("PAGE", wrapped), tmp_path)
     assert found["loaded"] and found["images"] == 10
     assert found["width"] <= 390  # nothing scrolls sideways but tables in their box
     assert found["moved"] == pytest.approx(5 * found["map"], rel=0.01)

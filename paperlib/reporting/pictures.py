@@ -12,6 +12,8 @@ from PIL import Image
 from scipy.interpolate import RBFInterpolator
 from scipy.spatial import KDTree
 
+from paperlib.reporting.page import render
+
 _HEAD = 0.88  # radius of a scalp map; the template draws the outline around it
 
 
@@ -62,3 +64,12 @@ def draw_maps(
     colors[~inside] = 0
     colors = colors.reshape(size, size, rows, columns, 4).transpose(2, 0, 3, 1, 4)
     return Image.fromarray(colors.reshape(rows * size, columns * size, 4))
+
+
+def slide_maps(maps: Image.Image, moments: list[int]) -> str:
+    """Return HTML that shows one column of :func:`draw_maps`, and a slider for which.
+
+    ``moments`` are the times of the columns in ms.
+    """
+    size = {"width": maps.width // len(moments)}
+    return render("slider.html", picture=embed(maps), moments=moments, **size)
