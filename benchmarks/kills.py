@@ -5,7 +5,8 @@
 After a random number of finished jobs and a random time, everything that works in the
 clone is ended by SIGKILL, and the same command is given again. Another clone is on a
 disk in memory (root may mount one) that has no more room at some point. In the end, all
-results must be those of the unbroken run, byte by byte.
+results must be those of the unbroken run, byte by byte, but for two files: the page,
+which shows times, and the epochs of own images, which name the folder of the clone.
 """
 
 import argparse
