@@ -159,26 +159,27 @@ display(rows)
 
 
 # %%
-def trainings(row: pd.Series) -> list[int]:
-    """Return the seeds of the trainings that a row shows."""
-    return (seeds if row["samples"] == "posterior_mean" else sampled)[row["run"]]
+def trainings(run: str, kind: str) -> list[int]:
+    """Return the seeds of the trainings that have a prediction of this kind."""
+    return (seeds if kind == "posterior_mean" else sampled)[run]
 
 
 def predictions(row: pd.Series, subject: int) -> dict[int, np.ndarray]:
     """Return the responses (N, C, T) that a row's models predict, by training seed."""
+    kind = row["samples"]
+    alias = kind if kind == "posterior_mean" else "samples"
 
-    def read(run: str, seed: int) -> np.ndarray:
-        kind = row["samples"]
-        alias = kind if kind == "posterior_mean" else "samples"
-        files = {"samples": None, "posterior_mean": None}  # not every seed has both
-        files[alias] = array(alias, run, subject, seed)
-        return comparison.point_prediction(**files, kind=kind)
+    def read(run: str) -> dict[int, np.ndarray]:
+        return {
+            seed: comparison.point_prediction(array(alias, run, subject, seed), kind)
+            for seed in trainings(run, kind)
+        }
 
-    predicted = {seed: read(row["run"], seed) for seed in trainings(row)}
+    predicted = read(row["run"])
     if row["seeds"] == "ensemble":
         predicted = {0: np.mean([*predicted.values()], axis=0)}
     if other := row["average_with"]:
-        second = np.mean([read(other, seed) for seed in seeds[other]], axis=0)
+        second = np.mean([*read(other).values()], axis=0)
         predicted = {seed: (values + second) / 2 for seed, values in predicted.items()}
     return predicted
 
@@ -463,7 +464,7 @@ show("_paired", differences, paired, text)
 costs = []
 for (method, row), subject in product(own.iterrows(), cfg.subjects):
     kind = "posterior_mean" if row["samples"] == "posterior_mean" else "samples"
-    for seed in trainings(row):
+    for seed in trainings(row["run"], row["samples"]):
         keys = {"run": row["run"], "subject": subject, "seed": seed}
         files = (
             nb.input("training", **keys) / "budget.json",

@@ -108,7 +108,7 @@ def prediction(run: str, subject: int, seed: int) -> np.ndarray:
     keys = {"run": run, "subject": subject, "seed": seed}
     if cfg.of(run=run).diffusion.prediction == "epsilon":
         samples = np.load(nb.input("samples", **keys), mmap_mode="r")  # N K C T
-        return comparison.point_prediction(samples, None, "mean")
+        return comparison.point_prediction(samples, "mean")
     return np.load(nb.input("posterior_mean", **keys))
 
 

@@ -320,8 +320,8 @@ def test_predictions_are_what_the_comparison_asks_for(comparison):
     def predictions(row, subject):
         drawn = samples[row["run"]][:, subject - 1]
         kind = "mean" if row["run"] == "linear" else row["samples"]
-        pairs = enumerate((d, d.mean(axis=1)) for d in drawn)
-        return {seed: point_prediction(*pair, kind) for seed, pair in pairs}
+        values = [d.mean(axis=1) for d in drawn] if kind == "posterior_mean" else drawn
+        return {seed: point_prediction(v, kind) for seed, v in enumerate(values)}
 
     found = {
         (method, subject, seed): responses
@@ -353,7 +353,7 @@ def test_a_prediction_is_a_sample_or_a_mean(tmp_path, kind):
     np.save(tmp_path / "samples.npy", drawn)
     mapped = np.load(tmp_path / "samples.npy", mmap_mode="r")
     posterior = np.ones((2, 4, 60))
-    found = point_prediction(mapped, posterior, kind)
+    found = point_prediction(posterior if kind == "posterior_mean" else mapped, kind)
     means = {
         "one": drawn[:, 0],
         "mean": drawn.mean(axis=1),

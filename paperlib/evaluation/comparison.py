@@ -224,19 +224,17 @@ def score_across(correlations: np.ndarray, window: np.ndarray) -> dict[str, np.n
     }
 
 
-def point_prediction(
-    samples: np.ndarray, posterior_mean: np.ndarray, kind: str
-) -> np.ndarray:
+def point_prediction(generated: np.ndarray, kind: str) -> np.ndarray:
     """Return the response (N, C, T) that a run predicts for each image.
 
-    Its ``kind`` is ``posterior_mean``, ``mean`` (of the samples, which are N, K, C, T
-    and may be memory-mapped) or ``one`` (the first sample).
+    ``generated`` is the ``posterior_mean`` (N, C, T), or samples (N, K, C, T) of which
+    the ``mean`` or ``one``, the first, is taken; it may be memory-mapped.
     """
     if kind == "posterior_mean":
-        return np.array(posterior_mean, np.float32)
+        return np.array(generated, np.float32)
     if kind == "one":
-        return np.array(samples[:, 0], np.float32)
-    return np.stack([image.mean(axis=0, dtype=np.float32) for image in samples])
+        return np.array(generated[:, 0], np.float32)
+    return np.stack([image.mean(axis=0, dtype=np.float32) for image in generated])
 
 
 def comparison_rows(
