@@ -34,7 +34,6 @@ from torch import Tensor
 
 _BLOCK = 2**24  # values of a response array in memory at a time
 _SHRINKAGE = 0.02  # of channel covariances towards a multiple of the identity
-_SMALLEST = 1e-3  # share of the largest variance over channels
 
 
 @dataclass(frozen=True)
@@ -163,9 +162,8 @@ def fit_coordinates(
     factors = torch.empty(0, n_channels, n_channels)
     if spatial_whitening:
         residuals = (block.sub(center).transpose(0, 1).flatten(1) for block in blocks())
-        m, e = torch.linalg.eigh(sum((r @ r.T).double() for r in residuals))
-        h = (m.clamp(min=_SMALLEST * m[-1].item()) / m[-1]) ** -spatial_whitening
-        space = ((e * h) @ e.T).float()
+        m, e = _components(sum((r @ r.T).double() for r in residuals), 1e-3)
+        space = ((e * (m / m[0]) ** -spatial_whitening) @ e.T).float()
 
     def mixed() -> Iterator[Tensor]:
         return (space @ (block - center) for block in blocks())
@@ -173,9 +171,7 @@ def fit_coordinates(
     covariance = sum((r.flatten(0, 1).T @ r.flatten(0, 1)).double() for r in mixed())
     covariance /= n * n_channels  # T T
     if whitening or color:
-        variances, axes = torch.linalg.eigh(covariance)
-        variances, axes = variances.flip(0), axes.flip(1).float()
-        variances = variances.clamp(min=1e-9 * variances[0].item())
+        variances, axes = _components(covariance, 1e-9)
         gains = (variances / variances[0]) ** -whitening
         if whitening and components < n_times:
             gains[components:] = floor * gains[components]
@@ -184,10 +180,20 @@ def fit_coordinates(
     gains = gains / (gains.square() * variances).mean().sqrt()
     if color:
         deviations = (gains * variances.sqrt()).float()
-        factors = _channel_factors(mixed(), axes, variances, components)
+        factors = _channel_factors(mixed(), axes.float(), variances, components)
     kept = center if mean else torch.zeros_like(center)
-    fitted = (kept, space, axes, gains.float(), deviations, factors)
+    fitted = (kept, space, axes.float(), gains.float(), deviations, factors)
     return Coordinates(*(part.contiguous() for part in fitted))  # as when loaded
+
+
+def _components(covariance: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
+    """Return variances and axes of principal components, the largest first.
+
+    Variances are raised to a share of at least ``smallest`` of the largest one.
+    """
+    variances, axes = torch.linalg.eigh(covariance)
+    variances, axes = variances.flip(0), axes.flip(1)
+    return variances.clamp(min=smallest * variances[0].item()), axes
 
 
 def _channel_factors(
