@@ -38,21 +38,23 @@ from paperlib.training import Pairs
 RESULTS = ROOT / "benchmarks/selection_mini.json"
 SUBJECT, FOLDS, PARTS = 1, (0, 1), 6
 
-RATES = {  # learning rates that are tried
+RATES = {  # method -> learning rates that are tried
     "dit": ("5.0e-4", "1.0e-3", "2.0e-3"),
     "unet": ("5.0e-4", "1.0e-3", "2.0e-3"),
     "synbrain": ("2.0e-3", "4.0e-3", "8.0e-3"),
 }
-RUNS = {  # run -> its method, if its rate is chosen
-    **dict.fromkeys(("image_ridge", "clip_ridge", "cnn_ridge")),
-    **dict.fromkeys(("ours_v", "ours_plus", "ours_plus_cnn", "ours_skip"), "dit"),
-    "first_version": "unet",
-    "synbrain": "synbrain",
-}
+RUNS = (
+    *("image_ridge", "clip_ridge", "cnn_ridge"),
+    *("ours_v", "ours_plus", "ours_plus_cnn", "ours_skip", "first_version", "synbrain"),
+)
+CONFIGURED = load_config("mini").runs
 CANDIDATES = {  # run -> changes of its values on each data set, one candidate each
-    run: [f"training: {{learning_rate: {rate}}}" for rate in RATES.get(method, ())]
+    run: [
+        f"training: {{learning_rate: {rate}}}"
+        for rate in RATES.get(CONFIGURED[run].method, ())
+    ]
     or [""]
-    for run, method in RUNS.items()
+    for run in RUNS
 }
 CANDIDATES["ours_plus"] += [  # EEG is whitened over channels by its preprocessing
     f"coordinates: {{spatial_whitening: {power}}}" for power in (0, 0.25)
