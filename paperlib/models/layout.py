@@ -12,24 +12,12 @@ PADDINGS = ("region", "global")
 
 @dataclass(frozen=True)
 class PatchLayout:
-    """Place of every channel in a grid of whole patches.
+    """Place of every channel in a grid of whole patches."""
 
-    Attributes
-    ----------
-    channel_rows : tuple of int
-        Row of the padded grid, for each channel in the order of the recording.
-    row_regions : tuple of int
-        Region index of each row of patches, from 0.
-    n_times : int
-        Time points of the recording.
-    patch : tuple of int
-        Channels and time points of a patch.
-    """
-
-    channel_rows: tuple[int, ...]
-    row_regions: tuple[int, ...]
+    channel_rows: tuple[int, ...]  # of the padded grid, in the order of the recording
+    row_regions: tuple[int, ...]  # region of each row of patches, from 0
     n_times: int
-    patch: tuple[int, int]
+    patch: tuple[int, int]  # channels, time points
 
     @property
     def n_rows(self) -> int:
@@ -61,23 +49,10 @@ def patch_layout(
 ) -> PatchLayout:
     """Group channels by brain region and pad them to whole patches.
 
-    Parameters
-    ----------
-    regions
-        Region of each channel. Regions are numbered in order of first appearance.
-    n_times
-        Time points.
-    patch
-        Channels and time points of a patch.
-    padding
-        ``"region"`` pads each region to whole patches, so that a row of patches
-        belongs to one region (Appendix B: 18 rows for EEG, 69 for MEG).
-        ``"global"`` pads once at the end (Appendix E: 16 and 68 rows); a row that
-        straddles regions takes the one with most channels.
-
-    Returns
-    -------
-    PatchLayout
+    Regions are numbered in order of first appearance. ``padding`` is ``"region"``: each
+    region is padded, so that a row of patches belongs to one region (Appendix B: 18
+    rows for EEG, 69 for MEG); or ``"global"``: padded once at the end (Appendix E: 16
+    and 68 rows), and a row that straddles regions takes the one with most channels.
     """
     check_option("padding", padding, PADDINGS)
     height, width = patch

@@ -138,11 +138,6 @@ def fit_ridge(
         Targets fitted at a time: memory is about 50 bytes x N x block.
     seed
         For the randomized solver that PCA uses for large problems.
-
-    Raises
-    ------
-    ValueError
-        If features and responses differ in N, or a value is NaN or infinite.
     """
     moments, inputs = _standardize(features)
     pca = PCA(_limit(n_components, features), random_state=seed)
@@ -194,16 +189,9 @@ def fit_pls(
 ) -> LinearEncoder:
     """Fit partial least squares to all targets together, without standardization.
 
-    Parameters
-    ----------
-    features : ndarray of shape (N, D)
-    responses : ndarray of shape (N, T)
-    n_components
-        Upper limit of the number of latent variables (25 in early Brain-Score); N - 1
-        and D limit it too, and there are fewer if nothing is left to explain.
+    There are at most ``n_components`` latent variables (25 in early Brain-Score), and
+    fewer if nothing is left to explain.
 
-    Notes
-    -----
     Equals scikit-learn's ``PLSRegression(scale=False)``. With X the centered features
     and S = X'Y, the latent variables depend on the targets Y only through SS', a D x D
     matrix, which is deflated instead of X and Y: without a latent variable of weights w
@@ -241,16 +229,9 @@ def fit_kernel_regression(
 ) -> LinearEncoder:
     """Fit least squares on principal components of a polynomial kernel.
 
-    Parameters
-    ----------
-    features : ndarray of shape (N, D)
-        In the publication all layers of a network side by side.
-    responses : ndarray of shape (N, T)
-    n_components
-        Upper limit of P: 1000 in the publication, with N = 16540. Nothing is penalized:
-        the noise of predictions grows as P / (N - P).
-    seed
-        For the iterative solver that KernelPCA uses for few components.
+    The features are in the publication all layers of a network side by side, and P is
+    1000 with N = 16540. Nothing is penalized: the noise of predictions grows as
+    P / (N - P). The seed is for the iterative solver that KernelPCA uses for small P.
     """
     moments, examples = _standardize(features)
     kernel = polynomial_kernel(examples, degree=_DEGREE)  # N N

@@ -40,17 +40,7 @@ class SynBrain(nn.Module):
     In the published size (widths 128, 256, 512, 512, 2 blocks a level, hidden 2048,
     depth 8; here 12 heads) on 257 tokens of width 768 it has 99,811,761 parameters for
     63 x 250 signals and 100,030,980 for 271 x 200; the mapper has 57,492,480 of them.
-
-    Parameters
-    ----------
-    n_channels, n_times : int
-        Size of a signal.
-    n_tokens, context_width : int
-        Size of the condition (257 and 768 for CLIP ViT-L/14), and of the latents.
-    widths, blocks, hidden
-        Of :class:`BrainVAE`.
-    depth, heads
-        Of :class:`Mapper`.
+    ``vae_options`` are those of :class:`BrainVAE`.
     """
 
     def __init__(
@@ -60,22 +50,13 @@ class SynBrain(nn.Module):
         *,
         n_tokens: int,
         context_width: int,
-        widths: Sequence[int],
-        blocks: int,
-        hidden: int,
         depth: int,
         heads: int,
+        **vae_options,
     ):
         super().__init__()
-        self.vae = BrainVAE(
-            n_channels,
-            n_times,
-            n_tokens=n_tokens,
-            context_width=context_width,
-            widths=widths,
-            blocks=blocks,
-            hidden=hidden,
-        )
+        size = {"n_tokens": n_tokens, "context_width": context_width}
+        self.vae = BrainVAE(n_channels, n_times, **size, **vae_options)
         self.mapper = Mapper(n_tokens, context_width, depth=depth, heads=heads)
 
     def forward(self, context: Tensor) -> Tensor:
@@ -86,19 +67,10 @@ class SynBrain(nn.Module):
 class BrainVAE(nn.Module):
     """Variational autoencoder whose latents have the shape of CLIP tokens.
 
-    Parameters
-    ----------
-    n_channels, n_times : int
-        Size of a signal.
-    n_tokens, context_width : int
-        Size of the latents.
-    widths : sequence of int
-        Features of the first convolution and of each level. Resolution is halved once,
-        after the first level.
-    blocks : int
-        Residual blocks of an encoder level; a decoder level has one more.
-    hidden : int
-        Width of the MLPs between time and latent axis.
+    ``widths`` are the features of the first convolution and of each level; resolution
+    is halved once, after the first level. A level of the encoder has ``blocks``
+    residual blocks, one of the decoder one more. ``hidden`` is the width of the MLPs
+    between time and latent axis.
     """
 
     def __init__(
@@ -143,19 +115,10 @@ class BrainVAE(nn.Module):
         )
 
     def forward(self, y: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """Encode, sample and decode.
+        """Encode signals (B, C, T), draw latents with Gaussian noise, and decode them.
 
-        Parameters
-        ----------
-        y : Tensor of shape (B, C, T)
-            Signals.
-        noise : Tensor of shape (B, L, D)
-            Standard Gaussian; zeros give the mean.
-
-        Returns
-        -------
-        reconstruction : Tensor of shape (B, C, T)
-        latent, mean, logvar : Tensor of shape (B, L, D)
+        Returned are the reconstruction, and latents, their mean and their log variance,
+        of the shape of the noise (B, L, D).
         """
         mean, logvar = self.encode(y)
         latent = mean + noise * torch.exp(0.5 * logvar)
@@ -173,20 +136,16 @@ class BrainVAE(nn.Module):
 
 
 class Mapper(nn.Module):
-    """Transformer from CLIP tokens to latents (the semantic-to-neural mapper).
-
-    Parameters
-    ----------
-    n_tokens, width : int
-        Size of the condition, and of the latents.
-    depth, heads : int
-        Blocks, and heads of attention.
-    """
+    """Transformer from CLIP tokens to latents (the semantic-to-neural mapper)."""
 
     def __init__(self, n_tokens: int, width: int, *, depth: int, heads: int):
         super().__init__()
         self.position = nn.Parameter(0.02 * torch.randn(n_tokens, width))
-        blocks = [_transformer_block(width, heads) for _ in range(depth)]
+        block = {"dropout": 0.0, "activation": "gelu", "norm_first": True}
+        block |= {"dim_feedforward": 4 * width, "batch_first": True}
+        blocks = [
+            nn.TransformerEncoderLayer(width, heads, **block) for _ in range(depth)
+        ]
         self.blocks = nn.Sequential(*blocks, nn.LayerNorm(width))
         self.output = nn.Linear(width, width)
 
@@ -232,22 +191,12 @@ class TimeAttention(nn.Module):
 
 
 def softclip_loss(latent: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
-    """Return how far latents are from being as alike as the tokens are.
+    """Return how far latents (B, L, D) are from being as alike as the tokens are.
 
     Latents and tokens are flattened and normalized. The target of each image is the
-    softmax of its tokens' cosine similarities to the batch; the loss is the cross
-    entropy of the similarities between latents and tokens, averaged over both
-    directions.
-
-    Parameters
-    ----------
-    latent, tokens : Tensor of shape (B, L, D)
-    temperature
-        Similarities are divided by it; the published value is 0.125.
-
-    Returns
-    -------
-    Tensor of shape ()
+    softmax of its tokens' cosine similarities to the batch, divided by a temperature
+    (0.125 in the publication); the loss is the cross entropy of the similarities
+    between latents and tokens, averaged over both directions.
     """
     latent = F.normalize(latent.flatten(1), dim=1)  # B L*D
     tokens = F.normalize(tokens.flatten(1), dim=1)
@@ -267,18 +216,11 @@ def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BrainVAELoss:
-    """Loss of the first stage: reconstruction, divergence and SoftCLIP.
-
-    Attributes
-    ----------
-    kl_weight, clip_weight, temperature : float
-        Weights of :func:`kl_divergence` and :func:`softclip_loss`, and the latter's
-        temperature, beside a mean squared error of reconstruction.
-    """
+    """Loss of the first stage: mean squared error, divergence and SoftCLIP."""
 
     kl_weight: float
     clip_weight: float
-    temperature: float
+    temperature: float  # of SoftCLIP
 
     def __call__(
         self, model: nn.Module, y: Tensor, context: Tensor, generator: torch.Generator
@@ -300,18 +242,10 @@ class BrainVAELoss:
 
 @dataclass(frozen=True)
 class MapperLoss:
-    """Loss of the second stage: squared error of the latents' mean.
+    """Loss of the second stage: squared error of the latents' mean."""
 
-    Attributes
-    ----------
-    vae : BrainVAE
-        Trained, in evaluation mode; not trained any further.
-    trained_with : str
-        Its options: a stopped training does not go on with another autoencoder.
-    """
-
-    vae: BrainVAE
-    trained_with: str
+    vae: BrainVAE  # trained, in evaluation mode
+    trained_with: str  # a stopped training does not go on with another autoencoder
 
     def __call__(
         self, model: nn.Module, y: Tensor, context: Tensor, generator: torch.Generator
@@ -370,16 +304,3 @@ def _axis_mlp(size_in: int, hidden: int, size_out: int) -> nn.Sequential:
         )
     ]
     return nn.Sequential(*layers)
-
-
-def _transformer_block(width: int, heads: int) -> nn.TransformerEncoderLayer:
-    """Return a pre-norm block of self-attention and MLP."""
-    return nn.TransformerEncoderLayer(
-        width,
-        heads,
-        dim_feedforward=4 * width,
-        dropout=0.0,
-        activation="gelu",
-        batch_first=True,
-        norm_first=True,
-    )

@@ -34,27 +34,11 @@ class UNet(nn.Module):
     tokens of width 768 it has 101,297,665 parameters with cross-attention, 101,625,857
     with concatenation and 98,807,809 with addition, whatever the size of the signals.
 
-    Parameters
-    ----------
-    regions : sequence of str
-        Brain region of each channel.
-    n_times : int
-        Time points of a signal.
-    context_width : int
-        Width of the condition tokens (768 for CLIP ViT-L/14).
-    widths : sequence of int
-        Features of each level; each level halves the resolution. Normalization works
-        on groups of 4 features or more: on single ones it would undo the timestep's
-        code, which is added to whole features.
-    layers : int
-        Residual blocks of a level.
-    heads : int
-        Heads of attention.
-    patch : sequence of int
-        Channels and time points that are the input features of one cell: (1, 1) treats
-        the signal as an image, (number of channels, 1) as a time series.
-    conditioning : {"cross", "concat", "add"}
-        How the condition enters.
+    ``widths`` are the features of each level, which halves the resolution, and
+    ``layers`` its residual blocks. A ``patch`` of channels and time points is the input
+    of one cell: (1, 1) treats the signal as an image, (number of channels, 1) as a time
+    series. Normalization works on groups of 4 features or more: on single ones it would
+    undo the timestep's code, which is added to whole features.
     """
 
     def __init__(
@@ -99,21 +83,7 @@ class UNet(nn.Module):
         self.register_buffer("channel_rows", rows, persistent=False)
 
     def forward(self, y: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """Apply the network.
-
-        Parameters
-        ----------
-        y : Tensor of shape (B, C, T)
-            Noisy signals.
-        t : Tensor of shape (B,)
-            Timesteps, 1 ... the number of diffusion steps.
-        context : Tensor of shape (B, L, context_width)
-            Condition tokens.
-
-        Returns
-        -------
-        Tensor of shape (B, C, T)
-        """
+        """Return the noise in signals (B, C, T), given timesteps (B,) and tokens."""
         x = self._to_cells(y)  # B ph*pw rows columns
         if self.conditioning == "cross":
             x = self.network(x, t, context).sample
