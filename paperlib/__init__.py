@@ -5,6 +5,9 @@ Data flow, and the only direction in which modules import each other::
     recordings, stimuli, models -> coordinates, diffusion -> training -> generation
                                 -> evaluation -> reporting
 
+Input that is missing, damaged or does not fit raises FileNotFoundError or ValueError
+with its place and a cure, before anything takes time.
+
 Letters used in shape comments throughout:
 
 ====  ==========================================================

@@ -780,12 +780,6 @@ def load_config(config: str | Path, overrides: str = "") -> Config:
     overrides
         YAML that replaces single values, such as ``"sampling: {steps: 20}"``, also
         where a data set or a run has its own. Results go to folders of their own then.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is no such file, or for what is wrong in it, every problem with its
-        place.
     """
     path = _config_path(config)
     _check_name(path)

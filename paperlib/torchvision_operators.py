@@ -32,14 +32,7 @@ class _OperatorsFirst(MetaPathFinder):
 
 
 def prepare_for_torchvision() -> bool:
-    """Declare torchvision's operators if its build is not torch's.
-
-    Returns
-    -------
-    bool
-        Whether anything had to be done; not if the builds match, either package is
-        absent, or this was called before.
-    """
+    """Declare torchvision's operators if its build is not torch's, once; say if so."""
     prepared = any(type(finder) is _OperatorsFirst for finder in sys.meta_path)
     if prepared or "torchvision" in sys.modules:
         return False

@@ -47,11 +47,9 @@ def preprocess_recordings(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Cut, select, resample and whiten the trials of one participant.
 
-    All sessions of ``raw_folder`` (``ses-01`` and so on) are used. Recordings that are
-    missing, not valid, or do not show the images as the data set's design says raise
-    FileNotFoundError or ValueError before the first trial is cut out. The noise
-    covariance is estimated from training trials, or (``covariance: both``) averaged
-    with that of test trials.
+    All sessions of ``raw_folder`` (``ses-01`` and so on) are used; all recordings are
+    checked before the first trial is cut out. The noise covariance is estimated from
+    training trials, or (``covariance: both``) averaged with that of test trials.
 
     Returns
     -------
@@ -157,8 +155,7 @@ def import_published(
 
     Channels get the order of ``channels``; ``'all'`` of signals that `save_signals`
     wrote are those that they have. Both files are held in memory meanwhile: 10.4 GB for
-    63 electrodes at 250 Hz in double precision. Files or channels that are missing or
-    do not fit raise FileNotFoundError or ValueError.
+    63 electrodes at 250 Hz in double precision.
     """
     published = {p: things_eeg2.load_published(published_folder, p) for p in PARTITIONS}
     first, times = published["training"], published["training"].times

@@ -111,11 +111,7 @@ def save_signals(
 
 
 def load_signals(folder: Path) -> Signals:
-    """Open the signals of one participant without reading them.
-
-    Files that are missing, damaged or do not fit together raise FileNotFoundError or
-    ValueError, as do NaN and infinite values in the images that are sampled.
-    """
+    """Open the signals of one participant, reading only a sample to check it."""
     file, *paths = (Path(folder, f) for f in ("info.json", "training.npy", "test.npy"))
     for path in (file, *paths):
         check_file(path, "Run notebook 01_preprocess.")
@@ -223,12 +219,8 @@ def split_half_reliability(trials: np.ndarray) -> np.ndarray:
     halves -= halves.mean(axis=1, keepdims=True)  # 2 N C T
     first, second = np.moveaxis(halves, 2, 1).reshape(2, trials.shape[2], -1)  # C NT
     spread = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
-    return spearman_brown((first * second).sum(axis=1) / spread)
-
-
-def spearman_brown(correlation: np.ndarray) -> np.ndarray:
-    """Return the reliability of all repetitions, 2 r / (1 + r), from that of halves."""
-    return 2 * correlation / (1 + correlation)
+    r = (first * second).sum(axis=1) / spread
+    return 2 * r / (1 + r)  # of all repetitions, from that of halves (Spearman-Brown)
 
 
 def _blocks(trials: np.ndarray) -> Iterator[slice]:

@@ -115,9 +115,7 @@ def load_recording(session: Path, partition: str) -> mne.io.RawArray:
 def load_raw_session(path: Path) -> mne.io.RawArray:
     """Load and check ``raw_eeg_training.npy`` or ``raw_eeg_test.npy`` of a session.
 
-    It has EEG channels in volts, in the order of the file, and the channel ``stim``. A
-    file that is missing raises FileNotFoundError, one that is damaged, refused (see
-    `load_dict`) or no recording of THINGS-EEG2 ValueError.
+    It has EEG channels in volts, in the order of the file, and the channel ``stim``.
     """
     content = load_dict(path, "a raw session of THINGS-EEG2")
     data = _floats(path, content, "raw_eeg_data")
@@ -188,9 +186,7 @@ def load_published(folder: Path, partition: str) -> PublishedSignals:
     electrodes, or 63 and a trigger row that is dropped); that of NICE and ATM, of the
     same name, whose 300 ``times`` belong to epochs from which the 50 samples before
     the image were cut; that of UBP (``train.pt``, ``test.pt``: whitened, float16, the
-    same ``times``); and signals of any data set that `save_signals` wrote. Files that
-    are missing, damaged or refused (see `load_dict`), and parts that disagree, raise
-    FileNotFoundError or ValueError.
+    same ``times``); and signals of any data set that `save_signals` wrote.
     """
     if (folder / "info.json").is_file():
         own = load_signals(folder)

@@ -9,6 +9,7 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import mne
@@ -89,33 +90,25 @@ def import_epochs(
     ``derivatives/preprocessed``, and ``sourcedata``. The signals hold the first second
     of each trial, a row for each image of `list_images` of these ``concepts`` (see
     `select_concepts`), repetitions in order of time. Trials recorded and kept are
-    returned, a row for each kind. Files that are missing, damaged or another
-    participant's raise FileNotFoundError or ValueError, as do channels that are no CTF
-    sensors and values that are not finite.
+    returned, a row for each kind.
     """
     path = folder / "derivatives/preprocessed" / f"preprocessed_P{subject}-epo.fif"
     epochs = open_epochs(path)
+    sfreq = epochs.info["sfreq"]
     check_sensors(epochs.ch_names, source=path)
-    kept = first_second(epochs.times, epochs.info["sfreq"], source=path)
-
-    def read(positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    kept = first_second(epochs.times, sfreq, source=path)
+    trials, counts = place_trials(
+        epochs.events[:, 2], folder, subject=subject, concepts=concepts, source=path
+    )
+    info = {"ch_names": epochs.ch_names, "sfreq": sfreq, "source": path}
+    with create_trials(signals_folder, trials, concepts=concepts, **info) as write:
+        positions = trials.index.to_numpy()
         for start in range(0, len(positions), _TRIALS_PER_BLOCK):
             block = positions[start : start + _TRIALS_PER_BLOCK]
             with reading(path, _CURE):
                 data = epochs.get_data(item=block, copy=False, verbose="error")
-            yield block, data[..., kept]  # N C T
-
-    return sort_trials(
-        read,
-        epochs.events[:, 2],
-        folder,
-        signals_folder,
-        subject=subject,
-        concepts=concepts,
-        ch_names=epochs.ch_names,
-        sfreq=epochs.info["sfreq"],
-        source=path,
-    )
+            write(block, data[..., kept])
+    return counts
 
 
 def open_epochs(path: Path) -> mne.BaseEpochs:
@@ -244,41 +237,23 @@ def _check_shown(shown: pd.Series, images: pd.DataFrame, source: Path) -> None:
             )
 
 
-def sort_trials(
-    read: Callable[[np.ndarray], Iterator[tuple[np.ndarray, np.ndarray]]],
-    numbers: np.ndarray,
-    folder: Path,
-    signals_folder: Path,
-    *,
-    subject: int,
-    concepts: str,
-    ch_names: Sequence[str],
-    sfreq: float,
-    source: Path,
-) -> pd.DataFrame:
-    """Write trials to their places (see `place_trials`) in new signals; count them.
+@contextmanager
+def create_trials(
+    signals_folder: Path, trials: pd.DataFrame, *, source: Path, **info: object
+) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
+    """Yield a function that writes trials to their places (see `place_trials`).
 
-    For the positions of all trials that are kept, ``read`` yields, a block at a time,
-    positions and the first second of these trials (n C T).
+    It takes positions of trials and their first second (n C T). ``info`` are ch_names,
+    sfreq and concepts of the new signals.
     """
-    trials, counts = place_trials(
-        numbers, folder, subject=subject, concepts=concepts, source=source
-    )
     sizes = trials.groupby("partition")[["row", "repetition"]].max() + 1
-    grid = len(ch_names), round(DURATION * sfreq)
-    with (
-        create_signals(
-            signals_folder,
-            {p: (*sizes.loc[p], *grid) for p in PARTITIONS},
-            ch_names=ch_names,
-            sfreq=sfreq,
-            tmin=0,
-            unit="baseline SD",
-            concepts=concepts,
-        ) as products,
-        tqdm(total=len(trials), desc="Sorting", unit="trial") as bar,
-    ):
-        for positions, data in read(trials.index.to_numpy()):
+    grid = len(info["ch_names"]), round(DURATION * info["sfreq"])
+    shapes = {p: (*sizes.loc[p], *grid) for p in PARTITIONS}
+    signals = create_signals(signals_folder, shapes, tmin=0, unit="baseline SD", **info)
+    bar = tqdm(total=len(trials), desc="Sorting", unit="trial")
+    with signals as products, bar:
+
+        def write(positions: np.ndarray, data: np.ndarray) -> None:
             check_finite(f"{source}: trials {positions[0]} to {positions[-1]}", data)
             places = trials.loc[positions]
             for p, product in products.items():
@@ -287,4 +262,5 @@ def sort_trials(
                 product[rows, repetitions] = data[chosen]
                 release_memory(product)
             bar.update(len(positions))
-    return counts
+
+        yield write

@@ -5,7 +5,6 @@ resampling: they low-pass at 40 Hz and keep every sixth sample; a band up to 100
 in the paper, needs a filter before samples can be left out.
 """
 
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +24,9 @@ from paperlib.recordings.things_meg import (
     CATCH_NUMBER,
     TRIAL_KINDS,
     check_sensors,
+    create_trials,
     first_second,
-    sort_trials,
+    place_trials,
 )
 from paperlib.validation import reading
 
@@ -57,8 +57,7 @@ def preprocess_runs(
 
     ``folder`` holds ``sub-BIGMEG1`` and so on; signals and counts are as from
     `things_meg.import_epochs`. Memory holds one run in double precision, about 1 GB.
-    Runs and event tables that are missing, not valid or do not fit together raise
-    FileNotFoundError or ValueError before the first run is processed.
+    All runs and event tables are checked before the first run is processed.
     """
     source = folder / f"sub-BIGMEG{subject}"
     n_times = int((options.tmax - options.tmin) * options.sfreq + 1e-6) + 1
@@ -75,29 +74,27 @@ def preprocess_runs(
                 f"expected the same sensors and rate in all runs."
             )
     check_sensors(first.ch_names, source=first.path)
-
-    def read(positions: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        start = 0
+    trials, counts = place_trials(
+        np.concatenate([run.numbers for run in runs]),
+        folder,
+        subject=subject,
+        concepts=options.concepts,
+        source=source,
+    )
+    info = {"ch_names": first.ch_names, "sfreq": options.sfreq, "source": source}
+    with create_trials(
+        signals_folder, trials, concepts=options.concepts, **info
+    ) as write:
+        positions, start = trials.index.to_numpy(), 0
         for run in runs:
             raw, stop = clean_run(run, options), start + len(run.numbers)
             inside = positions[(positions >= start) & (positions < stop)]
             for i in range(0, len(inside), _TRIALS_PER_BLOCK):
                 block = inside[i : i + _TRIALS_PER_BLOCK]
                 data = cut_trials(raw, run.samples[block - start], options)
-                yield block, data[..., kept]  # N C T
+                write(block, data[..., kept])
             start = stop
-
-    return sort_trials(
-        read,
-        np.concatenate([run.numbers for run in runs]),
-        folder,
-        signals_folder,
-        subject=subject,
-        concepts=options.concepts,
-        ch_names=first.ch_names,
-        sfreq=options.sfreq,
-        source=source,
-    )
+    return counts
 
 
 def find_runs(folder: Path, subject: int) -> list[BIDSPath]:

@@ -132,9 +132,7 @@ def load_dict(path: Path, content: str) -> dict:
     """Load the dictionary of a ``.npy`` file, of a bare pickle or of ``torch.save``.
 
     The whole file is read into memory: a pickled array cannot be memory-mapped.
-    Messages say that ``content`` ("a raw session") was expected. A file that is
-    damaged, holds no dictionary, or names an object other than arrays, numbers and
-    their containers raises ValueError; nothing that it names has been run.
+    Messages say that ``content`` ("a raw session") was expected.
     """
     expected = f"Expected {content}, that is one dictionary of arrays and texts."
     check_file(path, expected)

@@ -24,13 +24,9 @@ def _environment() -> Environment:
 
 
 def read_table(file: Path) -> dict:
-    """Read a table that :func:`paperlib.reporting.tables.save_table` wrote as Markdown.
+    """Read the Markdown of :func:`save_table`: a dict of header, rows and caption.
 
-    Returns
-    -------
-    dict
-        header (list), rows (a list of dicts: cells, and whether it is published) and
-        caption.
+    A row is a dict of cells, and of whether it is published.
     """
     table, _, caption = file.read_text(encoding="utf-8").strip().partition("\n\n")
     table = re.sub(r"(?<!\w)-(?=\d)", "−", table)

@@ -20,8 +20,7 @@ def load_captioner(kind: str, *, device: torch.device, **options) -> Captioner:
     """Load a captioner, in the precision that suits its device.
 
     ``kind`` is ``"qwen2-vl"`` or ``"minigpt4"``, and ``options`` are those of
-    :class:`Qwen2VL` or :class:`paperlib.stimuli.minigpt4.MiniGPT4`. Weights that are
-    missing, damaged or incomplete raise FileNotFoundError or ValueError.
+    :class:`Qwen2VL` or :class:`paperlib.stimuli.minigpt4.MiniGPT4`.
     """
     kinds = {"qwen2-vl": Qwen2VL, "minigpt4": MiniGPT4}
     check_option("The kind of a captioner to load", kind, tuple(kinds))

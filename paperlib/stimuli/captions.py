@@ -67,8 +67,7 @@ def write_captions(
     """Caption a table of images in batches and write the caption file.
 
     Lines go to ``<stem>.partial.jsonl`` first; an interrupted run of the same images
-    and settings resumes after the last complete batch. A batch in which no caption
-    contains a letter raises ValueError.
+    and settings resumes after the last complete batch.
     """
     source = {
         "model": captioner.name,
@@ -113,8 +112,7 @@ def import_captions(path: Path, source: str | Path, image_ids: Sequence[str]) ->
     """Write the caption file from captions that another program made.
 
     ``source`` has one JSON object a line with image_id and caption, in UTF-8; a
-    relative path is relative to the repository. Captions of other images are ignored;
-    an image with no caption, more than one or one without a letter raises ValueError.
+    relative path is relative to the repository. Captions of other images are ignored.
     """
     file = ROOT / source
     check_file(file, "Expected what another program wrote (workflow/visualglm.py).")
@@ -131,11 +129,7 @@ def import_captions(path: Path, source: str | Path, image_ids: Sequence[str]) ->
 
 
 def read_captions(path: Path, image_ids: Sequence[str]) -> pd.DataFrame:
-    """Read a caption file: one row for each of ``image_ids``, in their order.
-
-    A damaged line, an image with no caption or more than one, and captions of which
-    none contains a letter raise ValueError.
-    """
+    """Read a caption file: one row for each of ``image_ids``, in their order."""
     check_file(path, "Run notebook 02 for this captioner.")
     captions = pd.DataFrame(_read_lines(path, image_ids))
     _check_words(captions["caption"].tolist(), str(path))

@@ -47,9 +47,8 @@ def load_clip(
 ) -> Clip:
     """Load a CLIP model and its weights through open_clip.
 
-    Names that do not fit together (OpenAI's weights need QuickGELU; open_clip's plain
-    ``ViT-L-14`` has GELU), damaged weights and models without a projection of image
-    tokens raise ValueError.
+    Names must fit together: OpenAI's weights need QuickGELU, and open_clip's plain
+    ``ViT-L-14`` has GELU.
 
     Parameters
     ----------

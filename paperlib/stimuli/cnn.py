@@ -54,11 +54,7 @@ class Cnn:
 
 
 def load_cnn(name: str, *, device: str | torch.device) -> Cnn:
-    """Load ``"alexnet"`` or ``"efficientnet-lite0"`` with weights trained on ImageNet.
-
-    Weights that are damaged, or missing and cannot be downloaded, raise ValueError or
-    FileNotFoundError.
-    """
+    """Load ``"alexnet"`` or ``"efficientnet-lite0"``, trained on ImageNet."""
     check_option("network", name, tuple(LAYERS))
     model, preprocess = _load_alexnet() if name == "alexnet" else _load_lite0()
     check_weights(name, model)

@@ -27,8 +27,7 @@ def read_images(folder: Path) -> pd.DataFrame:
     entry i of its lists in ``image_metadata.npy``, the file
     ``<partition>_images/<concept>/<file>``. THINGS-MEG (Hebart et al. 2023,
     osf.io/jum2f): it is image number i of ``sourcedata/sample_attributes_P1.csv``, the
-    file ``object_images/<concept>/<file>``. Metadata or images that are missing or do
-    not fit raise FileNotFoundError or ValueError.
+    file ``object_images/<concept>/<file>``.
 
     Returns
     -------
@@ -125,10 +124,7 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def open_image(picture: Path | Image.Image) -> Image.Image:
-    """Read a picture as RGB, as an image viewer shows it (see :func:`to_rgb`).
-
-    A file that is damaged, no picture or too large raises ValueError.
-    """
+    """Read a picture as RGB, as an image viewer shows it (see :func:`to_rgb`)."""
     if isinstance(picture, Image.Image):
         return to_rgb(picture)
     check_file(Path(picture), "Expected a picture file.")

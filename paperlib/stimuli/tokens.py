@@ -28,8 +28,7 @@ def write_tokens(
 
     Rows are appended to ``<stem>.partial.npy``; an interrupted run of the same items
     and options resumes after the last complete batch. The finished array has
-    ``<stem>.json`` beside it, with the image ids of its rows and ``made_with``. Tokens
-    that are not finite or overflow float16 raise ValueError.
+    ``<stem>.json`` beside it, with the image ids of its rows and ``made_with``.
 
     Parameters
     ----------
@@ -90,11 +89,7 @@ def _drop_incomplete(partial: Path, batch_size: int) -> int:
 
 
 class Tokens:
-    """Tokens that :func:`write_tokens` wrote, read by image id.
-
-    Files that are missing, damaged or do not match raise FileNotFoundError or
-    ValueError.
-    """
+    """Tokens that :func:`write_tokens` wrote, read by image id."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
