@@ -327,7 +327,7 @@ class AutoencoderOptions(Section):
 class SynBrainOptions(Section):
     """SynBrain (2025)."""
 
-    widths: Annotated[list[PositiveInt], Field(min_length=1)] = [128, 256, 512, 512]
+    widths: Annotated[list[PositiveInt], Field(min_length=2)] = [128, 256, 512, 512]
     blocks: PositiveInt = 2
     hidden: PositiveInt = 2048
     depth: PositiveInt = 8

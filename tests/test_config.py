@@ -162,6 +162,7 @@ def test_properties_need_a_data_set_and_a_run():
         ("sampling: {precision: fp8}", "precision: .*'bf16'; got 'fp8'"),
         ("methods: {dit: {width: 62}}", "methods.dit: width .62. must be a multiple"),
         ("methods: {unet: {widths: [32, 63]}}", "widths must be multiples of heads"),
+        ("methods: {synbrain: {widths: [32]}}", "synbrain.widths: .*at least 2 items"),
         ("datasets: {things-mg: {}}", "things-mg"),
         ("embedding: {networks: {alexnt: {grid: 1}}}", "alexnt.*Did you mean 'alexnet"),
         ("runs: {ours: {label: Ours+}}", r"'Ours\+' is listed twice"),

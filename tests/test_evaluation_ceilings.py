@@ -102,14 +102,6 @@ def test_intervals_of_correlations_are_those_of_resampled_images(noise):
     np.testing.assert_allclose(found[["low", "high"]].iloc[0], wanted, atol=width / 8)
 
 
-def test_spearman_brown_bounds_the_perfect_model():
-    signal, repetitions = simulated(4000, 16, 3.0)
-    lower = Halves.draw(repetitions, n_splits=4, rng=seeded()).lower.mean()
-    perfect = over_images(signal, repetitions.mean(axis=1))
-    reliability = 2 * lower / (1 + lower)  # of all, from that of halves
-    np.testing.assert_allclose(np.sqrt(reliability), perfect, atol=0.02)
-
-
 def test_faults_are_named():
     _, repetitions = simulated(4, 6, 1.0)
     with pytest.raises(ValueError, match="2 or more of each image; got 1"):

@@ -160,8 +160,3 @@ def test_every_parameter_has_a_gradient(batch):
 def test_mapper_blocks_start_apart():
     first, second, _ = Mapper(3, 8, depth=2, heads=2).blocks
     assert not torch.equal(first.linear1.weight, second.linear1.weight)
-
-
-def test_widths_without_a_level():
-    with pytest.raises(ValueError, match=r"of one level or more; got \[32\]"):
-        BrainVAE(6, 13, **(SMALL | {"widths": [32]}))

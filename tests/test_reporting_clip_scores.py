@@ -1,4 +1,3 @@
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,18 +13,12 @@ from paperlib.reporting.clip_scores import (
     score_table,
     table_caption,
 )
-from paperlib.reporting.figures import COLUMN, set_theme
+from paperlib.reporting.figures import COLUMN
 from paperlib.reporting.tables import save_table
 
+pytestmark = pytest.mark.usefixtures("theme")
 DATASETS = ("things-eeg2", "things-meg")
 SUBJECTS = {"things-eeg2": [1], "things-meg": [1, 2, 3, 4]}
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    set_theme()
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from PIL import Image
 from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.sensors import sensor_info
 from paperlib.recordings.things_eeg2 import NICE_CHANNELS
-from paperlib.reporting.figures import COLUMN, SIMULATED, save_figure, set_theme
+from paperlib.reporting.figures import COLUMN, SIMULATED, save_figure
 from paperlib.reporting.tables import format_interval, save_table, wide_table
 from paperlib.reporting.topographies import (
     plot_response,
@@ -15,6 +15,7 @@ from paperlib.reporting.topographies import (
     window_means,
 )
 
+pytestmark = pytest.mark.usefixtures("theme")
 SCORES = pd.DataFrame(
     {
         "method": ["Ours_a", "Ours_a", "Zero", "Zero"],
@@ -26,13 +27,6 @@ SCORES = pd.DataFrame(
     }
 )
 METRICS = {"mse": "MSE ↓", "pearson": "Pearson ↑"}
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    set_theme()
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from paperlib.reporting.figures import COLORS, set_theme
+from paperlib.reporting.figures import COLORS
 from paperlib.reporting.scores import (
     budget_table,
     caption,
@@ -16,6 +16,7 @@ from paperlib.reporting.scores import (
 )
 from paperlib.reporting.tables import wide_table
 
+pytestmark = pytest.mark.usefixtures("theme")
 COLUMNS = "method metric mean low high n_seeds n_subjects n_images n_undefined".split()
 SUMMARY = pd.DataFrame(
     [
@@ -28,13 +29,6 @@ SUMMARY = pd.DataFrame(
 )
 CONDITIONS = {"dataset": "x", "resamples": 10_000, "simulated": False}
 METRICS = {"mse": "MSE ↓", "pearson": "Pearson ↑"}
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    set_theme()
-    yield
-    plt.close("all")
 
 
 def test_published_rows_are_marked_and_have_no_interval():

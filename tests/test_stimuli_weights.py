@@ -1,10 +1,8 @@
-import json
-
 import open_clip
 import pytest
 import torch
-from hub_server import COMMIT, serving_hub
-from huggingface_hub import constants, snapshot_download
+from hub_server import COMMIT
+from huggingface_hub import snapshot_download
 from tiny_clip import ARCHITECTURE, write_clip
 
 from minithings.captioner import build_captioner, build_processor
@@ -15,22 +13,6 @@ from paperlib.stimuli.weights import find_commit
 
 OTHER = "f" * 40
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """Serve a model with two shards; the client's cache is empty."""
-    with serving_hub("owner/name") as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        address = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        where = {"vision_model.a": "1.safetensors", "language_model.b": "2.safetensors"}
-        index = json.dumps({"weight_map": where}).encode()
-        hub["config.json"], hub["model.safetensors.index.json"] = b"{}", index
-        hub["1.safetensors"], hub["2.safetensors"] = b"vision", b"language"
-        yield hub
 
 
 def test_the_commit_of_a_model_is_known(hub, tmp_path):

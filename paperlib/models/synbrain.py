@@ -85,11 +85,6 @@ class BrainVAE(nn.Module):
         hidden: int,
     ):
         super().__init__()
-        if len(widths) < 2:
-            raise ValueError(
-                "widths must name the features of the first convolution and of one "
-                f"level or more; got {list(widths)}."
-            )
         self.n_times = n_times
         length = -(-n_times // 2)
         self.encoder = nn.Sequential(
