@@ -182,9 +182,8 @@ captions = read_captions(captions, listed["image_id"])["caption"]
 
 # %%
 times, labels = data.times, ("Recorded", "Posterior mean", "One sample")
-moments = np.linspace(0.05, 0.6, 12)  # s
-moments = times[np.abs(times[:, None] - moments).argmin(axis=0)]
-sampled = np.searchsorted(times, moments)
+sampled = np.abs(times[:, None] - np.linspace(0.05, 0.6, 12)).argmin(axis=0)
+moments = times[sampled]  # s
 limits = [float(np.quantile(np.abs(shown), q)) for q in (0.99, 0.9995)]
 regions = np.array(channel_regions(data.ch_names))
 left, width = 0.13, 0.85  # of the axes, as shares of the picture; 4 : 3

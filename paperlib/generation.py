@@ -16,6 +16,7 @@ from paperlib.recordings.sensors import sensor_info
 from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.clip import image_tokens, load_clip, text_tokens
 from paperlib.stimuli.cnn import load_cnn, write_layer_outputs
+from paperlib.stimuli.conditions import Condition
 from paperlib.stimuli.images import list_pictures, open_image
 from paperlib.stimuli.tokens import Tokens, write_tokens
 from paperlib.validation import check_finite
@@ -69,10 +70,7 @@ def generate(
     captions = _choose_captions(captions, pictures, checkpoint.recipe, machine)
     options = {"sampling": sampling, "seed": seed, "machine": machine}
     with TemporaryDirectory() as folder:
-        table = pd.DataFrame({"path": pictures, "caption": captions})
-        table["image_id"] = table.index.map(str)
-        sources = _encode(table, checkpoint.recipe, machine, Path(folder))
-        condition = checkpoint.condition(sources, table["image_id"])
+        condition = _encode(pictures, captions, checkpoint, machine, Path(folder))
         if samples is None:
             responses = checkpoint.model.posterior_mean(condition, **options)
             responses = responses[:, None]  # N 1 C T
@@ -145,11 +143,16 @@ def _choose_captions(
 
 
 def _encode(
-    table: pd.DataFrame, recipe: Recipe, machine: Machine, folder: Path
-) -> list[Tokens]:
-    """Write the tokens of images, captions and CNN layers as for training."""
-    chosen, made = recipe.conditioning, recipe.embedding
+    pictures: Sequence[Picture],
+    captions: Sequence[str],
+    checkpoint: Checkpoint,
+    machine: Machine,
+    folder: Path,
+) -> Condition:
+    """Make the tokens of images, captions and CNN layers as for training."""
+    chosen, made = checkpoint.recipe.conditioning, checkpoint.recipe.embedding
     device, paths = pick_device(machine.device), []
+    ids = [str(i) for i in range(len(pictures))]
     options = {"batch_size": machine.embedding_batch, "made_with": {}}
     if chosen.image or chosen.captioner:
         clip = load_clip(made.model, made.pretrained, made.revision, device=device)
@@ -157,7 +160,7 @@ def _encode(
         paths.append(folder / "image.npy")
         write_tokens(
             paths[-1],
-            dict(zip(table["image_id"], table["path"], strict=True)),
+            dict(zip(ids, pictures, strict=True)),
             encode=lambda batch: image_tokens(
                 clip,
                 [open_image(picture) for picture in batch],
@@ -169,7 +172,7 @@ def _encode(
         paths.append(folder / "captions.npy")
         write_tokens(
             paths[-1],
-            dict(zip(table["image_id"], table["caption"], strict=True)),
+            dict(zip(ids, captions, strict=True)),
             encode=lambda batch: text_tokens(clip, batch, project=made.project_text),
             **options,
         )
@@ -177,12 +180,12 @@ def _encode(
         paths.append(folder / "network.npy")
         write_layer_outputs(
             paths[-1],
-            table,
+            pd.DataFrame({"image_id": ids, "path": pictures}),
             cnn=load_cnn(chosen.network, device=device),
             grid=made.networks[chosen.network].grid,
             batch_size=machine.network_batch,
         )
-    return [Tokens(path) for path in paths]
+    return checkpoint.condition([Tokens(path) for path in paths], ids)
 
 
 def _describe(
