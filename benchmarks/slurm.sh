@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs tests/small.yaml once here and once through a Slurm cluster of this one machine,
-# and compares the tables.
+# compares the results and writes what it found to benchmarks/slurm*.json.
 #
 #   apt-get install slurm-wlm munge    # Debian; their services need not run
 #   python -m pip install -r workflow/profiles/slurm/requirements.txt
@@ -40,10 +40,15 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 MailProg=/bin/true
 GresTypes=gpu
+JobCompType=jobcomp/filetxt
+JobCompLoc=$work/jobs
+Prolog=$work/prolog
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(free -m | awk 'NR == 2 { print $2 }') Gres=gpu:1
 PartitionName=gpu Nodes=ALL Default=YES
 END
 echo "Name=gpu File=/dev/null" >"$work/gres.conf"
+printf '#!/bin/sh\necho "gpu:$SLURM_JOB_GPUS" >>%s/gpus\n' "$work" >"$work/prolog"
+chmod +x "$work/prolog"
 
 # Start a daemon that stays in the foreground and writes a log.
 start() {
@@ -100,15 +105,51 @@ done
 sinfo
 if [ $# -gt 0 ]; then "$@"; exit; fi
 
-# Run the small configuration in a clone; every training and sampling asks for a GPU.
-run() {
-    git clone --quiet "$root" "$work/$1"
-    cd "$work/$1"
-    echo "resources: {04_train: {gpu: 1}, 05_sample: {gpu: 1}}" >>tests/small.yaml
-    VIRTUAL_ENV=${VIRTUAL_ENV:-$root/.venv} ./run_all.sh --config tests/small.yaml "${@:2}"
+# In two clones, every training and sampling asks for a GPU.
+# One core for each notebook in both: sums of two threads differ in their last digits.
+git clone --quiet "$root" "$work/local"
+echo "resources: {00_minithings: {threads: 1}, 04_train: {gpu: 1}, 05_sample: {gpu: 1}}" \
+    >>"$work/local/tests/small.yaml"
+cp -r "$work/local" "$work/cluster"
+export VIRTUAL_ENV=${VIRTUAL_ENV:-$root/.venv}
+"$work/local/run_all.sh" --config tests/small.yaml
+"$work/cluster/run_all.sh" --config tests/small.yaml --profile workflow/profiles/slurm \
+    --latency-wait 5 --slurm-init-seconds-before-status-checks 10
+PYTHONPATH=$root:$root/benchmarks "$VIRTUAL_ENV/bin/python" - "$work" "${ACCOUNTING:-no}" <<'END'
+import filecmp
+import json
+import subprocess
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from kills import results
+
+from paperlib.atomic import write_text
+from paperlib.paths import ROOT
+
+work, accounting = Path(sys.argv[1]), sys.argv[2] == "yes"
+here, there = work / "local", work / "cluster"
+jobs, files = (work / "jobs").read_text().splitlines(), results(here)
+commit = ["git", "-C", here, "rev-parse", "HEAD"]
+names = ("snakemake", "snakemake-executor-plugin-slurm")
+slurm = subprocess.check_output(["slurmctld", "-V"], text=True).split()[1]
+report = {
+    "date": str(date.today()),
+    "commit": subprocess.check_output(commit, text=True).strip(),
+    "versions": {"slurm": slurm} | {name: version(name) for name in names},
+    "accounting": accounting,
+    "jobs": len(jobs),
+    "jobs_completed": sum("JobState=COMPLETED" in job for job in jobs),
+    "jobs_with_gpu": (work / "gpus").read_text().count("gpu:0"),
+    "files_compared": len(files),
+    "files_only_in_one": sorted(files ^ results(there)),
+    "files_that_differ": filecmp.cmpfiles(here, there, sorted(files), shallow=False)[1],
 }
-(run local)
-(run cluster --profile workflow/profiles/slurm --latency-wait 5 \
-    --slurm-init-seconds-before-status-checks 10)
-diff --recursive --exclude "*_budgets.*" "$work"/{local,cluster}/tables/small # but seconds
-echo "The tables are the same."
+name = "slurm_accounting" if accounting else "slurm"
+write_text(ROOT / f"benchmarks/{name}.json", json.dumps(report, indent=1) + "\n")
+print(json.dumps(report, indent=1))
+differ = report["files_only_in_one"] + report["files_that_differ"]
+sys.exit(any(name.startswith("tables/") for name in differ))
+END
