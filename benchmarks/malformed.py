@@ -44,7 +44,7 @@ CURE = (
     *("must", "expected", "should", "lacks", " again", "Download", "Delete", "Check"),
     *("Use ", "Set ", "Unpack", "Extract", "Keep", "Correct", "Run ", "Did you mean"),
     *("Save it", "save it", "writes it", "download", "required"),
-    *("correct it", "Expected", "It comes with"),
+    *("correct it", "Expected", "It comes with", "of their own", "Write it"),
 )
 PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")  # events
 REASONS = {  # why a changed value is accepted, by pattern of the case

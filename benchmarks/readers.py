@@ -153,7 +153,7 @@ def configurations(folder):
     def read(folder):
         cfg = load_config(folder / "small.yaml")
         cfg.check_runs()
-        world = World.model_validate(cfg.minithings)  # as notebook 00 does
+        world = World.of(cfg)  # as notebook 00 does
         return {"values": cfg.model_dump_json(), "world": world.model_dump_json()}
 
     shutil.copy(ROOT / "tests/small.yaml", folder)

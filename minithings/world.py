@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from minithings.scenes import CONCEPTS
 from paperlib.atomic import write_text
-from paperlib.config import Section
+from paperlib.config import Config, Section
 
 _FOLDERS = ("things-eeg2", "things-meg", "weights")
 _MARK = "SIMULATED.txt"
@@ -26,7 +26,7 @@ class EEG(Section):
     def _check_concepts(self) -> Self:
         if self.n_concepts + self.n_test_concepts > len(CONCEPTS):
             raise ValueError(
-                f"n_concepts + n_test_concepts may be at most {len(CONCEPTS)}; got "
+                f"n_concepts + n_test_concepts must be at most {len(CONCEPTS)}; got "
                 f"{self.n_concepts} + {self.n_test_concepts}."
             )
         return self
@@ -43,7 +43,7 @@ class MEG(Section):
     def _check_concepts(self) -> Self:
         if not self.n_test_images <= self.n_concepts <= len(CONCEPTS):
             raise ValueError(
-                f"n_concepts may be at most {len(CONCEPTS)} and n_test_images at most "
+                f"n_concepts must be at most {len(CONCEPTS)} and n_test_images at most "
                 f"n_concepts; got {self.n_concepts} and {self.n_test_images}."
             )
         return self
@@ -77,7 +77,7 @@ class World(Section):
     """A world of rendered stimuli, simulated participants and small encoders.
 
     The defaults are those of ``config/mini.yaml``, whose section ``minithings``
-    replaces single values: ``World.model_validate({"eeg": {"n_concepts": 12}})``.
+    replaces single values: ``World(eeg={"n_concepts": 12})``.
     """
 
     seed: NonNegativeInt = 20260217  # another seed: other stimuli, participants, noise
@@ -86,6 +86,11 @@ class World(Section):
     meg: MEG = MEG()
     clip: ClipTraining = ClipTraining()
     captioner: CaptionerTraining = CaptionerTraining()
+
+    @classmethod
+    def of(cls, cfg: Config) -> Self:
+        """Return the world that a configuration describes."""
+        return cls.validated(cfg.minithings, f"{cfg.name}, minithings")
 
 
 def clear_world(folder: Path) -> None:

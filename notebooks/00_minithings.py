@@ -65,7 +65,7 @@ from paperlib.stimuli.images import open_image
 # %%
 nb = open_notebook("00_minithings", globals())
 cfg = nb.cfg
-world = World.model_validate(cfg.minithings)
+world = World.of(cfg)
 figures.set_theme()
 
 # %% [markdown]

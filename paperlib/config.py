@@ -32,7 +32,7 @@ from pydantic import (
 
 from paperlib.paths import NOTEBOOKS, ROOT
 from paperlib.strict_yaml import parse_yaml
-from paperlib.validation import check_option, did_you_mean, reading
+from paperlib.validation import check_distinct, check_option, did_you_mean, reading
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -60,6 +60,11 @@ def _ascending(window: tuple[float, float]) -> tuple[float, float]:
     return window
 
 
+_MESSAGES = {  # by type of the problem, where pydantic's do not say what to write
+    "int_parsing_size": "must be a smaller whole number",
+    "path_type": "must be a path",
+    "union_tag_not_found": "must have a key 'kind'",
+}
 Distinct = AfterValidator(_distinct)
 Window = Annotated[tuple[float, float], AfterValidator(_ascending)]  # s
 WithoutNull = BeforeValidator(_without_null)
@@ -87,6 +92,29 @@ class Section(BaseModel):
                 hints = [f"unknown key {k!r}.{did_you_mean(k, known)}" for k in unknown]
                 raise ValueError("; ".join(hints))
         return values
+
+    @classmethod
+    def validated(cls, values: Any, source: str) -> Self:
+        """Validate values, or say where in their source each problem is."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = error.errors()
+        lines = []
+        for problem in problems:
+            parts = [str(part) for part in problem["loc"]]
+            place = ".".join(
+                p for p, q in zip(parts, ["", *parts], strict=False) if p != q
+            )
+            message = _MESSAGES.get(problem["type"], problem["msg"])
+            message = message.removeprefix("Value error, ")
+            if problem["type"] not in ("value_error", "missing"):
+                message += f"; got {str(problem['input'])[:80]!r}."
+            if problem["type"] == "literal_error":
+                options = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+                message += did_you_mean(problem["input"], options)
+            lines.append(f"  - {place + ': ' if place else ''}{message}")
+        raise ValueError(f"{source} is not a valid configuration:\n" + "\n".join(lines))
 
 
 class EEGPreprocessing(Section):
@@ -636,7 +664,7 @@ class Config(Section):
         check_option("conditioning.network", network, (None, *networks))
         own = [r.run for r in self.comparison if not (r.cross_subject or r.other_image)]
         check_option("evaluation.reference", self.evaluation.reference, own)
-        _distinct([run.label for run in self.runs.values()])
+        check_distinct("Runs", "labels", [run.label for run in self.runs.values()])
         *ablated, full = (
             self.runs[run].channels.get("without") for run in self.ablations.regions
         )
@@ -678,7 +706,7 @@ class Config(Section):
             values = merge(values, {"methods": options})
         values = merge(values, self._overrides)
         place = " of ".join(filter(None, (run, dataset)))
-        chosen = _validate(values, f"{self.name}, {place}")
+        chosen = Config.validated(values, f"{self.name}, {place}")
         chosen._dataset, chosen._run = dataset, run
         chosen._overrides = self._overrides
         return chosen
@@ -790,8 +818,8 @@ def load_config(config: str | Path, overrides: str = "") -> Config:
         name += f"+{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     runs = values.get("runs")
     if isinstance(runs, dict):
-        values["runs"] = {run: _inherit(runs, run) for run in runs}
-    cfg = _validate(values | {"name": name}, path.name)
+        values["runs"] = {run: _inherit(runs, run, path.name) for run in runs}
+    cfg = Config.validated(values | {"name": name}, path.name)
     entries = ("runs", "datasets")
     cfg._overrides = {k: v for k, v in changes.items() if k not in entries}
     return cfg
@@ -806,14 +834,16 @@ def merge(base: dict, changes: dict) -> dict:
     return merged
 
 
-def _inherit(runs: dict, name: str) -> Any:
+def _inherit(runs: dict, name: str, source: str) -> Any:
     """Return a run with what it takes over from the run that it ``extends``."""
     line = [name]
     while isinstance(entry := runs[line[-1]], dict) and "extends" in entry:
-        place, base = f"runs.{line[-1]}.extends", entry["extends"]
+        place, base = f"{source}: runs.{line[-1]}.extends", entry["extends"]
         check_option(place, base, [run for run in runs if run != line[-1]])
         if base in line:
-            raise ValueError(f"runs.{name} extends itself, through {', '.join(line)}.")
+            raise ValueError(
+                f"{source}: runs.{name} extends itself, through {', '.join(line)}."
+            )
         line.append(base)
     if len(line) == 1:
         return entry
@@ -865,25 +895,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
         )
     if "extends" not in values:
         return values
-    base = _read(_config_path(values.pop("extends")), (*seen, path))
-    return merge(base, values)
-
-
-def _validate(values: dict, source: str) -> Config:
-    """Validate a configuration, or say where each problem is."""
     try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        problems = error.errors()
-    lines = []
-    for problem in problems:
-        parts = [str(part) for part in problem["loc"]]
-        place = ".".join(p for p, q in zip(parts, ["", *parts], strict=False) if p != q)
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] not in ("value_error", "missing"):
-            message += f"; got {str(problem['input'])[:80]!r}."
-        if problem["type"] == "literal_error":
-            options = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-            message += did_you_mean(problem["input"], options)
-        lines.append(f"  - {place + ': ' if place else ''}{message}")
-    raise ValueError(f"{source} is not a valid configuration:\n" + "\n".join(lines))
+        base = _read(_config_path(values.pop("extends")), (*seen, path))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} extends what cannot be read. {error}") from error
+    return merge(base, values)

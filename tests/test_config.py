@@ -165,7 +165,10 @@ def test_properties_need_a_data_set_and_a_run():
         ("methods: {synbrain: {widths: [32]}}", "synbrain.widths: .*at least 2 items"),
         ("datasets: {things-mg: {}}", "things-mg"),
         ("embedding: {networks: {alexnt: {grid: 1}}}", "alexnt.*Did you mean 'alexnet"),
-        ("runs: {ours: {label: Ours+}}", r"'Ours\+' is listed twice"),
+        (
+            "runs: {ours: {label: Ours+}}",
+            r"labels of their own; two are called 'Ours\+'",
+        ),
         ("runs: {ours: {method: dti}}", "runs.ours.method: .*Did you mean 'dit'"),
         ("evaluation: {reference: our_plus}", "Did you mean 'ours_plus'"),
         (
@@ -182,7 +185,7 @@ def test_properties_need_a_data_set_and_a_run():
         ("data_root: ~no_such_user/x", "data_root: must be a folder"),
         ("data_root: 'data/{dataset}'", "data_root: must be a folder"),
         ("data_root: ''", "data_root: must be a folder"),
-        ("data_root: null", "data_root: .*not a valid path"),
+        ("data_root: null", "data_root: must be a path; got 'None'"),
         ("topographies: {windows: [[0.3, 0.1]]}", "windows.0: must begin before"),
         ("diffusion: {beta_end: 2}", "beta_end: .*less than 1"),
         ("sampling: {steps: 5000}", "steps .5000. must not exceed .*timesteps .1000"),

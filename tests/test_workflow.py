@@ -58,7 +58,7 @@ def machine(tmp_path):
         f'[ "$2" != workflow.preflight ] || exec {sys.executable} "$@"\necho "$@"',
     )
     write_program(tmp_path / "bin/nvidia-smi", "echo GPU-a; echo GPU-b")
-    for folder in ("config", "paperlib", "workflow", "tests"):
+    for folder in ("config", "minithings", "paperlib", "workflow", "tests"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     return tmp_path
 
@@ -140,6 +140,21 @@ def test_a_misspelt_word_is_one_sentence(machine, words, hint, is_at_once):
     assert done.stderr.splitlines()[-1].endswith(f"Did you mean '{hint}'?")
     assert "snakemake" not in done.stdout and "Traceback" not in done.stderr
     assert is_at_once == (not done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("runs: {ours_v: {training: {steps: x}}}", "wrong, ours_v of .*training.steps"),
+        ("minithings: {eeg: {n_image: 2}}", "wrong, minithings is .*eeg: .*'n_images'"),
+        ("minithings: null", "wrong, minithings is not a valid"),
+    ],
+)
+def test_a_wrong_value_is_told_before_snakemake_starts(machine, line, message):
+    (machine / "wrong.yaml").write_text(f"extends: mini\n{line}\n")
+    done = run_all(machine, "--config", machine / "wrong.yaml", "-n")
+    assert re.search(message, done.stderr.replace("\n", " ")), done.stderr
+    assert "snakemake" not in done.stdout and "Traceback" not in done.stderr
 
 
 def test_no_option_of_snakemake_is_taken_for_a_misspelt_one(machine, options):

@@ -25,7 +25,6 @@ class Jobs:
 
     def __init__(self, config: str, *, dry_run: Callable[[], bool]):
         self.config, self.cfg = config, load_config(config)
-        self.cfg.check_runs()
         self.datasets = {d: self.cfg.of(dataset=d) for d in self.cfg.datasets}
         self.may_lack_data = lambda: dry_run() and not self.cfg.simulated
         self._chosen = cache(self.cfg.of)

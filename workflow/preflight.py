@@ -13,6 +13,7 @@ from contextlib import redirect_stdout
 import psutil
 from snakemake.cli import get_argument_parser
 
+from minithings.world import World
 from paperlib.config import load_config
 from paperlib.paths import ROOT
 from paperlib.validation import did_you_mean
@@ -50,6 +51,9 @@ def prepare(config: str, kind: str, *words: str) -> str:
     """Check what can be checked, take the lock, and return options of Snakemake."""
     check_options(words)
     cfg = load_config(config)
+    cfg.check_runs()
+    if cfg.simulated:
+        World.of(cfg)
     memory, n_gpus = psutil.virtual_memory().total // 10**6, len(visible_gpus())
     options = f"--resources mem_mb={memory}" + f" gpu={n_gpus}" * bool(n_gpus)
     if kind == "dry":
