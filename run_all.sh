@@ -126,7 +126,11 @@ preloaded=(python workflow/preloaded.py serve)
 # shellcheck disable=SC2086
 ${preloaded[@]+"${preloaded[@]}"} python -m snakemake --snakefile workflow/Snakefile \
     --nolock --rerun-incomplete --keep-going ${machine} ${cores:+--cores "$cores"} --max-jobs-per-timespan 100/10s \
-    --config "config=$config" ${only:+"only=$only"} ${passed[@]+"${passed[@]}"} || exit 1
+    --config "config=$config" ${only:+"only=$only"} ${passed[@]+"${passed[@]}"} || {
+    [ "$(df -Pk . | awk 'END { print $4 }')" -gt 100000 ] ||
+        fail "The disk is full: make room and run the same command again."
+    exit 1
+}
 if [ $kind != dry ]; then
     say "Tables and figures of the configuration $name"
     { find "tables/$name" "figures/$name" -type f ! -name '.*' 2>/dev/null || true; } | sort

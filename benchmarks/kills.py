@@ -89,8 +89,13 @@ def fill_disk(clone: Path, sizes: list[int]):
         before = log.stat().st_size if log.exists() else 0
         status = start(clone).wait()
         said = log.read_bytes()[before:].decode()
-        counts = {"sentences": said.count(FULL), "tracebacks": said.count("Traceback")}
-        yield {"MiB": size // 2**20, "status": status, **counts}
+        yield {
+            "MiB": size // 2**20,
+            "status": status,
+            "ends_with_the_sentence": said.rstrip().endswith(FULL),
+            "tracebacks": said.count("Traceback"),
+            "lines": said.count("\n"),
+        }
 
 
 def resize(clone: Path, size: str) -> None:
@@ -116,6 +121,7 @@ def results(clone: Path) -> set[str]:
 def finish(whole: Path, broken: Path, rounds: list[dict]) -> dict:
     """Run the command a last time and compare the results of both clones."""
     status = start(broken).wait()
+    commit = ["git", "-C", whole, "rev-parse", "HEAD"]
     files, others = results(whole), results(broken)
     common = sorted(files & others)
     differ = [
@@ -124,6 +130,7 @@ def finish(whole: Path, broken: Path, rounds: list[dict]) -> dict:
         if not filecmp.cmp(whole / name, broken / name, shallow=False)
     ]
     return {
+        "commit": subprocess.check_output(commit, text=True).strip(),
         "interruptions": sum(round_["status"] != 0 for round_ in rounds),
         "files_compared": len(common),
         "files_that_differ": differ,
@@ -144,13 +151,10 @@ def main() -> None:
     options = parser.parse_args()
     folder, rng, begin = options.folder.absolute(), random.Random(0), time.time()
     whole = new_clone(folder / "whole")
-    commit = ["git", "-C", whole, "rev-parse", "HEAD"]
-    report = {
-        "commit": subprocess.check_output(commit, text=True).strip(),
-        "command": " ".join(COMMAND),
-        "exit_status_of_the_unbroken_run": start(whole).wait(),
-        "minutes": {"unbroken": round((time.time() - begin) / 60, 1)},
-    }
+    report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"minutes": {}}
+    report["command"] = " ".join(COMMAND)
+    report["exit_status_of_the_unbroken_run"] = start(whole).wait()
+    report["minutes"]["unbroken"] = round((time.time() - begin) / 60, 1)
     if options.kills:
         killed, begin = new_clone(folder / "killed"), time.time()
         n_jobs, last = n_finished(whole), begin + 60 * options.minutes

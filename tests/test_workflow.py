@@ -157,6 +157,15 @@ def test_a_wrong_value_is_told_before_snakemake_starts(machine, line, message):
     assert "snakemake" not in done.stdout and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("room", "is_full"), [(99_999, True), (999_999, False)])
+def test_a_full_disk_is_the_last_that_is_told(machine, room, is_full):
+    write_program(machine / "bin/python", '[ "$1" = -c ] || [ "$2" != snakemake ]')
+    write_program(machine / "bin/df", f"echo /dev/x 9 9 {room} 9")
+    done = run_all(machine, "--profile", "p")
+    assert done.returncode == 1
+    assert done.stderr.endswith("run the same command again.\n") == is_full
+
+
 def test_no_option_of_snakemake_is_taken_for_a_misspelt_one(machine, options):
     ours = {"--config", "--cores", "--help", "--profile"}
     words = [option for option in options if option not in ours]
