@@ -540,6 +540,12 @@ class ClipScore(Section):
     encoders: Annotated[list[ClipScoreEncoder], Field(min_length=1)]
     resamples: PositiveInt = 10_000  # of the concepts, for the intervals
 
+    @field_validator("encoders")
+    @classmethod
+    def _check_encoders(cls, encoders: list) -> list:
+        _distinct([encoder.name for encoder in encoders])
+        return encoders
+
 
 class Topographies(Section):
     """Scalp maps; their windows are not stated."""

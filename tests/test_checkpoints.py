@@ -13,7 +13,6 @@ from tiny_checkpoint import DIT, make_checkpoint, make_recipe
 from paperlib import checkpoints
 from paperlib.checkpoints import Checkpoint
 from paperlib.coordinates import fit_coordinates
-from paperlib.models.linear import fit_ridge
 
 FILES = {"config.json", "model.safetensors", "README.md"}
 
@@ -101,19 +100,6 @@ def test_what_is_pushed_to_the_hub_is_what_is_loaded_from_it(checkpoint, hub):
 def test_a_name_that_is_neither_folder_nor_on_the_hub():
     with pytest.raises(FileNotFoundError, match="'no/such/folder' is neither a folder"):
         Checkpoint.from_pretrained("no/such/folder")
-
-
-def test_a_linear_encoder_is_pushed_and_loaded_as_well(hub):
-    rng = np.random.default_rng(0)
-    features, responses = rng.standard_normal((20, 6)), rng.standard_normal((20, 16))
-    checkpoint = make_checkpoint(make_recipe(method="ridge", options={}))
-    fixed = {"n_components": 3, "alphas": [1.0], "block": 10, "seed": 0}
-    checkpoint.model.encoder = fit_ridge(features, responses, **fixed)
-    checkpoint.push_to_hub("someone/ridge")
-    again = Checkpoint.from_pretrained("someone/ridge")
-    np.testing.assert_array_equal(
-        *(c.model.encoder.predict(features) for c in (again, checkpoint))
-    )
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

@@ -138,11 +138,6 @@ def test_implied_spread_is_that_of_such_cosines():
         assert (scores < 0.6).mean() == pytest.approx(0.013, abs=2e-3)
 
 
-def test_encoders_have_names_of_their_own(images, encoders):
-    with pytest.raises(ValueError, match="two are called 'plain'"):
-        measured(images, {"a": CAPTIONS}, [encoders[0], encoders[0]])
-
-
 def test_embeddings_that_are_not_numbers(images, encoders, monkeypatch):
     nothing = np.full((2, 12), np.nan)
     monkeypatch.setattr(

@@ -14,11 +14,6 @@ def test_jobs_are_named_after_their_identity():
     assert job_name("04_train", **KEYS) == "04_train_things-eeg2_ours_sub-03"
 
 
-def test_configurations_do_not_share_outputs():
-    paths = {template("checkpoint", config=c, seed=0, **KEYS) for c in ("a", "b")}
-    assert len(paths) == 2
-
-
 def test_meg_is_one_folder():
     keys = {"dataset": "things-meg", "data_root": "data/mini"}
     root = "data/mini/things-meg"

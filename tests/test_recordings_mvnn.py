@@ -46,18 +46,6 @@ def test_a_constant_channel_has_no_covariance():
     assert not covariance[1].any() and not covariance[:, 1].any()
 
 
-@pytest.mark.parametrize(
-    ("mode", "n_repetitions"), [("time", 2), ("time", 3), ("epochs", 3)]
-)
-def test_covariances_of_conditions_and_times_or_trials_are_averaged(
-    mode, n_repetitions
-):
-    epochs = trials(0, (5, n_repetitions, 4, 6))
-    samples = np.moveaxis(epochs, 3, 1) if mode == "time" else epochs.swapaxes(2, 3)
-    expected = np.mean([closed_form(x) for c in samples for x in c], axis=0)
-    np.testing.assert_allclose(noise_covariance(epochs, mode), expected, atol=1e-12)
-
-
 def test_whitening_makes_channels_uncorrelated_with_unit_variance():
     noise = trials(2, (20, 2, 4, 30))  # with pairs the estimate is not shrunk
     matrix = whitening_matrix(noise_covariance(noise, "time"))

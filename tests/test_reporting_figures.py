@@ -74,13 +74,6 @@ def test_a_table_names_simulated_participants_once(save, caption, simulated):
         assert text.lower().count("simulated participants") == simulated
 
 
-def test_the_first_column_of_a_table_needs_a_heading(tmp_path):
-    wide = pd.DataFrame({"MSE": ["0.1"]}, index=["Ours"])
-    options = {"tidy": SCORES, "wide": wide, "caption": "Means.", "simulated": True}
-    with pytest.raises(ValueError, match="index of `wide` needs a name"):
-        save_table(tmp_path / "tab01", **options)
-
-
 def test_figures_have_the_same_bytes_at_every_run_and_their_size(tmp_path):
     files = []
     for name in ("first", "second"):

@@ -3,8 +3,8 @@
 Snakemake calls this for every rule. Papermill does the work; what differs from its own
 command: kernels meet at sockets in the file system (TCP ports are chosen before they
 are bound, so that two notebooks started together now and then choose the same one);
-they run in this Python, whatever kernels Jupyter knows; an unknown parameter is an
-error; and a GPU belongs to one notebook at a time.
+they run in this Python, whatever kernels Jupyter knows; and a GPU belongs to one
+notebook at a time.
 """
 
 import argparse
@@ -28,7 +28,6 @@ from traitlets.config import Config
 
 from paperlib.atomic import write_text
 from paperlib.reporting.notebook_page import notebook_page
-from paperlib.validation import did_you_mean
 from workflow.gpus import claim_gpu
 
 FULL = "No space left on device"
@@ -46,20 +45,13 @@ class ThisPython(AsyncKernelManager):
 
 
 def execute(notebook: str, executed: str, parameters: dict) -> None:
-    """Execute a notebook (``.py``, percent format).
+    """Execute a notebook (``.py``, percent format) with values of its parameters cell.
 
-    The copy, and a page of it beside it, are kept if a cell fails. ``parameters`` are
-    values for names of its parameters cell.
+    The copy, and a page of it beside it, are kept if a cell fails.
     """
     content = jupytext.read(notebook)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     content.metadata["kernelspec"] = kernel
-    known = papermill.inspect_notebook(content)
-    for name in parameters.keys() - known.keys():
-        raise ValueError(
-            f"{notebook} has no parameter {name!r}; it has {', '.join(known)}."
-            f"{did_you_mean(name, known)}"
-        )
     with tempfile.TemporaryDirectory() as folder:
         address = {"transport": "ipc", "ip": f"{folder}/kernel"}
         try:

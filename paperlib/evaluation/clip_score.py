@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from paperlib.stimuli.clip import Clip, embed_images, embed_texts
 from paperlib.stimuli.images import open_image
-from paperlib.validation import check_distinct, check_finite
+from paperlib.validation import check_finite
 
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the paper's ranges
 
@@ -51,7 +51,6 @@ def measure_cosines(
     image: captioner, encoder, image_id, concept, cosine and other_cosine, the one with
     the caption of the other concept.
     """
-    check_distinct("Encoders", "names", [encoder.name for encoder in encoders])
     others = pair_across_concepts(images["concept"], rng)
     pictures: dict[Clip, list] = {encoder.clip: [] for encoder in encoders}
     for batch in _batches(images["path"].tolist(), batch_size, label="images"):

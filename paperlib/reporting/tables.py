@@ -55,8 +55,6 @@ def save_table(
     participants are simulated, the caption and a column of the CSV say so, there except
     for rows in which a name begins with "Published: ", which are the paper's.
     """
-    if not wide.index.name:
-        raise ValueError("The index of `wide` needs a name: it heads the first column.")
     stem = Path(stem)
     if simulated and "simulated participant" not in caption.lower():
         caption = f"{SIMULATED}. {caption}"
