@@ -30,7 +30,6 @@ def generate(
     *,
     captions: Sequence[str] | None = None,
     samples: int | None = None,
-    average: bool = False,
     sampling: Sampling | None = None,
     seed: int = 0,
     machine: Machine | None = None,
@@ -51,9 +50,10 @@ def generate(
         A checkpoint, its folder, or its name on the Hugging Face hub.
     captions
         One for each image; None lets the captioner of the checkpoint describe them.
-    samples, average
-        Signals drawn for each image, noise included as in a recording, and whether to
-        average them. None gives the posterior mean, an estimate of the evoked response.
+    samples
+        Signals drawn for each image, noise included as in a recording; MNE averages
+        them with ``epochs.average(by_event_type=True)``. None gives the posterior mean,
+        an estimate of the evoked response.
     sampling, seed, machine
         None for 50 steps of DDIM in float32, and for a GPU if there is one. The noise
         depends on the seed and on the position of the image.
@@ -77,10 +77,8 @@ def generate(
         else:
             responses = checkpoint.model.sample(condition, **options)  # N K C T
     check_finite("What this checkpoint generates", responses)
-    if average:
-        responses = responses.mean(axis=1, keepdims=True)
     metadata = _describe(pictures, captions, len(responses[0]))
-    if samples is None or average:
+    if samples is None:
         del metadata["sample"]
     return _as_epochs(responses, metadata, checkpoint.recipe)
 

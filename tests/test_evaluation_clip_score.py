@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from test_stimuli_images import noise
 from tiny_clip import write_clip
 
 from paperlib.evaluation import clip_score
@@ -39,11 +40,9 @@ def encoders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
     paths = [folder / f"image_{i}.png" for i in range(len(CAPTIONS))]
-    for path in paths:
-        pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
+    for picture, path in zip(noise([(40, 50)] * len(CAPTIONS)), paths, strict=True):
+        picture.save(path)
     names = [path.stem for path in paths]
     return pd.DataFrame({"image_id": names, "concept": list("ababc"), "path": paths})
 

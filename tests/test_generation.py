@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from test_stimuli_images import noise
 from tiny_captioner import ENTRY, PROMPT, write_captioner
 from tiny_checkpoint import DIT, make_checkpoint, make_recipe
 from tiny_clip import write_clip
@@ -47,11 +48,10 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog", "emu"):
-        pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-    return [folder / f"{name}.png" for name in ("cat", "dog", "emu")]
+    paths = [folder / f"{name}.png" for name in ("cat", "dog", "emu")]
+    for picture, path in zip(noise([(40, 50)] * 3), paths, strict=True):
+        picture.save(path)
+    return paths
 
 
 def recipe_of(weights, **changes):
@@ -127,12 +127,11 @@ def test_values_are_those_of_the_model_for_the_tokens(
     np.testing.assert_allclose(epochs.get_data(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_samples_can_be_averaged(checkpoint, pictures):
-    each = generate(pictures, checkpoint, samples=4, **QUICK).get_data()
-    epochs = generate(pictures, checkpoint, samples=4, average=True, **QUICK)
-    means = each.reshape(3, 4, 3, N_TIMES).mean(axis=1)
-    np.testing.assert_allclose(epochs.get_data(), means, rtol=1e-5, atol=1e-6)
-    assert list(epochs.metadata) == ["image", "caption"]
+def test_samples_are_averaged_by_mne(checkpoint, pictures):
+    epochs = generate(pictures, checkpoint, samples=4, **QUICK)
+    means = [evoked.data for evoked in epochs.average(by_event_type=True)]
+    each = epochs.get_data().reshape(3, 4, 3, N_TIMES)
+    np.testing.assert_allclose(means, each.mean(axis=1), rtol=1e-5, atol=1e-6)
 
 
 def test_batches_do_not_change_the_responses(checkpoint, pictures):
