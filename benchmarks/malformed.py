@@ -191,9 +191,16 @@ def main(*wanted: str) -> None:
             with tempfile.TemporaryDirectory() as work:
                 readers[name] = try_reader(write, Path(work).resolve())
             print(name, *(len(cases) for cases in readers[name].values()), flush=True)
+    old = json.loads(RESULTS.read_text()) if wanted else {"by_reader": {}, "cases": {}}
     counts = {r: {k: len(v) for k, v in c.items()} for r, c in readers.items()}
+    counts = old["by_reader"] | counts
     named = {
         kind: {
+            case: why
+            for case, why in old["cases"].get(kind, {}).items()
+            if case.partition(", ")[0] not in readers
+        }
+        | {
             f"{r}, {case}": why
             for r, c in readers.items()
             for case, why in c[kind].items()
@@ -201,7 +208,7 @@ def main(*wanted: str) -> None:
         for kind in CLASSES[2:]
     }
     report = {
-        "commit": commit,
+        "commits": old.get("commits", {}) | dict.fromkeys(readers, commit),
         "minutes": round((time.time() - begin) / 60, 1),
         "total": dict(sum(map(Counter, counts.values()), Counter())),
         "by_reader": counts,
