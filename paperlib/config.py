@@ -543,7 +543,7 @@ class ClipScore(Section):
     @field_validator("encoders")
     @classmethod
     def _check_encoders(cls, encoders: list) -> list:
-        _distinct([encoder.name for encoder in encoders])
+        check_distinct("Encoders", "names", [encoder.name for encoder in encoders])
         return encoders
 
 

@@ -180,7 +180,7 @@ def test_properties_need_a_data_set_and_a_run():
         ("ablations: {regions: [ours_v, no_frontal]}", "lack a region each"),
         ("ablations: {regions: [ours_v, ours_plus]}", "lack a region each"),
         ("clip_score: {captioners: [qwen2-v]}", "captioners .*Did you mean 'qwen2-vl'"),
-        ("clip_score: {encoders: [{name: A}, {name: A}]}", "'A' is listed twice"),
+        ("clip_score: {encoders: [{name: A}, {name: A}]}", "two are called 'A'"),
         ("simulated: false", "simulated must be true"),
         ("data_root: $NO_SUCH_VARIABLE/x", "environment variable is not set"),
         ("data_root: ~no_such_user/x", "data_root: must be a folder"),
