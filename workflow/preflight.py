@@ -6,7 +6,6 @@ the disk, takes the lock and prints the options that describe this machine. KIND
 """
 
 import fcntl
-import shutil
 import sys
 from contextlib import redirect_stdout
 
@@ -18,9 +17,10 @@ from paperlib.config import load_config
 from paperlib.paths import ROOT
 from paperlib.validation import did_you_mean
 from workflow import data
+from workflow.downloads import check_space
 from workflow.gpus import visible_gpus
 
-DISK = {"mini": 10}  # GiB of data and results
+DISK = {"mini": 10.7e9}  # bytes of data and results
 LOCK = 9  # file that run_all.sh has opened: locked until it and Snakemake have ended
 
 
@@ -38,13 +38,7 @@ def check_disk(name: str, data_root: str) -> None:
     folders = [ROOT / data_root, ROOT / "results" / name]
     files = [file for folder in folders for file in folder.rglob("*")]
     there = sum(file.stat().st_size for file in files if file.is_file())
-    missing = DISK.get(name, 0) * 2**30 - there
-    free = shutil.disk_usage(ROOT).free
-    if free < missing:
-        raise OSError(
-            f"{ROOT} has {free / 2**30:.1f} GiB of free space; {name} needs "
-            f"{missing / 2**30:.1f} GiB more. Make room and run this again."
-        )
+    check_space(ROOT, DISK.get(name, 0) - there)
 
 
 def prepare(config: str, kind: str, *words: str) -> str:
