@@ -74,6 +74,9 @@ Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), Distinct]
 Group = Annotated[list[str], Field(min_length=2), Distinct]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
 RunName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Label = Annotated[
+    str, Field(pattern=r"^[^$|\\{}~^\n]+$")
+]  # for Markdown, LaTeX, figures
 
 
 class Section(BaseModel):
@@ -472,7 +475,7 @@ class Sampling(Section):
 class Run(Sections):
     """A method with its options; the sections replace those of the data set."""
 
-    label: str
+    label: Label
     method: Method
     bases: list[str] = []  # runs that this one extends, the first of them first
     channels: dict = {}
@@ -536,7 +539,7 @@ class ClipScore(Section):
     """CLIP Scores of the captions (Figures 4, 5 and 8, Tables 7 and 8)."""
 
     captioners: Annotated[list[str], Field(min_length=1, max_length=3), Distinct]
-    labels: Annotated[dict[str, str], WithoutNull]  # of the captioners
+    labels: Annotated[dict[str, Label], WithoutNull]  # of the captioners
     encoders: Annotated[list[ClipScoreEncoder], Field(min_length=1)]
     resamples: PositiveInt = 10_000  # of the concepts, for the intervals
 
@@ -866,7 +869,7 @@ def _config_path(config: str | Path) -> Path:
         names = sorted(p.stem for p in (ROOT / "config").glob("*.yaml"))
         raise FileNotFoundError(
             f"There is no configuration {str(config)!r}: expected one of {names} or a "
-            f"path to a YAML file.{did_you_mean(config, names)}"
+            f"path, from {ROOT}, to a YAML file.{did_you_mean(config, names)}"
         )
     return path
 

@@ -169,6 +169,9 @@ def test_properties_need_a_data_set_and_a_run():
             "runs: {ours: {label: Ours+}}",
             r"labels of their own; two are called 'Ours\+'",
         ),
+        ("runs: {ours: {label: a|b}}", "runs.ours.label: .*pattern"),
+        ("runs: {ours: {label: 5$ or $6}}", "runs.ours.label: .*pattern"),
+        ("clip_score: {labels: {qwen2-vl: ''}}", "labels.qwen2-vl: .*pattern"),
         ("runs: {ours: {method: dti}}", "runs.ours.method: .*Did you mean 'dit'"),
         ("evaluation: {reference: our_plus}", "Did you mean 'ours_plus'"),
         (

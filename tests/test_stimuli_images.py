@@ -211,6 +211,16 @@ def test_32_bit_gray_spans_its_range(tmp_path, values, expected):
         opened(tmp_path, Image.fromarray(not_finite), "a.tiff")
 
 
+def test_32_bit_gray_may_be_unsigned(tmp_path):
+    values = np.array([[0, 2**31, 2**32 - 1]], np.uint32)
+    Image.fromarray(values.view(np.int32)).save(tmp_path / "a.tiff")
+    signed, unsigned = (struct.pack("<HHIH", 339, 3, 1, n) for n in (2, 1))  # a tag
+    content = (tmp_path / "a.tiff").read_bytes()
+    (tmp_path / "b.tiff").write_bytes(content.replace(signed, unsigned))
+    gray = np.asarray(open_image(tmp_path / "b.tiff"))
+    assert gray[0, :, 0].tolist() == [0, 128, 255]
+
+
 @pytest.mark.parametrize(
     ("mode", "color", "options", "expected"),
     [

@@ -18,6 +18,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".
 UNREADABLE = (".heic", ".heif", ".eps", ".svg", ".pdf", ".psd", ".jxl")
 METADATA = "image_metadata.npy"
 _PHOTOMETRIC = 262  # tag of TIFF; 0: zero is white
+_SAMPLE_FORMAT = 339  # 1: unsigned, which Pillow heeds up to 16 bits
 
 
 def read_images(folder: Path) -> pd.DataFrame:
@@ -141,10 +142,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     gray spans 0 to 1 if it is floating-point and lies there, else its own range.
     """
     profile = image.info.get("icc_profile")
-    zero_is_white = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    tags = getattr(image, "tag_v2", {})
+    zero_is_white = tags.get(_PHOTOMETRIC) == 0
+    is_unsigned = tags.get(_SAMPLE_FORMAT) == (1,)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        image = _to_8_bits(image)  # Pillow inverts only up to 8 bits
+        image = _to_8_bits(image, is_unsigned)  # Pillow inverts only up to 8 bits
         image = ImageOps.invert(image) if zero_is_white else image
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -161,11 +164,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def _to_8_bits(image: Image.Image, is_unsigned: bool) -> Image.Image:
     """Scale 16- and 32-bit gray to 0...255; a value that is transparent is white."""
     values = np.asarray(image, dtype=float)  # H W
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are NaN or infinite")
+    values = values % 2**32 if is_unsigned else values
     low, high = values.min(), values.max()
     if image.mode.startswith("I;16"):
         low, high = 0, 65535
