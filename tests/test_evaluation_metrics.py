@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.signal import periodogram
 from scipy.stats import pearsonr
 
 from paperlib.evaluation.metrics import (
@@ -9,6 +10,7 @@ from paperlib.evaluation.metrics import (
     mean_squared_error,
     pearson,
     pearson_flattened,
+    power_spectrum,
 )
 
 PER_IMAGE = [mean_squared_error, pearson, pearson_flattened, cosine_similarity]
@@ -103,6 +105,17 @@ def test_faults_are_named(metric, responses):
     recorded[3, 2, 1] = np.nan
     with pytest.raises(ValueError, match="recorded holds 1 values that are NaN"):
         metric(generated, recorded)
+    generated[3, 2, 1] = np.inf
+    with pytest.raises(ValueError, match="predicted holds 1 values that are NaN"):
+        metric(generated, recorded)
+
+
+def test_power_is_that_of_scipy_up_to_a_constant():
+    signals = np.random.default_rng(0).standard_normal((3, 250)) + 5
+    frequencies, power = periodogram(signals, 200, window="hann")
+    inside = (frequencies >= 1) & (frequencies <= 40)
+    ratio = power_spectrum(signals, 200) / power[:, inside]
+    np.testing.assert_allclose(ratio, np.full((3, 49), ratio[0, 0]))
 
 
 def test_doubled_amplitude_is_six_decibels_away():
