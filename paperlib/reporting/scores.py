@@ -1,5 +1,6 @@
 """The comparison of methods as table rows, captions and figures."""
 
+import textwrap
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
@@ -19,6 +20,7 @@ _KINDS = {  # color of a row -> what is drawn in it
     "control": "no image, or another one",
     "ceiling": "recorded responses",
 }
+_LABEL_WIDTH = 50  # characters of a line
 _FEW = 10  # levels; intervals over fewer are too narrow
 _COSTS = {  # column of the budgets -> heading, format
     "parameters": ("Parameters", "{:,.0f}"),
@@ -160,7 +162,9 @@ def plot_scores(
         if metric in levels:
             ax.axvline(levels[metric], color=COLORS["control"], ls="--", lw=0.6)
         ax.set_xlabel(label)
-    axes[0].set_yticks(-np.arange(len(rows)), rows)
+        ax.grid(axis="y", lw=0.3)
+    wrapped = [textwrap.fill(row, _LABEL_WIDTH) for row in rows]
+    axes[0].set_yticks(-np.arange(len(rows)), wrapped)
     axes[0].set_ylim(0.3 - len(rows), 0.7)
     drawn = [kind for kind in _KINDS if kind in {kinds[method] for method in rows}]
     handles = [Line2D([], [], color=COLORS[kind], marker="o", ms=4) for kind in drawn]
