@@ -130,14 +130,16 @@ def recurrences(
 
     def fill(part: np.ndarray) -> None:
         distances_of = _SquaredDistances(x.shape[-1], embedding, x.dtype)
+        ranked = np.empty((n_points, n_points), f"i{x.itemsize}")  # memory used again
         for signal in part:
             distances = distances_of(signals[signal])
             # As integers, the bits of floats >= 0 have the same order, sorted faster.
             order = distances.view(f"i{distances.itemsize}")
             for bits, band in zip(packed, bands, strict=True):
                 np.copyto(distances, np.inf, where=band)
-                radius = np.partition(order, last, axis=-1)[:, last, None]
-                near = np.packbits(order <= radius, axis=-1)
+                ranked[:] = order
+                ranked.partition(last, axis=-1)
+                near = np.packbits(order <= ranked[:, last, None], axis=-1)
                 bits[signal, :, : near.shape[-1]] = near
 
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
