@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md and CITATION.cff say is true."""
+"""What README.md, CONTRIBUTING.md and CITATION.cff say is true."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -86,6 +87,29 @@ def test_a_method_is_added_in_these_steps(tmp_path):
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert "no tests ran" not in done.stdout
+
+
+def test_the_main_result_is_that_of_the_committed_tables():
+    tables = (
+        ROOT / f"tables/mini/tab01_things_eeg2{end}.csv" for end in ("", "_supplement")
+    )
+    scores = pd.concat(map(pd.read_csv, tables)).set_index(["method", "metric"])
+    readme = (ROOT / "README.md").read_text()
+    section = readme.split("## Main result")[1].split("## ")[0]
+    rows = [
+        line.strip("| ").split(" | ") for line in section.splitlines() if "| " in line
+    ]
+    assert len(rows) > 2
+    for method, *cells in rows[2:]:
+        for metric, cell in zip(
+            ("mse", "pearson", "specific", "top5"), cells, strict=True
+        ):
+            mean, low, high = scores.loc[(method, metric), ["mean", "low", "high"]]
+            digits = 2 if metric == "top5" else 3
+            shown = f"{mean:.{digits}f}" if mean == mean else "–"
+            if metric == "specific" and mean == mean:
+                shown += f" [{low:.3f}, {high:.3f}]"
+            assert cell == shown, (method, metric)
 
 
 def test_what_the_guide_names_is_there():
