@@ -1,10 +1,13 @@
+import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import numpy as np
 import pytest
 
 from paperlib.atomic import atomic_path, write_text
+from paperlib.paths import ROOT
 from paperlib.torchvision_operators import prepare_for_torchvision
 from paperlib.validation import check_finite, check_option, did_you_mean
 
@@ -70,3 +73,22 @@ def test_torch_is_not_imported_before_it_is_needed():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_imports_run_one_way_over_seven_floors():
+    """Between files and folders of paperlib, which imports nothing else of ours."""
+    needs = {}
+    for path in (ROOT / "paperlib").rglob("*.py"):
+        place = path.relative_to(ROOT / "paperlib").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                package, *parts = node.module.split(".")
+                assert package not in ("minithings", "workflow"), path
+                below = parts[:1] or [alias.name for alias in node.names]
+                if package == "paperlib":
+                    needs.setdefault(place, set()).update({*below} - {place})
+    floors = {}
+    for place in TopologicalSorter(needs).static_order():  # raises at a circle
+        below = (floors[name] for name in needs.get(place, ()))
+        floors[place] = 1 + max(below, default=0)
+    assert max(floors.values()) <= 7
