@@ -64,6 +64,15 @@ class UNet(nn.Module):
         self.conditioning = conditioning
         self.layout = patch_layout(regions, n_times, patch=patch, padding="global")
         features, deeper = math.prod(self.layout.patch), len(widths) - 1
+        if conditioning == "cross":
+            entrance = {"cross_attention_dim": context_width}
+        else:
+            entrance = {
+                "cross_attention_dim": tuple(widths),  # of the signal's own features
+                "class_embed_type": "simple_projection",
+                "projection_class_embeddings_input_dim": context_width,
+                "class_embeddings_concat": conditioning == "concat",
+            }
         from diffusers import UNet2DConditionModel  # takes seconds to import
 
         self.network = UNet2DConditionModel(
@@ -75,7 +84,7 @@ class UNet(nn.Module):
             attention_head_dim=heads,  # the number of heads, despite its name
             down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * deeper,
             up_block_types=("CrossAttnUpBlock2D",) * deeper + ("UpBlock2D",),
-            **_conditioning_options(conditioning, context_width, widths),
+            **entrance,
         )
         nn.init.zeros_(self.network.conv_out.weight)
         nn.init.zeros_(self.network.conv_out.bias)
@@ -104,17 +113,3 @@ class UNet(nn.Module):
         plane = x.unflatten(1, (height, width)).permute(0, 3, 1, 4, 2)
         plane = plane.flatten(3, 4).flatten(1, 2)  # B C' T'
         return plane[:, self.channel_rows, : self.layout.n_times]  # B C T
-
-
-def _conditioning_options(
-    conditioning: str, context_width: int, widths: Sequence[int]
-) -> dict:
-    """Return the arguments of diffusers' U-Net that decide how the condition enters."""
-    if conditioning == "cross":
-        return {"cross_attention_dim": context_width}
-    return {
-        "cross_attention_dim": tuple(widths),  # of the signal's own features
-        "class_embed_type": "simple_projection",
-        "projection_class_embeddings_input_dim": context_width,
-        "class_embeddings_concat": conditioning == "concat",
-    }

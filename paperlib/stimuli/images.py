@@ -79,7 +79,9 @@ def _list_eeg(folder: Path) -> pd.DataFrame:
         for column, key in lists.items():
             names = lists[column] = metadata.get(key)
             is_list = isinstance(names, list | tuple | np.ndarray) and len(names)
-            if not is_list or not all(map(_is_file_name, names)):
+            if not is_list or not all(
+                isinstance(name, str) and name == Path(name).name for name in names
+            ):
                 raise ValueError(
                     f"{path} must hold a list of names {key!r}; it holds "
                     f"{sorted(map(str, metadata))}. Use the file that comes with the "
@@ -96,10 +98,6 @@ def _list_eeg(folder: Path) -> pd.DataFrame:
         part["folder"] = f"{partition}_images/" + part["folder"]
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
-
-
-def _is_file_name(name: object) -> bool:
-    return isinstance(name, str) and name == Path(name).name  # within its folder
 
 
 def list_pictures(folder: Path) -> list[Path]:
