@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paperlib.evaluation.metrics import pseudo_values, standardized
+from paperlib.recordings.signals import average_repetitions
 from paperlib.validation import check_finite
 
 
@@ -25,21 +26,10 @@ def split_halves(
     half = n_repetitions // 2
     for _ in range(n_splits):
         order = rng.permutation(n_repetitions)
-        yield (
-            mean_of(repetitions, order[:half]),
-            mean_of(repetitions, order[half : 2 * half]),
-        )
-
-
-def mean_of(repetitions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the mean response (N, C, T) over the chosen repetitions."""
-    n_images, _, n_channels, n_times = repetitions.shape
-    dtype = np.result_type(repetitions.dtype, np.float32)
-    means = np.empty((n_images, n_channels, n_times), dtype)
-    for mean, responses in zip(means, repetitions, strict=True):
-        mean[:] = responses[chosen].mean(axis=0, dtype=np.float64)
-    check_finite("the mean over repetitions", means)
-    return means
+        chosen = order[:half], order[half : 2 * half]
+        first, second = (average_repetitions(repetitions, part) for part in chosen)
+        check_finite("the mean over repetitions", first + second)
+        yield first, second
 
 
 @dataclass(frozen=True)
@@ -68,8 +58,7 @@ class Halves:
             target += aim / n_splits
             squares += aim**2 / n_splits
             lower += pseudo_values(guess, aim, aim**2, axis=0) / n_splits
-        everything = mean_of(repetitions, np.arange(repetitions.shape[1]))
-        everything = standardized(everything, axis=0)
+        everything = standardized(average_repetitions(repetitions), axis=0)
         upper = pseudo_values(everything, target, squares, axis=0)
         return cls(target, squares, lower, upper)
 

@@ -177,11 +177,13 @@ def check_counts(signals: Signals, images: pd.DataFrame) -> None:
             )
 
 
-def average_repetitions(trials: np.ndarray) -> np.ndarray:
-    """Average the repetitions of trials (N R C T), as float32 (N C T)."""
+def average_repetitions(
+    trials: np.ndarray, chosen: np.ndarray | slice = slice(None)
+) -> np.ndarray:
+    """Average all or chosen repetitions of trials (N R C T), as float32 (N C T)."""
     averages = np.empty((len(trials), *trials.shape[2:]), np.float32)
     for block in _blocks(trials):
-        averages[block] = trials[block].mean(axis=1, dtype=np.float64)  # N R C T
+        averages[block] = trials[block, chosen].mean(axis=1, dtype=np.float64)
     return averages
 
 
