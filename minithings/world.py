@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from minithings.scenes import CONCEPTS
 from paperlib.atomic import write_text
-from paperlib.config import Config, Section
+from paperlib.config import Config, Section, Seed
 
 _FOLDERS = ("things-eeg2", "things-meg", "weights")
 _MARK = "SIMULATED.txt"
@@ -80,7 +80,7 @@ class World(Section):
     replaces single values: ``World(eeg={"n_concepts": 12})``.
     """
 
-    seed: NonNegativeInt = 20260217  # another seed: other stimuli, participants, noise
+    seed: Seed = 20260217  # another seed: other stimuli, participants, noise
     image_size: PositiveInt = 128  # pixels, side of the JPEG files
     eeg: EEG = EEG()
     meg: MEG = MEG()

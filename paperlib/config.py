@@ -70,7 +70,8 @@ Window = Annotated[tuple[float, float], AfterValidator(_ascending)]  # s
 WithoutNull = BeforeValidator(_without_null)
 Subjects = Annotated[list[PositiveInt], Field(min_length=1), Distinct]
 Names = Annotated[list[str], Field(min_length=1), Distinct]
-Seeds = Annotated[list[NonNegativeInt], Field(min_length=1), Distinct]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[list[Seed], Field(min_length=1), Distinct]
 Group = Annotated[list[str], Field(min_length=2), Distinct]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
 RunName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -131,7 +132,7 @@ class EEGPreprocessing(Section):
     keep_from: float = 0.0  # s; earlier samples are cut before whitening
     mvnn: Literal["epochs", "time", "none"] = "epochs"  # the data set's authors: time
     covariance: Literal["training", "both"] = "training"  # the authors: both
-    seed: NonNegativeInt = 20200220  # the authors': which trials are kept, their order
+    seed: Seed = 20200220  # the authors': which trials are kept, their order
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:
@@ -597,9 +598,10 @@ class Config(Section):
     name: str
     simulated: bool  # every table and figure says so
     data_root: Path
-    seed: NonNegativeInt = 20260217  # sampling noise, bootstrap, halvings
+    seed: Seed = 20260217  # sampling noise, bootstrap, halvings
     datasets: Annotated[
         dict[str, Annotated[EEGDataset | MEGDataset, Field(discriminator="name")]],
+        Field(min_length=1),
         WithoutNull,
     ]
     captioning: Captioning = Captioning()
@@ -822,6 +824,10 @@ def load_config(config: str | Path, overrides: str = "") -> Config:
     _check_name(path)
     values, changes = _read(path), parse_yaml(overrides or "{}", "overrides")
     values, name = merge(values, changes), path.stem
+    if "name" in values:
+        raise ValueError(
+            f"{path.name}: remove 'name'; a configuration is called like its file."
+        )
     if overrides:
         text = json.dumps(changes, sort_keys=True, default=str)
         name += f"+{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -848,7 +854,8 @@ def _inherit(runs: dict, name: str, source: str) -> Any:
     line = [name]
     while isinstance(entry := runs[line[-1]], dict) and "extends" in entry:
         place, base = f"{source}: runs.{line[-1]}.extends", entry["extends"]
-        check_option(place, base, [run for run in runs if run != line[-1]])
+        there = [run for run in runs if runs[run] is not None and run != line[-1]]
+        check_option(place, base, there)
         if base in line:
             raise ValueError(
                 f"{source}: runs.{name} extends itself, through {', '.join(line)}."
@@ -898,10 +905,6 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     with reading(path, "Save it as UTF-8 text."):
         text = path.read_text(encoding="utf-8-sig")
     values = parse_yaml(text, path.name)
-    if "name" in values:
-        raise ValueError(
-            f"{path.name}: remove 'name'; a configuration is called like its file."
-        )
     if "extends" not in values:
         return values
     try:
