@@ -58,6 +58,7 @@ install() {
 # .venv; keep away what the shell holds for other work.
 set_up() {
     local name active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+    [ -w . ] || fail "$PWD cannot be written to. Clone the repository to a folder of your own."
     unset PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
     for name in ${!SNAKEMAKE_@}; do unset "$name"; done
     if [ ! -w "${HOME:-/nonexistent}" ]; then  # caches need a place

@@ -180,6 +180,14 @@ def test_no_option_of_snakemake_is_taken_for_a_misspelt_one(machine, options):
     assert passed_on(machine, "-n", *words).endswith(f" {words[-1]}")
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_someone_else_is_refused(machine):
+    machine.chmod(0o555)
+    done = run_all(machine)
+    machine.chmod(0o755)
+    assert done.returncode == 1 and done.stderr.endswith("folder of your own.\n")
+
+
 def test_a_second_run_in_the_same_folder_is_refused(machine):
     (machine / ".snakemake").mkdir()
     with (machine / ".snakemake/run.lock").open("w") as lock:
