@@ -91,7 +91,7 @@ RATE, ARRAY = (
     ("key", "value", "message"),
     [
         ("ch_names", ["Fp1x", *RAW_CHANNELS[1:], "stim"], "'Fp1x'.*Did you mean 'Fp1'"),
-        ("ch_names", ["F3", *RAW_CHANNELS[1:], "stim"], "'F3' is listed twice"),
+        ("ch_names", ["F3", *RAW_CHANNELS[1:], "stim"], "two are called 'F3'"),
         ("ch_names", [*RAW_CHANNELS, "Status"], f"{STIM}.*'Status'"),
         ("ch_types", ["misc", *EEG, "stim"], rf"{STIM}.*\['misc', 'eeg'"),
         ("raw_eeg_data", np.zeros((63, 300)), r"got shape \(63, 300\), the names"),

@@ -149,7 +149,7 @@ def _check_trials(arrays: dict[str | Path, np.ndarray], n_channels: int) -> None
 
 
 def release_memory(array: np.memmap) -> None:
-    """Free the memory that pages of a mapped array occupy; its content stays."""
+    """Free the memory that pages of a mapped array occupy once used; content stays."""
     array.base.madvise(mmap.MADV_DONTNEED)
 
 

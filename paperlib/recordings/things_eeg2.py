@@ -19,7 +19,7 @@ from mne_bids import BIDSPath, find_matching_paths
 from paperlib.recordings.signals import PARTITIONS, load_signals
 from paperlib.recordings.tables import read_trials
 from paperlib.recordings.unpickling import load_dict
-from paperlib.validation import check_finite, did_you_mean, reading
+from paperlib.validation import check_distinct, check_finite, did_you_mean, reading
 
 SESSIONS = ("ses-01", "ses-02", "ses-03", "ses-04")
 
@@ -238,14 +238,13 @@ def check_channels(
 
 
 def _check_electrodes(path: Path, ch_names: Sequence[str]) -> None:
+    check_distinct(f"{path}: channels", "names", ch_names)
     for name in ch_names:
         if name not in RAW_CHANNELS:
             raise ValueError(
                 f"{path}: unknown channel {name!r}; expected the {len(RAW_CHANNELS)} "
                 f"electrodes of THINGS-EEG2.{did_you_mean(name, RAW_CHANNELS)}"
             )
-        if ch_names.count(name) > 1:
-            raise ValueError(f"{path}: channel {name!r} is listed twice.")
 
 
 def _entry(path: Path, content: dict, key: str) -> object:

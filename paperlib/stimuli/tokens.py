@@ -2,7 +2,6 @@
 
 import json
 import math
-import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from paperlib.atomic import write_text
+from paperlib.recordings.signals import release_memory
 from paperlib.validation import check_file, check_finite, did_you_mean, reading
 
 _CURE = "Delete it and run notebook 03 again."
@@ -127,6 +127,5 @@ class Tokens:
         rows = [self._rows[name] for name in image_ids]
         tokens = self._array[rows, :, columns].astype(np.float32)
         check_finite(str(self.path), tokens)
-        # pages that were read count as memory of the process until they are released
-        self._array.base.madvise(mmap.MADV_DONTNEED)
+        release_memory(self._array)
         return tokens
