@@ -4,6 +4,7 @@ import mne
 import numpy as np
 import pandas as pd
 import pytest
+from ctf_folder import write_ctf
 from meg_participant import (
     EXCERPT,
     SENSORS,
@@ -74,7 +75,7 @@ def events_path(run):
 
 @pytest.fixture(scope="module")
 def participant(tmp_path_factory):
-    """Folder, trial table and recording of each run; MNE cannot write CTF's format."""
+    """Folder, trial table and recording of each run."""
     folder, rng = tmp_path_factory.mktemp("meg"), np.random.default_rng(3)
     trials = trial_table(pd.read_csv(EXCERPT), rng)
     write_trial_table(folder, trials)
@@ -149,6 +150,22 @@ def test_equals_the_second_derivation(participant, tmp_path):
     assert signals.ch_names == SENSORS
     assert (signals.sfreq, signals.unit) == (200, "baseline SD")
     np.testing.assert_allclose(signals.times[[0, -1]], [0, 0.995])
+
+
+def test_runs_of_ctf_are_those_of_fif(participant, tmp_path):
+    """Third gradients: reference channels are no sensors, and nothing is undone."""
+    folder = shutil.copytree(participant[0], tmp_path / "ctf")
+    for i, (raw, _) in enumerate(participant[2]):
+        run_path(folder, i).unlink()
+        noise = np.random.default_rng(i).normal(scale=1e-12, size=(1, raw.n_times))
+        reference = mne.create_info(["BG1-1609"], SFREQ, "ref_meg")
+        reference = mne.io.RawArray(noise, reference, verbose="error")
+        raw = raw.copy().add_channels([reference], force_update_info=True)
+        write_ctf(run_path(folder, i).with_suffix(".ds"), raw)
+    _, expected = preprocess(participant[0], tmp_path / "expected")
+    _, signals = preprocess(folder, tmp_path / "signals")
+    assert signals.ch_names == SENSORS
+    np.testing.assert_allclose(signals.training, expected.training, atol=1e-3)
 
 
 def test_what_lies_above_the_new_nyquist_frequency_is_not_folded_back():

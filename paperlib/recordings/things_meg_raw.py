@@ -144,8 +144,9 @@ def survey_run(run: BIDSPath, options: MEGPreprocessing) -> Run:
                 f"{path.name} has {n_triggers} triggers of {TRIGGER_CODE}. Check that "
                 f"both belong to one run of version 2.0.0 or later of the data set."
             )
-    sensors = [raw.ch_names[i] for i in mne.pick_types(raw.info, meg="mag")]
-    kept = (name for name in sensors if without_serial(name) != BROKEN_SENSOR)
+    sensors = mne.pick_types(raw.info, meg="mag", ref_meg=False)
+    names = (raw.ch_names[i] for i in sensors)
+    kept = (name for name in names if without_serial(name) != BROKEN_SENSOR)
     return Run(path, tuple(kept), sfreq, samples, numbers)
 
 
