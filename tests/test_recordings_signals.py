@@ -16,7 +16,6 @@ from paperlib.recordings.signals import (
     create_signals,
     load_signals,
     mean_response,
-    release_memory,
     save_signals,
     select_concepts,
     split_half_reliability,
@@ -138,16 +137,6 @@ def test_concepts_of_test_images_can_be_left_out():
     assert select_concepts(images, "all_concepts") is images
     with pytest.raises(ValueError, match="concepts must be.*Did you mean 'zero_shot'"):
         select_concepts(images, "zero-shot")
-
-
-def test_released_memory_keeps_what_was_written(folder):
-    expected = np.random.default_rng(2).normal(size=SHAPES["training"])
-    with create_signals(folder, SHAPES, **INFO) as arrays:
-        for row in (3, 0, 5, 1, 2, 4):
-            arrays["training"][row] = expected[row]
-            release_memory(arrays["training"])
-        np.testing.assert_array_equal(arrays["training"], np.float32(expected))
-    np.testing.assert_array_equal(load_signals(folder).training, np.float32(expected))
 
 
 @pytest.mark.parametrize("block_bytes", [1, 4000, 2**20])

@@ -3,9 +3,9 @@ import pytest
 import torch
 from hub_server import COMMIT
 from huggingface_hub import snapshot_download
+from tiny_captioner import write_captioner
 from tiny_clip import ARCHITECTURE, write_clip
 
-from minithings.captioner import build_captioner, build_processor
 from paperlib.config import load_config
 from paperlib.stimuli.captioners import load_captioner
 from paperlib.stimuli.clip import load_clip
@@ -23,11 +23,8 @@ def test_the_commit_of_a_model_is_known(hub, tmp_path):
 
 
 def test_captions_carry_the_commit_of_their_captioner(hub, tmp_path):
-    processor = build_processor(["A red cat."], "What is it?")
-    for part in (build_captioner(processor), processor):
-        part.save_pretrained(tmp_path / "captioner")
     hub.clear()
-    for path in (tmp_path / "captioner").iterdir():
+    for path in write_captioner(tmp_path / "captioner").iterdir():
         hub[path.name] = path.read_bytes()
     snapshot_download("owner/name", revision=COMMIT)
     entry = {"model": "owner/name", "revision": COMMIT, "pixels": 1024}
