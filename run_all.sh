@@ -11,7 +11,7 @@
 #   ./run_all.sh --config paper --profile workflow/profiles/slurm   on a cluster
 #   ./run_all.sh --cores 4 -n          other options and targets go to Snakemake
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")"
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'run_all.sh: %s\n' "$*" >&2; exit 1; }
@@ -59,7 +59,7 @@ install() {
 set_up() {
     local name active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
     [ -w . ] || fail "$PWD cannot be written to. Clone the repository to a folder of your own."
-    unset PYTHONHOME JUPYTER_PATH JUPYTER_CONFIG_PATH
+    unset PYTHONHOME PYTHONOPTIMIZE JUPYTER_PATH JUPYTER_CONFIG_PATH
     for name in ${!SNAKEMAKE_@}; do unset "$name"; done
     if [ ! -w "${HOME:-/nonexistent}" ]; then  # caches need a place
         export HOME=$PWD/.home USER=${USER:-$(id -u)}
@@ -92,7 +92,7 @@ case ${1:-} in
 esac
 while [ $# -gt 0 ]; do
     case $1 in
-        -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        -h | --help) sed -n '2,13s/^# \{0,1\}//p' run_all.sh; exit 0 ;;
         --config) config=${2:?--config needs a name}; shift ;;
         --config=*) config=${1#*=} ;;
         --cores) cores=${2:?--cores needs a number}; shift ;;

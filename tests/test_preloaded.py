@@ -11,6 +11,7 @@ import pytest
 
 from paperlib.paths import ROOT
 
+LONG = 100 * "x"  # for the name of a socket
 SCRIPT = str(ROOT / "workflow/preloaded.py")
 SERVE = (
     "import sys; sys.path.insert(0, 'workflow'); import preloaded; "
@@ -35,6 +36,7 @@ if sys.argv[1] == "wait":
 @pytest.fixture
 def program(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / LONG).mkdir()
     return tmp_path
 
 
@@ -45,7 +47,7 @@ def ask(folder, *arguments, served=True):
     return subprocess.run(
         [*server, *command],
         cwd=ROOT if served else folder,
-        env=os.environ | {"COLOR": "blue"},
+        env=os.environ | {"COLOR": "blue", "TMPDIR": str(folder / LONG)},
         input="typed",
         capture_output=True,
         text=True,

@@ -66,9 +66,12 @@ def test_notebooks_can_run_side_by_side(notebook, tmp_path):
 def test_the_kernel_is_the_python_that_executes_and_sees_no_gpu(notebook, tmp_path):
     kernel, executed = tmp_path / "jupyter/kernels/python3", tmp_path / "out.ipynb"
     kernel.mkdir(parents=True)
+    long = tmp_path / (100 * "x")  # for the name of a socket
+    long.mkdir()
     foreign = {"argv": ["/bin/false"], "display_name": "Other", "language": "python"}
     (kernel / "kernel.json").write_text(json.dumps(foreign))
     place = {"JUPYTER_PATH": str(tmp_path / "jupyter"), "CUDA_VISIBLE_DEVICES": "3"}
+    place["TMPDIR"] = str(long)
     assert finish(start(notebook, executed, "{}", "--gpus", "0", **place))[0] == 0
     assert printed(executed).split() == ["10.0", sys.executable]
 

@@ -52,7 +52,7 @@ def write_program(path, lines):
 def machine(tmp_path):
     """Make a repository with an environment whose Python prints what it is given."""
     shutil.copy(ROOT / "run_all.sh", tmp_path)
-    environment = "env | grep -E '^(HOME|SNAKEMAKE|JUPYTER_PATH)'"
+    environment = "env | grep -E '^(HOME|SNAKEMAKE|JUPYTER_PATH|PYTHONOPT)'"
     write_program(
         tmp_path / "bin/python",
         f'[ "$1" = -c ] && exit 0\n{environment} >&2\n'
@@ -206,9 +206,19 @@ def test_a_whole_run_needs_its_data_and_a_part_goes_on(machine):
 
 def test_what_the_shell_holds_for_other_work_is_kept_away(machine):
     foreign = {"SNAKEMAKE_PROFILE": "other", "JUPYTER_PATH": "/other"}
+    foreign["PYTHONOPTIMIZE"] = "2"  # transformers needs its docstrings
     done = run_all(machine, "-n", HOME="/nowhere", **foreign)
     assert done.returncode == 0 and f"HOME={machine}/.home" in done.stderr
-    assert "other" not in done.stderr
+    assert "other" not in done.stderr and "PYTHONOPT" not in done.stderr
+
+
+def test_the_script_finds_its_folder_from_elsewhere(machine):
+    name, parent = machine.name, machine.parent
+    (machine / "other" / name).mkdir(parents=True)
+    command = ["bash", f"{name}/run_all.sh", "--help"]
+    environment = os.environ | {"CDPATH": str(machine / "other")}
+    told = subprocess.check_output(command, cwd=parent, env=environment, text=True)
+    assert told.startswith("Reproduces the paper.")
 
 
 def test_results_of_a_file_elsewhere_are_listed(machine):
