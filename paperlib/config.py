@@ -54,6 +54,20 @@ def _without_null(entries: Any) -> Any:
     return {name: entry for name, entry in entries.items() if entry is not None}
 
 
+def _expanded(path: Any) -> Any:
+    """Fill in ~ and environment variables."""
+    if not isinstance(path, str):
+        return path
+    if not all(os.environ.get(name) for name in re.findall(r"\$\{?(\w+)", path)):
+        raise ValueError(f"{path}: the environment variable is not set, or empty.")
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if not expanded or expanded[0] == "~" or set(expanded) & set("${}"):
+        raise ValueError(
+            f"must be a path, possibly with ~, $NAME or ${{NAME}}; got {path!r}."
+        )
+    return expanded
+
+
 def _ascending(window: tuple[float, float]) -> tuple[float, float]:
     if window[0] >= window[1]:
         raise ValueError(f"must begin before it ends; got {window}.")
@@ -68,6 +82,7 @@ _MESSAGES = {  # by type of the problem, where pydantic's do not say what to wri
 Distinct = AfterValidator(_distinct)
 Window = Annotated[tuple[float, float], AfterValidator(_ascending)]  # s
 WithoutNull = BeforeValidator(_without_null)
+Place = Annotated[str, BeforeValidator(_expanded)]  # of a file, or a model's name
 Subjects = Annotated[list[PositiveInt], Field(min_length=1), Distinct]
 Names = Annotated[list[str], Field(min_length=1), Distinct]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -218,7 +233,7 @@ class QwenCaptioner(Section):
     """Qwen2-VL; ``revision`` is a commit of the hub, null for the newest."""
 
     kind: Literal["qwen2-vl"]
-    model: str
+    model: Place
     revision: str | None
     pixels: PositiveInt  # of the image that the model reads
 
@@ -229,7 +244,7 @@ class MiniGPT4Captioner(Section):
     kind: Literal["minigpt4"]
     vision: str
     vision_revision: str | None
-    projection: str
+    projection: Place
     language: str
     language_revision: str | None
 
@@ -238,7 +253,7 @@ class FileCaptioner(Section):
     """Captions that another program wrote."""
 
     kind: Literal["file"]
-    file: str
+    file: Place
 
 
 Captioner = Annotated[
@@ -269,7 +284,7 @@ class Captioning(Section):
 class Clip(Section):
     """A CLIP model of open_clip."""
 
-    model: str = "ViT-L-14-quickgelu"  # OpenAI's activation; ViT-L-14 has another
+    model: Place = "ViT-L-14-quickgelu"  # OpenAI's activation; ViT-L-14 has another
     pretrained: str | None = "openai"
     revision: str | None = "18d0535469bb561bf468d76c1d73aa35156c922b"  # of the hub
 
@@ -597,7 +612,7 @@ class Config(Section):
 
     name: str
     simulated: bool  # every table and figure says so
-    data_root: Path
+    data_root: Annotated[Path, BeforeValidator(_expanded)]
     seed: Seed = 20260217  # sampling noise, bootstrap, halvings
     datasets: Annotated[
         dict[str, Annotated[EEGDataset | MEGDataset, Field(discriminator="name")]],
@@ -626,20 +641,6 @@ class Config(Section):
     _dataset: str | None = PrivateAttr(None)
     _run: str | None = PrivateAttr(None)
     _overrides: dict = PrivateAttr({})  # sections that replace those of runs, too
-
-    @field_validator("data_root", mode="before")
-    @classmethod
-    def _expand(cls, path: Any) -> Any:
-        if not isinstance(path, str):
-            return path
-        if not all(os.environ.get(name) for name in re.findall(r"\$\{?(\w+)", path)):
-            raise ValueError(f"{path}: the environment variable is not set, or empty.")
-        expanded = os.path.expanduser(os.path.expandvars(path))
-        if not expanded or expanded[0] == "~" or set(expanded) & set("${}"):
-            raise ValueError(
-                f"must be a folder, possibly with ~, $NAME or ${{NAME}}; got {path!r}."
-            )
-        return expanded
 
     @field_validator("datasets", mode="before")
     @classmethod

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -190,9 +192,9 @@ def test_properties_need_a_data_set_and_a_run():
         ("clip_score: {encoders: [{name: A}, {name: A}]}", "two are called 'A'"),
         ("simulated: false", "simulated must be true"),
         ("data_root: $NO_SUCH_VARIABLE/x", "environment variable is not set"),
-        ("data_root: ~no_such_user/x", "data_root: must be a folder"),
-        ("data_root: 'data/{dataset}'", "data_root: must be a folder"),
-        ("data_root: ''", "data_root: must be a folder"),
+        ("data_root: ~no_such_user/x", "data_root: must be a path"),
+        ("data_root: 'data/{dataset}'", "data_root: must be a path"),
+        ("data_root: ''", "data_root: must be a path"),
         ("data_root: null", "data_root: must be a path; got 'None'"),
         ("topographies: {windows: [[0.3, 0.1]]}", "windows.0: must begin before"),
         ("diffusion: {beta_end: 2}", "beta_end: .*less than 1"),
@@ -271,10 +273,15 @@ def test_plain_words_and_numbers_are_those_of_yaml_1_2():
     assert (cfg.training.precision, cfg.sampling.steps) == ("no", 10)
 
 
-def test_data_root_takes_environment_variables(monkeypatch):
+def test_places_take_environment_variables(monkeypatch):
     monkeypatch.setenv("SCRATCH", "/scratch/me")
-    cfg = load_config("mini", "data_root: $SCRATCH/a")
+    captioner = "{captioners: {other: {kind: file, file: ~/a.jsonl}}}"
+    embedding = "{model: 'local-dir:${SCRATCH}/b'}"
+    places = f"data_root: $SCRATCH/a\ncaptioning: {captioner}\nembedding: {embedding}"
+    cfg = load_config("mini", places)
     assert str(cfg.data_root) == "/scratch/me/a"
+    assert cfg.captioning.captioners["other"].file == str(Path.home() / "a.jsonl")
+    assert cfg.embedding.model == "local-dir:/scratch/me/b"
 
 
 def test_null_removes_an_entry():
