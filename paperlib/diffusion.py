@@ -443,17 +443,8 @@ def posterior_mean(
     many samples, from one evaluation. Noise of either sign is shown, and the two
     answers are averaged.
 
-    Parameters
-    ----------
-    model, context, n_images
-        As for :func:`sample`.
-    **options
-        Those of :func:`sample` that do not concern the path or the number of samples.
-
-    Returns
-    -------
-    ndarray of shape (N, C, T), float32
-        In the unit of the training signals.
+    The options are those of :func:`sample` but for the path and the number of samples;
+    the result, of shape (N, C, T), is in the unit of the training signals.
     """
     both = {"steps": 1, "samples": 2, "antithetic": True}
     return sample(model, context, n_images, **options, **both).mean(axis=1)
@@ -467,18 +458,10 @@ def noise_source(
     shape: tuple[int, int],
     antithetic: bool = False,
 ) -> Callable[[], Tensor]:
-    """Return a function that draws white noise (B * K, C, T), a stream a sample.
+    """Return a function that draws white noise (B * K, C, T) for K samples of B rows.
 
-    Parameters
-    ----------
-    seed, rows
-        Decide the streams, with the number of the sample.
-    samples
-        K, for each of B rows.
-    shape
-        Of a signal, (C, T).
-    antithetic
-        Give every second sample the negative noise of the one before it.
+    Seed, row and number of the sample decide a stream; ``shape`` is (C, T). If
+    ``antithetic``, every second sample has the negative noise of the one before it.
     """
     if antithetic and samples % 2:
         raise ValueError(f"Antithetic samples come in pairs; got {samples} an image.")
