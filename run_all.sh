@@ -128,7 +128,8 @@ preloaded=(python workflow/preloaded.py serve)
 ${preloaded[@]+"${preloaded[@]}"} python -m snakemake --snakefile workflow/Snakefile \
     --nolock --rerun-incomplete --keep-going ${machine} ${cores:+--cores "$cores"} --max-jobs-per-timespan 100/10s \
     --config "config=$config" ${only:+"only=$only"} ${passed[@]+"${passed[@]}"} || {
-    [ "$(df -Pk . | awk 'END { print $4 }')" -gt 100000 ] ||
+    free=$(df -Pk . | awk 'END { print $4 }')
+    [ "${free:-100001}" -gt 100000 ] ||
         fail "The disk is full: make room and run the same command again."
     exit 1
 }

@@ -25,6 +25,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
+    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -60,12 +61,13 @@ def _expanded(path: Any) -> Any:
         return path
     if not all(os.environ.get(name) for name in re.findall(r"\$\{?(\w+)", path)):
         raise ValueError(f"{path}: the environment variable is not set, or empty.")
-    expanded = os.path.expanduser(os.path.expandvars(path))
+    *prefix, place = path.rpartition("local-dir:")  # open_clip's word for a folder
+    expanded = os.path.expanduser(os.path.expandvars(place))
     if not expanded or expanded[0] == "~" or set(expanded) & set("${}"):
         raise ValueError(
             f"must be a path, possibly with ~, $NAME or ${{NAME}}; got {path!r}."
         )
-    return expanded
+    return "".join(prefix) + expanded
 
 
 def _ascending(window: tuple[float, float]) -> tuple[float, float]:
@@ -90,9 +92,10 @@ Seeds = Annotated[list[Seed], Field(min_length=1), Distinct]
 Group = Annotated[list[str], Field(min_length=2), Distinct]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
 RunName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+# of tables and figures: no characters that Markdown or LaTeX reads as its own
 Label = Annotated[
-    str, Field(pattern=r"^[^$|\\{}~^\n]+$")
-]  # for Markdown, LaTeX, figures
+    str, StringConstraints(strip_whitespace=True, pattern=r"^[^$|\\{}~^\n]+$")
+]
 
 
 class Section(BaseModel):
@@ -242,10 +245,10 @@ class MiniGPT4Captioner(Section):
     """MiniGPT-4, put together from its parts."""
 
     kind: Literal["minigpt4"]
-    vision: str
+    vision: Place
     vision_revision: str | None
     projection: Place
-    language: str
+    language: Place
     language_revision: str | None
 
 
@@ -547,7 +550,7 @@ GROUPS = tuple(name for name in Ablations.model_fields if name != "subjects")
 class ClipScoreEncoder(Clip):
     """A CLIP model that scores captions, with its prefix to them."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Label
     prefix: str = ""
 
 

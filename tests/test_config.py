@@ -282,6 +282,8 @@ def test_places_take_environment_variables(monkeypatch):
     assert str(cfg.data_root) == "/scratch/me/a"
     assert cfg.captioning.captioners["other"].file == str(Path.home() / "a.jsonl")
     assert cfg.embedding.model == "local-dir:/scratch/me/b"
+    at_home = load_config("mini", "embedding: {model: 'local-dir:~/b'}")
+    assert at_home.embedding.model == f"local-dir:{Path.home()}/b"
 
 
 def test_null_removes_an_entry():

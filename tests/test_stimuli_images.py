@@ -211,12 +211,15 @@ def test_32_bit_gray_spans_its_range(tmp_path, values, expected):
         opened(tmp_path, Image.fromarray(not_finite), "a.tiff")
 
 
-def test_32_bit_gray_may_be_unsigned(tmp_path):
+@pytest.mark.parametrize("tag", [339, 65000])  # of TIFF; without it, unsigned as well
+def test_32_bit_gray_may_be_unsigned(tmp_path, tag):
     values = np.array([[0, 2**31, 2**32 - 1]], np.uint32)
     Image.fromarray(values.view(np.int32)).save(tmp_path / "a.tiff")
-    signed, unsigned = (struct.pack("<HHIH", 339, 3, 1, n) for n in (2, 1))  # a tag
+    signed = struct.pack("<HHIH", 339, 3, 1, 2)
+    unsigned = struct.pack("<HHIH", tag, 3, 1, 1)
     content = (tmp_path / "a.tiff").read_bytes()
     (tmp_path / "b.tiff").write_bytes(content.replace(signed, unsigned))
+    assert signed in content
     gray = np.asarray(open_image(tmp_path / "b.tiff"))
     assert gray[0, :, 0].tolist() == [0, 128, 255]
 

@@ -183,8 +183,7 @@ def check_space(folder: Path, n_bytes: float) -> None:
     if free < n_bytes:
         raise OSError(
             f"{there} has {free / 1e9:.1f} GB of free space; expected room for "
-            f"{n_bytes / 1e9:.1f} GB. Make room, ask for fewer participants, or set "
-            "data_root of the configuration to another disk."
+            f"{n_bytes / 1e9:.1f} GB. Make room, or ask for less."
         )
 
 

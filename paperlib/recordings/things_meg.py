@@ -239,19 +239,28 @@ def _check_shown(shown: pd.Series, images: pd.DataFrame, source: Path) -> None:
 
 @contextmanager
 def create_trials(
-    signals_folder: Path, trials: pd.DataFrame, *, source: Path, **info: object
+    signals_folder: Path,
+    trials: pd.DataFrame,
+    *,
+    ch_names: Sequence[str],
+    sfreq: float,
+    concepts: str,
+    source: Path,
 ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
     """Yield a function that writes trials to their places (see `place_trials`).
 
-    It takes positions of trials and their first second (n C T). ``info`` are ch_names,
-    sfreq and concepts of the new signals.
+    It takes positions of trials and their first second (n C T).
     """
     sizes = trials.groupby("partition")[["row", "repetition"]].max() + 1
-    grid = len(info["ch_names"]), round(DURATION * info["sfreq"])
+    grid = len(ch_names), round(DURATION * sfreq)
     shapes = {p: (*sizes.loc[p], *grid) for p in PARTITIONS}
-    signals = create_signals(signals_folder, shapes, tmin=0, unit="baseline SD", **info)
-    bar = tqdm(total=len(trials), desc="Sorting", unit="trial")
-    with signals as products, bar:
+    info = {"ch_names": ch_names, "sfreq": sfreq, "concepts": concepts}
+    with (
+        create_signals(
+            signals_folder, shapes, **info, tmin=0, unit="baseline SD"
+        ) as products,
+        tqdm(total=len(trials), desc="Sorting", unit="trial") as bar,
+    ):
 
         def write(positions: np.ndarray, data: np.ndarray) -> None:
             check_finite(f"{source}: trials {positions[0]} to {positions[-1]}", data)

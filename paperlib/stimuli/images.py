@@ -142,7 +142,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     tags = getattr(image, "tag_v2", {})
     zero_is_white = tags.get(_PHOTOMETRIC) == 0
-    is_unsigned = tags.get(_SAMPLE_FORMAT) == (1,)
+    is_unsigned = bool(tags) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         image = _to_8_bits(image, is_unsigned)  # Pillow inverts only up to 8 bits
