@@ -40,11 +40,7 @@ from paperlib.evaluation.metrics import pearson_flattened
 from paperlib.notebook import open_notebook
 from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.sensors import sensor_info
-from paperlib.recordings.signals import (
-    average_repetitions,
-    load_signals,
-    mean_response,
-)
+from paperlib.recordings.signals import average_repetitions, load_signals, mean_response
 from paperlib.reporting import topographies
 from paperlib.reporting.figures import save_figure, set_theme
 from paperlib.stimuli.images import open_image, read_images

@@ -176,14 +176,20 @@ def _extract(
         ) from error
 
 
-def check_space(folder: Path, n_bytes: float) -> None:
+_CURE = (
+    "Make room, ask for fewer participants, or set data_root of the configuration to "
+    "another disk."
+)
+
+
+def check_space(folder: Path, n_bytes: float, cure: str = _CURE) -> None:
     """Raise OSError unless a folder has room; it need not exist yet."""
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(there).free
     if free < n_bytes:
         raise OSError(
             f"{there} has {free / 1e9:.1f} GB of free space; expected room for "
-            f"{n_bytes / 1e9:.1f} GB. Make room, or ask for less."
+            f"{n_bytes / 1e9:.1f} GB. {cure}"
         )
 
 

@@ -38,7 +38,7 @@ def check_disk(name: str, data_root: str) -> None:
     folders = [ROOT / data_root, ROOT / "results" / name]
     files = [file for folder in folders for file in folder.rglob("*")]
     there = sum(file.stat().st_size for file in files if file.is_file())
-    check_space(ROOT, DISK.get(name, 0) - there)
+    check_space(ROOT, DISK.get(name, 0) - there, "Make room and run this again.")
 
 
 def prepare(config: str, kind: str, *words: str) -> str:

@@ -54,7 +54,7 @@ def run(module: str, arguments: list[str]) -> int:
 def serve(command: list[str]) -> int:
     """Run a command and fork for whoever asks until it ends; returns its status."""
     end_with_parent()
-    short = tempfile.TemporaryDirectory(dir="/tmp")  # as names of sockets must be
+    short = tempfile.TemporaryDirectory(dir="/tmp")  # a socket needs a short name
     with short as folder, socket.socket(socket.AF_UNIX) as door:
         door.bind(f"{folder}/socket")
         door.listen(64)

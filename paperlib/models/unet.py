@@ -34,8 +34,8 @@ class UNet(nn.Module):
     tokens of width 768 it has 101,297,665 parameters with cross-attention, 101,625,857
     with concatenation and 98,807,809 with addition, whatever the size of the signals.
 
-    ``widths`` are the features of each level, which halves the resolution, and
-    ``layers`` its residual blocks. A ``patch`` of channels and time points is the input
+    ``widths`` are the features of each level, ``layers`` its residual blocks; each
+    level halves the resolution. A ``patch`` of channels and time points is the input
     of one cell: (1, 1) treats the signal as an image, (number of channels, 1) as a time
     series. Normalization works on groups of 4 features or more: on single ones it would
     undo the timestep's code, which is added to whole features.
@@ -92,7 +92,7 @@ class UNet(nn.Module):
         self.register_buffer("channel_rows", rows, persistent=False)
 
     def forward(self, y: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """Return the noise in signals (B, C, T), given timesteps (B,) and tokens."""
+        """Return the noise or velocity of signals (B, C, T) at timesteps (B,)."""
         x = self._to_cells(y)  # B ph*pw rows columns
         if self.conditioning == "cross":
             x = self.network(x, t, context).sample

@@ -100,8 +100,8 @@ def import_epochs(
     trials, counts = place_trials(
         epochs.events[:, 2], folder, subject=subject, concepts=concepts, source=path
     )
-    info = {"ch_names": epochs.ch_names, "sfreq": sfreq, "source": path}
-    with create_trials(signals_folder, trials, concepts=concepts, **info) as write:
+    info = {"ch_names": epochs.ch_names, "sfreq": sfreq, "concepts": concepts}
+    with create_trials(signals_folder, trials, **info, source=path) as write:
         positions = trials.index.to_numpy()
         for start in range(0, len(positions), _TRIALS_PER_BLOCK):
             block = positions[start : start + _TRIALS_PER_BLOCK]

@@ -81,10 +81,9 @@ def preprocess_runs(
         concepts=options.concepts,
         source=source,
     )
-    info = {"ch_names": first.ch_names, "sfreq": options.sfreq, "source": source}
-    with create_trials(
-        signals_folder, trials, concepts=options.concepts, **info
-    ) as write:
+    info = options.model_dump(include={"sfreq", "concepts"})
+    info |= {"ch_names": first.ch_names, "source": source}
+    with create_trials(signals_folder, trials, **info) as write:
         positions, start = trials.index.to_numpy(), 0
         for run in runs:
             raw, stop = clean_run(run, options), start + len(run.numbers)
