@@ -904,8 +904,6 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     """Read a file, merged into the one that it extends."""
     if path in seen:
         raise ValueError(f"{path.name} extends itself.")
-    if path.stat().st_size > 2**20:
-        raise ValueError(f"{path} has more than 1 MiB; that is no configuration.")
     with reading(path, "Save it as UTF-8 text."):
         text = path.read_text(encoding="utf-8-sig")
     values = parse_yaml(text, path.name)

@@ -134,5 +134,5 @@ def _as_text(key: str, value: object) -> str:
         return str(value)
     text = value if isinstance(value, str) else " ".join(map(str, value))
     word = re.sub(r"\W+", "-", text).strip("-") or "test-images"
-    digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+    digest = hashlib.sha256(text.encode()).hexdigest()
     return word if len(word) <= 60 else f"{word[:50]}-{digest[:8]}"

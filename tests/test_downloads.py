@@ -1,16 +1,12 @@
 import fcntl
 import hashlib
 import io
-import subprocess
-import sys
 from collections import namedtuple
 from zipfile import ZIP_DEFLATED, ZipFile
 
-import pexpect
 import pytest
 from file_server import encrypted_zip, serving
 
-from paperlib.paths import ROOT
 from workflow import downloads
 from workflow.downloads import check_space, download, unpack
 
@@ -265,27 +261,3 @@ def test_a_wrong_password(encrypted, place, path, password):
     with pytest.raises(ValueError, match=message):
         unpack(encrypted, place, password=password)
     assert names(path) == []
-
-
-ASK = [
-    *(sys.executable, "-c"),
-    "from workflow.data import ask_password\n"
-    "print('bytes:', len(ask_password('Password: ')))",
-]
-
-
-def test_a_password_is_not_echoed():
-    child = pexpect.spawn(ASK[0], ASK[1:], cwd=str(ROOT), timeout=30)
-    child.expect("Password: ")
-    child.sendline(SECRET)
-    child.expect("bytes: 13")
-    assert SECRET not in child.before
-    child.close()
-
-
-def test_without_a_terminal_no_password_is_asked_for():
-    piped = {"input": SECRET + b"\n", "capture_output": True}
-    away = {"start_new_session": True}  # from the terminal of the tests
-    done = subprocess.run(ASK, cwd=ROOT, check=False, **piped, **away)
-    assert b"there is no terminal to ask on" in done.stderr
-    assert b"bytes:" not in done.stdout
