@@ -42,21 +42,7 @@ _BLOCK = 512  # images whose features or predictions are in memory at a time
 
 
 class DiffusionModel:
-    """A network that denoises responses.
-
-    Parameters
-    ----------
-    network
-        ``network(y, t, context)``.
-    coordinates
-        Of the responses.
-    options
-        Schedule and target.
-
-    Attributes
-    ----------
-    loss : DenoisingLoss
-    """
+    """A network ``network(y, t, context)`` that denoises responses."""
 
     def __init__(
         self, network: nn.Module, coordinates: Coordinates, options: Diffusion
@@ -85,22 +71,11 @@ class DiffusionModel:
         seed: int,
         folder: Path,
     ) -> pd.DataFrame:
-        """Fit the model.
+        """Fit the model; the options are those of :func:`paperlib.training.train`.
 
-        Parameters
-        ----------
-        training, validation
-            Pairs of responses and tokens.
-        options, machine, seed
-            See :func:`paperlib.training.train`.
-        folder
-            Where states for a restart are kept: ``*.pt`` files, for the caller to
-            remove once the model is stored.
-
-        Returns
-        -------
-        DataFrame
-            step, training_loss, validation_loss, seconds.
+        States for a restart are kept in ``folder``: ``*.pt`` files, for the caller to
+        remove once the model is stored. The result has the columns step, training_loss,
+        validation_loss and seconds.
         """
         self.network, curve = train(
             self.network,
@@ -117,23 +92,9 @@ class DiffusionModel:
     def sample(
         self, condition: Condition, *, sampling: Sampling, seed: int, machine: Machine
     ) -> np.ndarray:
-        """Draw signals for every image of a condition.
+        """Draw signals (N, K, C, T), in the unit of the responses, for every image.
 
-        Parameters
-        ----------
-        condition
-            Tokens of the images.
-        sampling
-            How to sample; deterministic methods have one signal an image.
-        seed
-            Of the noise.
-        machine
-            Batch size.
-
-        Returns
-        -------
-        ndarray of shape (N, K, C, T), float32
-            In the unit of the responses.
+        Deterministic methods have one signal an image.
         """
         path = sampling.model_dump(exclude={"precision", "bound"})
         options = self._options(sampling, seed, machine)
@@ -144,10 +105,7 @@ class DiffusionModel:
     def posterior_mean(
         self, condition: Condition, *, sampling: Sampling, seed: int, machine: Machine
     ) -> np.ndarray:
-        """Return the expected signal of every image, ndarray of shape (N, C, T).
-
-        The parameters are those of :meth:`sample`.
-        """
+        """Return the expected signal (N, C, T) of every image."""
         options = self._options(sampling, seed, machine)
         return posterior_mean(
             self.network, condition, len(condition.image_ids), **options
@@ -362,21 +320,9 @@ def build_model(
 ) -> Model:
     """Return a method that is not fitted yet.
 
-    Parameters
-    ----------
-    method
-        ``"dit"``, ``"unet"``, ``"synbrain"``, ``"layerwise_ridge"``, ``"pls"``,
-        ``"kernel_regression"`` or ``"ridge"``.
-    options
-        Of the method: an attribute of :class:`paperlib.config.Methods`.
-    ch_names
-        Channels of the responses.
-    n_tokens, context_width
-        Condition tokens of an image, and their width.
-    coordinates
-        Of the responses.
-    diffusion
-        Schedule and target, of the DiT and the U-Net.
+    Methods and their options are the fields of :class:`paperlib.config.Methods`;
+    channels and coordinates are those of the responses, ``n_tokens`` and
+    ``context_width`` those of an image, and ``diffusion`` is for the DiT and the U-Net.
     """
     n_channels, n_times = coordinates.mean.shape
     if method in ("dit", "unet"):
