@@ -59,8 +59,6 @@ def _expanded(path: Any) -> Any:
     """Fill in ~ and environment variables."""
     if not isinstance(path, str):
         return path
-    if not all(os.environ.get(name) for name in re.findall(r"\$\{?(\w+)", path)):
-        raise ValueError(f"{path}: the environment variable is not set, or empty.")
     *prefix, place = path.rpartition("local-dir:")  # open_clip's word for a folder
     expanded = os.path.expanduser(os.path.expandvars(place))
     if not expanded or expanded[0] == "~" or set(expanded) & set("${}"):
@@ -272,16 +270,6 @@ class Captioning(Section):
         "Describe this image in one or two sentences."  # not stated; fits 77 tokens
     )
     max_new_tokens: PositiveInt = 77
-
-    @field_validator("captioners")
-    @classmethod
-    def _check_names(cls, captioners: dict) -> dict:
-        if taken := {"image", "alexnet", "efficientnet-lite0"} & captioners.keys():
-            raise ValueError(
-                f"a captioner cannot be called {taken.pop()!r}: the tokens of images "
-                "and networks are stored under such names. Choose another one."
-            )
-        return captioners
 
 
 class Clip(Section):

@@ -185,7 +185,7 @@ def test_properties_need_a_data_set_and_a_run():
         ("clip_score: {captioners: [qwen2-v]}", "captioners .*Did you mean 'qwen2-vl'"),
         ("clip_score: {encoders: [{name: A}, {name: A}]}", "two are called 'A'"),
         ("simulated: false", "simulated must be true"),
-        ("data_root: $NO_SUCH_VARIABLE/x", "environment variable is not set"),
+        ("data_root: $NO_SUCH_VARIABLE/x", "data_root: must be a path"),
         ("data_root: ~no_such_user/x", "data_root: must be a path"),
         ("data_root: 'data/{dataset}'", "data_root: must be a path"),
         ("data_root: ''", "data_root: must be a path"),
@@ -197,13 +197,11 @@ def test_properties_need_a_data_set_and_a_run():
         ("runs: {no_text: {extends: our_v}}", "extends must be one of.*'ours_v'"),
         ("{seed: -1, sampling: {eta: 2}}", "(?s)seed: .*sampling.eta: "),
         ("training: {steps: 1:30}", "steps: .*got '1:30'"),
-        ("data_root: ${EMPTY}/a", "not set, or empty"),
         ("steps", "overrides must be YAML of the form"),
         ("[1, 2]", "overrides must be YAML of the form"),
     ],
 )
-def test_problems_are_listed_with_their_place(monkeypatch, overrides, message):
-    monkeypatch.setenv("EMPTY", "")
+def test_problems_are_listed_with_their_place(overrides, message):
     with pytest.raises(ValueError, match=message):
         load_config("mini", overrides)
 
@@ -231,7 +229,6 @@ def test_problems_of_a_data_set(dataset, entry, message):
     [
         ("blip: {kind: qwen2-vl, modl: x}", "blip.* key 'modl'. Did you mean 'model'"),
         ("blip: {kind: qwen-vl}", "blip: .*'qwen-vl'"),
-        ("image: {kind: file, file: a.jsonl}", "cannot be called 'image'"),
     ],
 )
 def test_problems_of_a_captioner(captioner, message):

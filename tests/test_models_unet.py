@@ -124,9 +124,3 @@ def test_a_handful_of_pairs_is_learned_by_heart(batch, conditioning):
 def test_unknown_conditioning():
     with pytest.raises(ValueError, match="conditioning must be one .*mean 'concat'"):
         small_unet(conditioning="concatenate")
-
-
-@pytest.mark.parametrize(("widths", "heads"), [((32, 44), 2), ((32, 64), 5)])
-def test_widths_that_cannot_be_split(widths, heads):
-    with pytest.raises(ValueError, match=rf"{heads} heads and of the 8 groups"):
-        small_unet(widths=widths, heads=heads)

@@ -56,11 +56,6 @@ class UNet(nn.Module):
         super().__init__()
         check_option("conditioning", conditioning, CONDITIONINGS)
         groups = min(32, widths[0] // 4)
-        if any(width % groups or width % heads for width in widths):
-            raise ValueError(
-                f"Each of widths must be a multiple of the {heads} heads and of the "
-                f"{groups} groups of normalized features; got {list(widths)}."
-            )
         self.conditioning = conditioning
         self.layout = patch_layout(regions, n_times, patch=patch, padding="global")
         features, deeper = math.prod(self.layout.patch), len(widths) - 1
