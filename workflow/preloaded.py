@@ -12,6 +12,7 @@ and standard streams, returns the exit status, and if it ends first, so does the
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -26,10 +27,13 @@ import tempfile
 
 ADDRESS = "PRELOADED_PYTHON"  # environment variable that names the socket
 MODULES = (  # packages only: code of this repository may change while a run goes on
-    *("accelerate", "ipykernel.kernelapp", "jupytext", "matplotlib.pyplot", "mne"),
-    *("nbclient", "nbconvert", "pandas", "papermill", "pydantic", "safetensors.torch"),
-    *("scipy.stats", "sklearn.linear_model", "torch", "tqdm.auto"),
+    *("accelerate", "huggingface_hub.repocard", "ipykernel.kernelapp", "jupytext"),
+    *("matplotlib.backends.backend_agg", "matplotlib.pyplot", "mne.epochs", "nbclient"),
+    *("nbconvert", "pandas", "papermill", "pydantic.main", "safetensors.torch"),
+    *("scipy.stats", "sklearn.decomposition", "sklearn.linear_model", "torch._dynamo"),
+    *("tqdm.auto",),
 )
+UNUSED = ("rfc3987_syntax", "debugpy")  # seconds for a format and a debugger
 LENGTH = struct.Struct("!I")  # of a request
 LOCK = 9  # file that run_all.sh has opened
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -70,9 +74,11 @@ def serve(command: list[str]) -> int:
             signal.signal(number, lambda number, _: main.send_signal(number))
         os.environ |= dict.fromkeys(THREADS, "1")  # threads would be lost in a fork
         os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-        sys.modules.setdefault("rfc3987_syntax", None)  # 2 s for a format nobody uses
+        for name in UNUSED:
+            sys.modules.setdefault(name, None)
         for name in MODULES:
             importlib.import_module(name)
+        gc.freeze()  # forks that collect garbage would copy the memory of all this
         waiting, supervisors = [door, os.pidfd_open(main.pid)], []
         while door in select.select(waiting, [], [])[0]:
             client = door.accept()[0]
