@@ -2,12 +2,9 @@
 
 import importlib
 import json
-import os
 import subprocess
 import sys
-import time
 
-import numpy as np
 import pytest
 
 from paperlib.config import load_config
@@ -32,35 +29,6 @@ def test_every_candidate_was_scored(benchmark):
     rows = json.loads(selection.RESULTS.read_text())
     scored = [(row["dataset"], row["run"], row["change"]) for row in rows]
     assert sorted(scored) == sorted(wanted)
-
-
-def refuse(error):
-    raise error
-
-
-@pytest.mark.parametrize(
-    ("read", "kind"),
-    [
-        (lambda _: {"x": np.ones(3)}, "accepted rightly"),
-        (lambda _: {"x": np.zeros(3)}, "legal, other values"),
-        (lambda _: {"x": np.full(3, np.nan)}, "accepted wrongly"),
-        (lambda _: {"x": np.ones(2)}, "accepted wrongly"),
-        (lambda _: {"x": "text"}, "accepted wrongly"),
-        (lambda _: refuse(ValueError("file.npy must be whole")), "refused clearly"),
-        (lambda _: refuse(ValueError("something must be whole")), "refused unclearly"),
-        (lambda _: refuse(KeyError("file.npy must be whole")), "refused unclearly"),
-        (lambda _: np.load("file.npy"), "refused unclearly"),
-        (lambda _: np.ones(2**28), "hung"),
-        (lambda _: time.sleep(9), "hung"),
-        (lambda _: os.abort(), "crashed"),
-        (lambda _: os.system("true"), "dangerous"),
-    ],
-)
-def test_classes_of_malformed_files(benchmark, monkeypatch, tmp_path, read, kind):
-    malformed = benchmark("malformed")
-    monkeypatch.setattr(malformed, "SECONDS", 1)
-    (tmp_path / "file.npy").write_bytes(b"damaged")
-    assert malformed.try_case(read, tmp_path, {"x": np.ones(3)})[0] == kind
 
 
 RUN = """

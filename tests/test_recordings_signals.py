@@ -55,39 +55,24 @@ def test_an_error_while_writing_leaves_the_older_arrays(folder):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-DAMAGED = "is damaged.*Delete it and run 01_preprocess again"
-
-
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
+    ("name", "change"),
     [
-        *(("training.npy", lambda x, n=n: x[:n], DAMAGED) for n in (0, 60, 200)),
-        *(
-            ("training.npy", lambda x, pair=pair: x.replace(*pair), DAMAGED)
-            for pair in (
-                (b"<f4", b"|O8"),
-                (b"'<f4'", b"'<f4"),
-                (b"(6,", b"(9,"),
-                (b"descr", b"desc\xff"),
-            )
-        ),
-        ("training.npy", lambda x: x.replace(b"(6,", b"(-6,"), "is damaged| must have"),
-        *(
-            ("info.json", lambda x, text=text: text, DAMAGED)
-            for text in (b"", b"{", b'{"sfreq": 250}', b"\xff", b"[" * 100_000)
-        ),
-        *(
-            ("info.json", lambda x, f=f: x.replace(b"250.0", f), DAMAGED)
-            for f in (b"0", b'"x"', b"NaN")
-        ),
+        ("training.npy", lambda x: x[:60]),
+        ("training.npy", lambda x: x[:200]),
+        ("training.npy", lambda x: x.replace(b"<f4", b"|O8")),
+        ("info.json", lambda x: x[:9]),
+        ("info.json", lambda x: b'{"sfreq": 250}'),
+        ("info.json", lambda x: x.replace(b"250.0", b"NaN")),
     ],
 )
-def test_missing_and_damaged_files(folder, name, change, message):
+def test_missing_and_damaged_files(folder, name, change):
     path = folder / name
     content = path.read_bytes()
     assert change(content) != content
     path.write_bytes(change(content))
-    with pytest.raises(ValueError, match=f"{name} {message}"):
+    message = f"{name} is damaged.*Delete it and run 01_preprocess again"
+    with pytest.raises(ValueError, match=message):
         load_signals(folder)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"{name} is missing. Run notebook 01"):

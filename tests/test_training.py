@@ -1,6 +1,6 @@
 import json
 from dataclasses import dataclass
-from functools import partial, partialmethod
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -83,13 +83,6 @@ def run(data, folder, *, options=OPTIONS, machine=MACHINE, model=None, loss=None
         seed=3,
         state_file=folder / "state.pt",
     )
-
-
-def test_progress_can_be_switched_off(data, tmp_path, monkeypatch):
-    """As TQDM_DISABLE does, which tqdm reads when it is imported."""
-    monkeypatch.setattr(training, "tqdm", partial(training.tqdm, disable=True))
-    _, curve = run(data, tmp_path)
-    assert curve["step"].iloc[-1] == OPTIONS.steps
 
 
 def losses(curve):
@@ -225,11 +218,6 @@ def test_another_seed_or_speed_does_not_restart_a_training(data, tmp_path):
     options, machine = changed(OPTIONS, seeds=[3, 4]), changed(MACHINE, save_every=7)
     run(data, tmp_path, model=network, options=options, machine=machine)
     assert 10**6 - network.calls == 20
-
-
-def test_seed_decides_everything(data, tmp_path):
-    models = [run(data, tmp_path / folder)[0] for folder in "ab"]
-    assert_same_weights(*models)
 
 
 def test_average_is_not_the_last_weights(data, tmp_path):

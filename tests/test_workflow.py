@@ -212,13 +212,6 @@ def test_the_script_finds_its_folder_from_elsewhere(machine):
     assert told.startswith("Reproduces the paper.")
 
 
-def test_results_of_a_file_elsewhere_are_listed(machine):
-    (machine / "tables/small").mkdir(parents=True)
-    (machine / "tables/small/tab01.csv").touch()
-    done = run_all(machine, "--config", "tests/small.yaml")
-    assert "tables/small/tab01.csv" in done.stdout.splitlines()
-
-
 @pytest.mark.parametrize(
     ("versions", "expected"),
     [

@@ -19,7 +19,7 @@ PAUSE = 1.0  # s before a cut connection is opened again; doubles while nothing 
 CHUNK = 2**18  # bytes
 _TRIES = 5  # in a row that bring nothing
 _BUSY = (429, 500, 502, 503, 504)
-_DAMAGE = (BadZipFile, zlib.error, EOFError, RuntimeError, FileExistsError)
+_DAMAGE = (BadZipFile, zlib.error, EOFError, RuntimeError)
 _DEFLATE64 = 9
 
 
@@ -151,7 +151,6 @@ def unpack(
                 "7z or unzip, pack it again with zip, and run the same command again."
             )
         total = sum(info.file_size for info in left.values())
-        check_space(archive.parent, total)
         label = f"Unpacking {archive.name}"
         with tqdm(total=total, unit="B", unit_scale=True, desc=label) as progress:
             for path, info in left.items():

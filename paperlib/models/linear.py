@@ -30,7 +30,6 @@ from sklearn.decomposition import PCA, KernelPCA
 from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_X_y
 
 _DEGREE = 4  # of the kernel (x · y / n_features + 1)^4 of Gifford et al.
 
@@ -197,7 +196,6 @@ def fit_pls(
     matrix, which is deflated instead of X and Y: without a latent variable of weights w
     and loadings p, S is (1 - pw')S.
     """
-    check_X_y(features, responses, multi_output=True)
     mean = features.mean(axis=0)
     gram = ((features - mean).T @ (features - mean)).astype(np.float64)  # X'X, D D
     covariance = (features - mean).T @ responses  # S, D T
