@@ -38,30 +38,15 @@ _SHRINKAGE = 0.02  # of channel covariances towards a multiple of the identity
 
 @dataclass(frozen=True)
 class Coordinates:
-    """An invertible affine map of responses, and the color of their noise.
+    """An invertible affine map of responses, and the color of their noise."""
 
-    Attributes
-    ----------
-    mean : Tensor of shape (C, T)
-        Subtracted; zeros where it is not removed.
-    space : Tensor of shape (C, C)
-        S; the identity without spatial whitening.
-    axes : Tensor of shape (T, T)
-        Temporal principal components u_k as columns; the identity without whitening.
-    gains : Tensor of shape (T,)
-        g_k, in 1 / unit of the responses.
-    deviations : Tensor of shape (T,)
-        Standard deviation of component k of x; ones where the noise is white.
-    factors : Tensor of shape (K + 1, C, C), or (0, C, C) where the noise is white
-        Cholesky factors of the covariance over channels of components 1 ... K, and of
-        all later ones, each scaled to a mean variance of 1.
-    """
-
-    mean: Tensor
-    space: Tensor
-    axes: Tensor
-    gains: Tensor
-    deviations: Tensor
+    mean: Tensor  # C T, subtracted; zeros where it is not removed
+    space: Tensor  # C C, S; the identity without spatial whitening
+    axes: Tensor  # T T, components u_k as columns; the identity without whitening
+    gains: Tensor  # (T,), g_k, in 1 / unit of the responses
+    deviations: Tensor  # (T,), SD of component k of x; ones where the noise is white
+    # K+1 C C, Cholesky factors of the covariance over channels of components 1 ... K,
+    # and of all later ones, each of mean variance 1; 0 C C where the noise is white
     factors: Tensor
 
     @cached_property
@@ -138,11 +123,6 @@ def fit_coordinates(
         Gain of all later components, relative to that of the first of them.
     color
         Whether the noise has the covariance of the coordinates, or the identity.
-
-    Returns
-    -------
-    Coordinates
-        In float32, on the CPU.
     """
     n_channels, n_times = responses.shape[2:]
     components = min(components, n_times)

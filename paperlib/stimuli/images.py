@@ -74,28 +74,12 @@ def _list_eeg(folder: Path) -> pd.DataFrame:
     path, parts = folder / METADATA, []
     metadata = load_dict(path, "the image metadata of THINGS-EEG2")
     for partition, prefix in (("training", "train"), ("test", "test")):
-        lists = {"folder": f"{prefix}_img_concepts", "file": f"{prefix}_img_files"}
-        for column, key in lists.items():
-            names = lists[column] = metadata.get(key)
-            is_list = isinstance(names, list | tuple | np.ndarray) and len(names)
-            if not is_list or not all(
-                isinstance(name, str) and name == Path(name).name for name in names
-            ):
-                raise ValueError(
-                    f"{path} must hold a list of names {key!r}; it holds "
-                    f"{sorted(map(str, metadata))}. Use the file that comes with the "
-                    "image set of THINGS-EEG2."
-                )
-        if len(lists["folder"]) != len(lists["file"]):
-            raise ValueError(
-                f"{path} must name one concept for each image; its {partition} lists "
-                f"hold {len(lists['folder'])} concepts and {len(lists['file'])} files. "
-                "Download it again."
-            )
-        part = pd.DataFrame(lists).assign(partition=partition)
-        part["concept"] = part["folder"].str.replace(r"^\d+_", "", regex=True)
-        part["folder"] = f"{partition}_images/" + part["folder"]
-        parts.append(part)
+        with reading(path, "Use the file that comes with the images of THINGS-EEG2."):
+            lists = {"folder": f"{prefix}_img_concepts", "file": f"{prefix}_img_files"}
+            part = pd.DataFrame({k: list(metadata[key]) for k, key in lists.items()})
+            part["concept"] = part["folder"].str.replace(r"^\d+_", "", regex=True)
+            part["folder"] = f"{partition}_images/" + part["folder"]
+        parts.append(part.assign(partition=partition))
     return pd.concat(parts, ignore_index=True)
 
 
