@@ -42,7 +42,7 @@ from paperlib.generation import find_pictures, generate
 from paperlib.notebook import open_notebook
 from paperlib.recordings.regions import channel_regions
 from paperlib.reporting.figures import set_theme
-from paperlib.reporting.pictures import draw_maps, slide_maps
+from paperlib.reporting.pictures import draw_maps, map_samples, slide_maps
 from paperlib.reporting.topographies import (
     plot_response,
     plot_topographies,
@@ -130,13 +130,12 @@ for i in range(min(6, len(names))):
 # moves both.
 
 # %%
-moments = np.linspace(0.05, 0.6, 12)  # s
-moments = np.abs(epochs.times[:, None] - moments).argmin(axis=0)
+sampled = map_samples(epochs.times)
 for i in range(min(6, len(names))):
-    both = np.stack([responses[i], drawn[i]])[..., moments].swapaxes(1, 2)  # 2 12 C
+    both = np.stack([responses[i], drawn[i]])[..., sampled].swapaxes(1, 2)  # 2 12 C
     limit = np.quantile(np.abs(both), 0.99)
     maps = draw_maps(both, epochs.info, limit=limit)
-    milliseconds = (1000 * epochs.times[moments]).round().astype(int).tolist()
+    milliseconds = (1000 * epochs.times[sampled]).round().astype(int).tolist()
     print(f"{names[i]}, colors from {-limit:.1f} to {limit:.1f} {layout['unit']}")
     display(HTML(slide_maps(maps, milliseconds)))
 

@@ -182,7 +182,7 @@ captions = read_captions(captions, listed["image_id"])["caption"]
 
 # %%
 times, labels = data.times, ("Recorded", "Posterior mean", "One sample")
-sampled = np.abs(times[:, None] - np.linspace(0.05, 0.6, 12)).argmin(axis=0)
+sampled = pictures.map_samples(times)
 moments = times[sampled]  # s
 limits = [float(np.quantile(np.abs(shown), q)) for q in (0.99, 0.9995)]
 regions = np.array(channel_regions(data.ch_names))

@@ -1,6 +1,6 @@
 import pytest
 
-from paperlib.paths import IDENTITY, MAIN_TABLES, ROOT, job_name, template
+from paperlib.paths import IDENTITY, ROOT, job_name, template
 
 KEYS = {"dataset": "things-eeg2", "run": "ours", "subject": 3}
 
@@ -52,10 +52,3 @@ def test_long_lists_of_images_have_short_names_of_their_own():
 
 def test_every_notebook_has_an_identity():
     assert {p.stem for p in (ROOT / "notebooks").glob("*.py")} == set(IDENTITY)
-
-
-@pytest.mark.parametrize("name", MAIN_TABLES.values())
-def test_no_configuration_writes_over_the_published_values(name):
-    published = template("published_table", name=name)
-    assert published != template("table", config="paper", name=f"{name}.csv")
-    assert (ROOT / published).is_file()

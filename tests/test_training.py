@@ -1,4 +1,3 @@
-import json
 from dataclasses import dataclass
 from functools import partialmethod
 
@@ -236,12 +235,6 @@ def test_an_epoch_shows_every_pair_once():
     assert len({tuple(epoch) for epoch in epochs}) == 5
 
 
-def test_a_restart_reads_the_batches_that_are_left():
-    whole = list(Batches(size=12, batch_size=5, steps=range(9), seed=1))
-    left = list(Batches(size=12, batch_size=5, steps=range(4, 9), seed=1))
-    assert left == whole[4:]
-
-
 def test_single_trials_are_pairs_of_their_own(data):
     tokens, _ = data
     signals = np.arange(40 * 3 * 6 * 12, dtype=np.float32).reshape(40, 3, 6, 12)
@@ -252,14 +245,6 @@ def test_single_trials_are_pairs_of_their_own(data):
     expected = signals[[5, 7], [0, 1]]
     np.testing.assert_allclose(fitted.back(y), expected, rtol=1e-5)
     np.testing.assert_array_equal(context, tokens[[5, 7]])
-
-
-def test_batches_hold_every_pair_once_in_order(data):
-    whole = pairs(data, range(10)).__getitems__(range(10))
-    batches = list(pairs(data, range(10)).batches(4))
-    assert [len(signals) for signals, _ in batches] == [4, 4, 2]
-    for part, parts in zip(whole, zip(*batches, strict=True), strict=True):
-        torch.testing.assert_close(torch.cat(parts), part)
 
 
 def test_validation_loss_weighs_images_alike_and_repeats_its_draws(data):
@@ -378,13 +363,6 @@ def test_a_compiled_network_has_the_curve_and_names_of_a_plain_one(
     assert network._compiled_call_impl is not None
     assert list(network.state_dict()) == list(model.state_dict())
     assert list(network.state_dict()) == list(make_network().state_dict())
-
-
-def test_the_state_holds_nothing_but_tensors_and_plain_values(data, tmp_path):
-    run(data, tmp_path)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state["step"] == OPTIONS.steps
-    assert json.dumps(state["curve"])
 
 
 def test_tensorboard_must_be_installed_if_it_is_wanted(data, tmp_path, monkeypatch):

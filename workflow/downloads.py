@@ -123,16 +123,7 @@ def unpack(
         ) from error
     with bundle:
         files = [info for info in bundle.infolist() if not info.is_dir()]
-        members: dict[Path, ZipInfo] = {}
-        for info in files:
-            path = place(info.filename)
-            if path in members:
-                raise ValueError(
-                    f"{archive} holds two files for {path}: {members[path].filename} "
-                    f"and {info.filename}. Unpack the right one by hand."
-                )
-            if path:
-                members[path] = info
+        members = {path: info for info in files if (path := place(info.filename))}
         if not members:
             names = ", ".join(info.filename for info in files[:5])
             raise ValueError(

@@ -35,6 +35,11 @@ def embed(picture: Path | Image.Image | Figure, scale: float = 1.0) -> dict:
     return {"src": src, "width": width, "height": height}
 
 
+def map_samples(times: np.ndarray) -> np.ndarray:
+    """Return the samples nearest to twelve times from 50 to 600 ms."""
+    return np.abs(times[:, None] - np.linspace(0.05, 0.6, 12)).argmin(axis=0)
+
+
 def draw_maps(
     values: np.ndarray, info: mne.Info, *, limit: float, size: int = 96
 ) -> Image.Image:
