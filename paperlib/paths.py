@@ -116,10 +116,6 @@ def template(alias: str, **known: str | int) -> str:
 
     Keys given are filled in; the others stay in braces, as Snakemake's wildcards.
     """
-    if alias not in TEMPLATES:
-        raise ValueError(
-            f"No path is called {alias!r}; there are {', '.join(map(repr, TEMPLATES))}."
-        )
     text = OTHER_TEMPLATES.get(known.get("dataset"), {}).get(alias, TEMPLATES[alias])
     for key, value in known.items():
         text = text.replace("{" + key + "}", _as_text(key, value))

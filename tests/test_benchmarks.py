@@ -2,24 +2,14 @@
 
 import importlib
 import json
-import subprocess
-import sys
-
-import pytest
 
 from paperlib.config import load_config
 from paperlib.paths import ROOT
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    """Import a benchmark by name."""
+def test_every_candidate_was_scored(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module
-
-
-def test_every_candidate_was_scored(benchmark):
-    selection = benchmark("selection")
+    selection = importlib.import_module("selection")
     wanted = [
         (dataset, run, change)
         for dataset in load_config("mini").datasets
@@ -29,32 +19,3 @@ def test_every_candidate_was_scored(benchmark):
     rows = json.loads(selection.RESULTS.read_text())
     scored = [(row["dataset"], row["run"], row["change"]) for row in rows]
     assert sorted(scored) == sorted(wanted)
-
-
-RUN = """
-mkdir -p results/small/records tables/small
-for job in 1 2 3 4; do
-    record=results/small/records/$job.json
-    [ -f $record ] || { sleep 0.7; echo $job >tables/small/$job.csv; echo >$record; }
-done
-"""
-
-
-def test_a_run_that_is_killed_ends_as_one_that_is_not(benchmark, monkeypatch, tmp_path):
-    kills = benchmark("kills")
-    script = tmp_path / "run.sh"
-    script.write_text(RUN)
-    subprocess.run(["git", "init", "-q", tmp_path / "repository"], check=True)
-    name = ["-c", "user.name=x", "-c", "user.email=x@y"]
-    commit = ["git", *name, "commit", "-q", "--allow-empty", "-m", "x"]
-    subprocess.run(commit, cwd=tmp_path / "repository", check=True)
-    monkeypatch.setattr(kills, "ROOT", tmp_path / "repository")
-    monkeypatch.setattr(kills, "RESULTS", tmp_path / "kills.json")
-    monkeypatch.setattr(kills, "COMMAND", ["bash", str(script)])
-    monkeypatch.setattr(kills, "LONGEST_WAIT", 0.1)
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "work"), "--kills", "3"])
-    kills.main()
-    report = json.loads((tmp_path / "kills.json").read_text())["kills"]
-    assert report["interruptions"] == 3
-    assert report["files_compared"] == 4
-    assert not report["files_that_differ"] + report["files_lost"]

@@ -23,11 +23,6 @@ def test_meg_is_one_folder():
     assert listed == f"{root}/sourcedata/sample_attributes_P1.csv"
 
 
-def test_unknown_alias():
-    with pytest.raises(ValueError, match="No path is called 'sample'.*'samples'"):
-        template("sample")
-
-
 def test_open_keys_stay_wildcards():
     assert template("captions", config="mini").endswith("{captioner}.jsonl")
     wildcards = {key: "{" + key + "}" for key in KEYS}

@@ -92,7 +92,6 @@ def with_nan(x):
         ("training", lambda x: x[0], r"must have shape \(images"),
         ("training", lambda x: x[0, 0, 0, 0], r"must have shape \(images"),
         ("training", lambda x: x[:0], r"must have shape \(images"),
-        ("test", lambda x: x.astype(int), "must hold floating-point.*int64"),
         ("test", with_nan, ".*1 values that are NaN"),
     ],
 )
@@ -154,8 +153,6 @@ def test_reliability_of_signal_noise_and_a_common_response():
     # Spearman-Brown: variance of the image over that of the mean of 8 trials.
     expected = [1, 1 / (1 + 1 / 8), 0]
     np.testing.assert_allclose(split_half_reliability(trials), expected, atol=0.03)
-    with pytest.raises(ValueError, match="2 repetitions; got 200 and 1"):
-        split_half_reliability(trials[:, :1])
 
 
 def test_a_third_data_set_comes_in_by_its_arrays_channels_and_images(tmp_path):

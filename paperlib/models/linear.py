@@ -56,11 +56,6 @@ class LinearEncoder:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Map features (N, D) to responses (N, T)."""
-        if features.shape[1:] != self.mean.shape:
-            raise ValueError(
-                f"features must have shape (N, {len(self.mean)}), as in training; got "
-                f"{features.shape}."
-            )
         inputs = (features - self.mean) / self.scale
         if self.examples is not None:
             inputs = polynomial_kernel(inputs, self.examples, degree=_DEGREE)

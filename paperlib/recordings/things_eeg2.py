@@ -135,14 +135,10 @@ def _load_run(run: BIDSPath, partition: str) -> tuple[np.ndarray, float]:
         raw = mne.io.read_raw(run.fpath, verbose="error")
         data = raw.get_data(picks=list(RAW_CHANNELS))
     trials = trials[trials["kind"] != "rest"]
-    if trials["sample"].max() >= raw.n_times:
-        raise ValueError(
-            f"{table}: the last trial is at sample {trials['sample'].max()}, but the "
-            f"recording has {raw.n_times}. Download both files again."
-        )
+    codes = trials["tot_img_number"].mask(trials["kind"] == "catch", TARGET_CODE)
     triggers = np.zeros(raw.n_times)
-    is_target = trials["kind"] == "catch"
-    triggers[trials["sample"]] = trials["tot_img_number"].mask(is_target, TARGET_CODE)
+    with reading(table, "It has trials after the recording: download both again."):
+        triggers[trials["sample"]] = codes
     return np.vstack([data, triggers]), round(raw.info["sfreq"], 3)
 
 
