@@ -36,7 +36,7 @@ REGION_SIZES = dict(zip(MEG_REGIONS, (67, 52, 45, 39, 68), strict=True))
 
 DURATION = 1.0  # s from image onset, end point excluded: 200 samples at 200 Hz
 _FILE = r"^(?:.*/)?(?P<file>(?P<concept>[^/]+)_\d+[a-z]*\.\w+)$"  # aardvark_01b.jpg
-_CURE = "Download again what is missing, or differs in size, of all of its parts."
+_CURE = "Download again those of its parts that are missing or differ in size."
 _TRIALS_PER_BLOCK = 200  # read at once: 0.1 GB of released epochs
 
 
