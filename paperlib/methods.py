@@ -188,20 +188,11 @@ class SynBrainModel:
         """Return the predictions, ndarray of shape (N, C, T)."""
         device = next(self.network.parameters()).device
         coordinates = self.coordinates.to(device)
-        rows = np.arange(len(condition.image_ids))
-        batches = np.split(
-            rows, range(machine.sampling_batch, len(rows), machine.sampling_batch)
-        )
-        return np.concatenate(
-            [
-                coordinates.back(
-                    self.network(torch.from_numpy(condition(batch)).to(device))
-                )
-                .cpu()
-                .numpy()
-                for batch in batches
-            ]
-        )
+        predicted = []
+        for rows in _parts(len(condition.image_ids), machine.sampling_batch):
+            tokens = torch.from_numpy(condition(rows)).to(device)
+            predicted.append(coordinates.back(self.network(tokens)).cpu().numpy())
+        return np.concatenate(predicted)
 
 
 class LinearModel:
@@ -254,14 +245,12 @@ class LinearModel:
 
     def posterior_mean(self, condition: Condition, **_) -> np.ndarray:
         """Return the predictions, ndarray of shape (N, C, T)."""
-        rows = np.arange(len(condition.image_ids))
-        parts = np.split(rows, range(_BLOCK, len(rows), _BLOCK))
-        shape = self.coordinates.mean.shape
         answers = [
-            self.encoder.predict(self._features(condition, part)).astype(np.float32)
-            for part in parts
+            self.encoder.predict(self._features(condition, rows)).astype(np.float32)
+            for rows in _parts(len(condition.image_ids), _BLOCK)
         ]
-        x = torch.from_numpy(np.concatenate(answers)).unflatten(1, shape)  # N C T
+        x = torch.from_numpy(np.concatenate(answers))  # N C*T
+        x = x.unflatten(1, self.coordinates.mean.shape)  # N C T
         return self.coordinates.back(x).numpy()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -298,11 +287,17 @@ class LinearModel:
     def _error(self, pairs: Pairs) -> float:
         """Return the mean squared error, a block of images at a time."""
         total = 0.0
-        for part in np.split(pairs.rows, range(_BLOCK, len(pairs.rows), _BLOCK)):
-            answer = self.encoder.predict(self._features(pairs.context, part))
-            errors = np.square(answer - self._responses(pairs, part)).mean(axis=1)
+        for part in _parts(len(pairs.rows), _BLOCK):
+            rows = pairs.rows[part]
+            answer = self.encoder.predict(self._features(pairs.context, rows))
+            errors = np.square(answer - self._responses(pairs, rows)).mean(axis=1)
             total += errors.sum(dtype=float)
         return float(total / len(pairs.rows))
+
+
+def _parts(n: int, size: int) -> list[np.ndarray]:
+    """Split the rows 0 ... n - 1 into parts of a size."""
+    return np.split(np.arange(n), range(size, n, size))
 
 
 Model = DiffusionModel | SynBrainModel | LinearModel
