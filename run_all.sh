@@ -109,7 +109,7 @@ done
 set_up
 mkdir -p .snakemake
 exec 9>>.snakemake/run.lock  # locked as long as this script or Snakemake runs
-machine=$(python -m workflow.preflight "$config" $kind) || exit 1
+machine=$(python -m workflow.preflight "$config" $kind ${passed[@]+"${passed[@]}"}) || exit 1
 if [ -n "$profile" ]; then machine=; else cores=${cores:-all}; fi  # a profile says it itself
 say "Configuration $config, cores: ${cores:-as in the profile}"
 name=$(basename "${config%.*}")

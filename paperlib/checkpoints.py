@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from safetensors.torch import load_file, save_file
 
 from paperlib.atomic import atomic_path, write_text
@@ -33,9 +34,10 @@ from paperlib.methods import Model, build_model
 from paperlib.stimuli.conditions import Condition
 from paperlib.stimuli.map_tokens import MapTokens
 from paperlib.stimuli.tokens import Tokens
-from paperlib.validation import check_file, reading
+from paperlib.validation import check_file, check_option, reading
 
 _FILES = ("config.json", "model.safetensors", "README.md")
+_TYPES = (torch.float32, torch.float64, torch.int64)
 _CARD = Path(__file__).with_name("model_card.md")
 
 
@@ -60,6 +62,16 @@ class Recipe(Section):
     sfreq: PositiveFloat
     times: list[float] = Field(min_length=1)  # s from image onset
     unit: str  # of the responses
+
+    @model_validator(mode="after")
+    def _check_values(self) -> Self:
+        if not np.allclose(np.diff(self.times), 1 / self.sfreq):
+            raise ValueError(f"times must ascend in steps of 1 / {self.sfreq:g} Hz")
+        captioners, networks = self.captioning.captioners, self.embedding.networks
+        chosen = self.conditioning
+        check_option("conditioning.captioner", chosen.captioner, (None, *captioners))
+        check_option("conditioning.network", chosen.network, (None, *networks))
+        return self
 
     def build(self, coordinates: Coordinates) -> Model:
         """Build the method, without its weights."""
@@ -119,6 +131,10 @@ class Checkpoint(ModelHubMixin):
                 part, _, rest = key.partition(".")
                 parts[part][rest] = tensor
             coordinates = Coordinates(**parts["coordinates"])
+            c, t, n = len(recipe.ch_names), len(recipe.times), len(coordinates.factors)
+            shapes = [(c, t), (c, c), (t, t), (t,), (t,), (n, c, c)]
+            if [v.shape for v in coordinates.tensors().values()] != shapes:
+                raise ValueError(f"its responses are not of {c} x {t}")
             model = recipe.build(coordinates)
             model.load(parts["model"], pick_device(device))
             maps = {name: tensor.numpy() for name, tensor in parts["maps"].items()}
@@ -189,6 +205,6 @@ def _read(folder: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
     with reading(weights, "Train it again (notebook 04) or download it again."):
         tensors = load_file(weights)
         for name, tensor in tensors.items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name!r} must hold finite numbers")
+            if tensor.dtype not in _TYPES or not tensor.isfinite().all():
+                raise ValueError(f"{name!r} of {tensor.dtype} must hold finite numbers")
     return recipe, tensors

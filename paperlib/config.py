@@ -59,6 +59,8 @@ def _expanded(path: Any) -> Any:
     """Fill in ~ and environment variables."""
     if not isinstance(path, str):
         return path
+    if not all(os.environ.get(name) for name in re.findall(r"\$\{?(\w+)", path)):
+        raise ValueError(f"{path}: the environment variable is not set, or empty.")
     *prefix, place = path.rpartition("local-dir:")  # open_clip's word for a folder
     expanded = os.path.expanduser(os.path.expandvars(place))
     if not expanded or expanded[0] == "~" or set(expanded) & set("${}"):
@@ -270,6 +272,16 @@ class Captioning(Section):
         "Describe this image in one or two sentences."  # not stated; fits 77 tokens
     )
     max_new_tokens: PositiveInt = 77
+
+    @field_validator("captioners")
+    @classmethod
+    def _check_names(cls, captioners: dict) -> dict:
+        if taken := {"image", "alexnet", "efficientnet-lite0"} & captioners.keys():
+            raise ValueError(
+                f"a captioner cannot be called {taken.pop()!r}: the tokens of images "
+                "and networks are stored under such names. Choose another one."
+            )
+        return captioners
 
 
 class Clip(Section):
@@ -892,6 +904,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict:
     """Read a file, merged into the one that it extends."""
     if path in seen:
         raise ValueError(f"{path.name} extends itself.")
+    if path.stat().st_size > 2**20:
+        raise ValueError(f"{path} has more than 1 MiB; that is no configuration.")
     with reading(path, "Save it as UTF-8 text."):
         text = path.read_text(encoding="utf-8-sig")
     values = parse_yaml(text, path.name)

@@ -45,8 +45,22 @@ SOLVERS = ("ddim", "euler")
 def linear_alpha_bar(timesteps: int, beta_start: float, beta_end: float) -> Tensor:
     """Return the cumulative product of 1 - beta for linearly rising beta.
 
-    Entry t of the result (timesteps + 1,) is alpha bar of timestep t, entry 0 is 1;
-    beta is the variance of the noise that a step adds, at t = 1 and at t = T.
+    Parameters
+    ----------
+    timesteps
+        T, the number of diffusion steps.
+    beta_start, beta_end
+        Noise variance added at t = 1 and t = T.
+
+    Returns
+    -------
+    Tensor of shape (timesteps + 1,)
+        Entry t is alpha bar of timestep t; entry 0 is 1.
+
+    Raises
+    ------
+    ValueError
+        If alpha bar falls below what float32 holds: samplers divide by it.
     """
     betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
     kept = torch.cat([torch.ones(1, dtype=torch.float64), 1 - betas])
@@ -61,13 +75,36 @@ def linear_alpha_bar(timesteps: int, beta_start: float, beta_end: float) -> Tens
 
 
 def diffuse(y0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Add noise to clean signals (B, C, T) at ``alpha_bar`` (B,) (equation 2)."""
+    """Add noise to a clean signal (equation 2).
+
+    Parameters
+    ----------
+    y0, noise : Tensor of shape (B, C, T)
+    alpha_bar : Tensor of shape (B,)
+        Alpha bar at the timestep of each signal.
+
+    Returns
+    -------
+    Tensor of shape (B, C, T)
+    """
     signal, spread = _amplitudes(alpha_bar)
     return signal * y0 + spread * noise
 
 
 def target(y0: Tensor, noise: Tensor, alpha_bar: Tensor, prediction: str) -> Tensor:
-    """Return the output (B, C, T) of a perfect network for one of `PREDICTIONS`."""
+    """Return what the output of a perfect network would be.
+
+    Parameters
+    ----------
+    y0, noise : Tensor of shape (B, C, T)
+    alpha_bar : Tensor of shape (B,)
+    prediction
+        One of :data:`PREDICTIONS`.
+
+    Returns
+    -------
+    Tensor of shape (B, C, T)
+    """
     check_option("prediction", prediction, PREDICTIONS)
     if prediction == "epsilon":
         return noise
@@ -80,7 +117,17 @@ def clean_and_noise(
 ) -> tuple[Tensor, Tensor]:
     """Turn the network's output into estimates of clean signal (equation 3) and noise.
 
-    Output and noisy signals ``y`` are of shape (B, C, T), ``alpha_bar`` is (B,).
+    Parameters
+    ----------
+    output, y : Tensor of shape (B, C, T)
+        The network's output, and the noisy signal.
+    alpha_bar : Tensor of shape (B,)
+    prediction
+        One of :data:`PREDICTIONS`.
+
+    Returns
+    -------
+    y0, noise : Tensor of shape (B, C, T)
     """
     check_option("prediction", prediction, PREDICTIONS)
     signal, spread = _amplitudes(alpha_bar)
@@ -91,14 +138,24 @@ def clean_and_noise(
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """The loss of a diffusion model (paper, section 3.3, Algorithm 1)."""
+    """The loss of a diffusion model (paper, section 3.3, Algorithm 1).
 
-    alpha_bar: Tensor  # (timesteps + 1,)
-    prediction: str  # one of PREDICTIONS
-    # the network sees sqrt(alpha bar) y_t instead of y_t: nothing at t = T, where the
-    # image alone decides, and everything at t = 0
+    Attributes
+    ----------
+    alpha_bar : Tensor of shape (timesteps + 1,)
+    prediction : str
+        One of :data:`PREDICTIONS`.
+    scale_input : bool
+        Show the network sqrt(alpha bar) y_t instead of y_t: nothing at t = T, where
+        the image alone decides, and everything at t = 0.
+    coordinates : Coordinates
+        Give the noise its color.
+    """
+
+    alpha_bar: Tensor
+    prediction: str
     scale_input: bool
-    coordinates: Coordinates  # give the noise its color
+    coordinates: Coordinates
 
     def __call__(
         self,
@@ -110,9 +167,19 @@ class DenoisingLoss:
     ) -> Tensor:
         """Return the mean squared error of a prediction.
 
-        Responses ``y0`` (B, C, T) are in their coordinates; ``context`` (B, L, D) are
-        their condition tokens. The generator draws the noise, used with both signs for
-        two signals of the batch, and timesteps (B,) where none are given.
+        Parameters
+        ----------
+        model
+            Network ``model(y, t, context)``.
+        y0 : Tensor of shape (B, C, T)
+            Responses, in their coordinates.
+        context : Tensor of shape (B, L, D)
+            Condition tokens.
+        generator
+            Draws the noise, used with both signs for two signals of the batch, and
+            timesteps where none are given.
+        t : Tensor of shape (B,)
+            Timesteps, 1 ... T.
         """
         draw = {"generator": generator, "device": y0.device}
         if t is None:
@@ -144,11 +211,29 @@ def shown(y: Tensor, alpha_bar: Tensor, scale_input: bool) -> Tensor:
 def timestep_pairs(
     alpha_bar: Tensor, steps: int, spacing: str = "trailing"
 ) -> list[tuple[int, int]]:
-    """Return the sampler's path of S (t, t_prev) from noise to signal (Algorithm 2).
+    """Return the sampler's path from noise to signal.
 
-    It starts from pure noise at the last timestep and ends at t = 0. The spacing
-    ``"trailing"`` is even in the timesteps, ``"angle"`` in the noise levels
-    arccos sqrt(alpha bar), as closely as the schedule allows.
+    Sampling starts from pure noise at the last timestep; the path ends at t = 0
+    (Algorithm 2).
+
+    Parameters
+    ----------
+    alpha_bar : Tensor of shape (timesteps + 1,)
+    steps
+        S, the number of network evaluations.
+    spacing
+        ``"trailing"`` spaces the timesteps evenly, ``"angle"`` the noise levels
+        arccos sqrt(alpha bar), as closely as the schedule allows.
+
+    Returns
+    -------
+    list of (t, t_prev)
+        Each ``t_prev`` is the next ``t``; the last is 0.
+
+    Raises
+    ------
+    ValueError
+        If there are more steps than timesteps, or the spacing is unknown.
     """
     check_option("spacing", spacing, SPACINGS)
     timesteps = len(alpha_bar) - 1
@@ -265,16 +350,41 @@ def sample(
 ) -> np.ndarray:
     """Draw several signals for each image (section 3.4, Algorithm 2).
 
-    The result (N, K, C, T) is float32, in the unit of the training signals. The noise
-    of a sample depends on ``seed``, image and sample number only, so neither the batch
-    size nor the other images change it.
+    The noise of a sample depends on ``seed``, image and sample number only, so neither
+    the batch size nor the other images change it.
 
-    ``context`` turns rows, 0 ... N - 1, into tokens (B, L, D); their keys and values
-    are computed once for all steps and samples where the network can do so
-    (``encode_context``). ``precision`` is that of the network, ``"no"`` (float32),
-    ``"fp16"`` or ``"bf16"``. Every second of ``antithetic`` samples starts from the
-    negative noise of the one before it: the noise of both cancels in their mean to
-    first order. Other options are those of :func:`ddim` and :func:`timestep_pairs`.
+    Parameters
+    ----------
+    model
+        In evaluation mode. Keys and values of a condition are computed once for all
+        steps and samples where the network can do so (``encode_context``).
+    context
+        Rows of images -> tokens, ndarray of shape (B, L, D).
+    n_images
+        N; the rows are 0 ... N - 1.
+    coordinates
+        Of the signals that the model was trained on; they are undone.
+    alpha_bar, prediction, scale_input, solver, eta, bound
+        See :func:`ddim`.
+    steps, spacing
+        See :func:`timestep_pairs`.
+    samples
+        K, signals per image.
+    antithetic
+        Every second sample starts from the negative noise of the one before it: the
+        noise of both cancels in their mean to first order.
+    seed
+        Of the noise.
+    batch_size
+        Signals denoised at a time.
+    precision
+        Of the network: ``"no"`` (float32), ``"fp16"`` or ``"bf16"``; noise and signals
+        are float32.
+
+    Returns
+    -------
+    ndarray of shape (N, K, C, T), float32
+        In the unit of the training signals.
     """
     device = next(model.parameters()).device
     coordinates, alpha_bar = coordinates.to(device), alpha_bar.to(device)

@@ -1,5 +1,6 @@
 """Responses to a user's own images: images and a checkpoint to ``mne.EpochsArray``."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -190,7 +191,9 @@ def _describe(
 ) -> pd.DataFrame:
     """Return image, caption and number (from 1) of each sample."""
     names = [p if isinstance(p, Path) else getattr(p, "filename", "") for p in pictures]
-    images = pd.DataFrame({"image": map(str, names), "caption": captions})
+    # bytes that are not UTF-8 become \xe9 and the like
+    names = [os.fsencode(n).decode("utf-8", "backslashreplace") for n in names]
+    images = pd.DataFrame({"image": names, "caption": captions})
     samples = pd.DataFrame({"sample": range(1, n_samples + 1)})
     return images.merge(samples, how="cross")
 

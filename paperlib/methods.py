@@ -42,7 +42,21 @@ _BLOCK = 512  # images whose features or predictions are in memory at a time
 
 
 class DiffusionModel:
-    """A network ``network(y, t, context)`` that denoises responses."""
+    """A network that denoises responses.
+
+    Parameters
+    ----------
+    network
+        ``network(y, t, context)``.
+    coordinates
+        Of the responses.
+    options
+        Schedule and target.
+
+    Attributes
+    ----------
+    loss : DenoisingLoss
+    """
 
     def __init__(
         self, network: nn.Module, coordinates: Coordinates, options: Diffusion
@@ -71,11 +85,22 @@ class DiffusionModel:
         seed: int,
         folder: Path,
     ) -> pd.DataFrame:
-        """Fit the model; the options are those of :func:`paperlib.training.train`.
+        """Fit the model.
 
-        States for a restart are kept in ``folder``: ``*.pt`` files, for the caller to
-        remove once the model is stored. The result has the columns step, training_loss,
-        validation_loss and seconds.
+        Parameters
+        ----------
+        training, validation
+            Pairs of responses and tokens.
+        options, machine, seed
+            See :func:`paperlib.training.train`.
+        folder
+            Where states for a restart are kept: ``*.pt`` files, for the caller to
+            remove once the model is stored.
+
+        Returns
+        -------
+        DataFrame
+            step, training_loss, validation_loss, seconds.
         """
         self.network, curve = train(
             self.network,
@@ -92,9 +117,23 @@ class DiffusionModel:
     def sample(
         self, condition: Condition, *, sampling: Sampling, seed: int, machine: Machine
     ) -> np.ndarray:
-        """Draw signals (N, K, C, T), in the unit of the responses, for every image.
+        """Draw signals for every image of a condition.
 
-        Deterministic methods have one signal an image.
+        Parameters
+        ----------
+        condition
+            Tokens of the images.
+        sampling
+            How to sample; deterministic methods have one signal an image.
+        seed
+            Of the noise.
+        machine
+            Batch size.
+
+        Returns
+        -------
+        ndarray of shape (N, K, C, T), float32
+            In the unit of the responses.
         """
         path = sampling.model_dump(exclude={"precision", "bound"})
         options = self._options(sampling, seed, machine)
@@ -105,7 +144,10 @@ class DiffusionModel:
     def posterior_mean(
         self, condition: Condition, *, sampling: Sampling, seed: int, machine: Machine
     ) -> np.ndarray:
-        """Return the expected signal (N, C, T) of every image."""
+        """Return the expected signal of every image, ndarray of shape (N, C, T).
+
+        The parameters are those of :meth:`sample`.
+        """
         options = self._options(sampling, seed, machine)
         return posterior_mean(
             self.network, condition, len(condition.image_ids), **options
@@ -315,9 +357,21 @@ def build_model(
 ) -> Model:
     """Return a method that is not fitted yet.
 
-    Methods and their options are the fields of :class:`paperlib.config.Methods`;
-    channels and coordinates are those of the responses, ``n_tokens`` and
-    ``context_width`` those of an image, and ``diffusion`` is for the DiT and the U-Net.
+    Parameters
+    ----------
+    method
+        ``"dit"``, ``"unet"``, ``"synbrain"``, ``"layerwise_ridge"``, ``"pls"``,
+        ``"kernel_regression"`` or ``"ridge"``.
+    options
+        Of the method: an attribute of :class:`paperlib.config.Methods`.
+    ch_names
+        Channels of the responses.
+    n_tokens, context_width
+        Condition tokens of an image, and their width.
+    coordinates
+        Of the responses.
+    diffusion
+        Schedule and target, of the DiT and the U-Net.
     """
     n_channels, n_times = coordinates.mean.shape
     if method in ("dit", "unet"):

@@ -116,6 +116,10 @@ def template(alias: str, **known: str | int) -> str:
 
     Keys given are filled in; the others stay in braces, as Snakemake's wildcards.
     """
+    if alias not in TEMPLATES:
+        raise ValueError(
+            f"No path is called {alias!r}; there are {', '.join(map(repr, TEMPLATES))}."
+        )
     text = OTHER_TEMPLATES.get(known.get("dataset"), {}).get(alias, TEMPLATES[alias])
     for key, value in known.items():
         text = text.replace("{" + key + "}", _as_text(key, value))
@@ -130,5 +134,5 @@ def _as_text(key: str, value: object) -> str:
         return str(value)
     text = value if isinstance(value, str) else " ".join(map(str, value))
     word = re.sub(r"\W+", "-", text).strip("-") or "test-images"
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
     return word if len(word) <= 60 else f"{word[:50]}-{digest[:8]}"

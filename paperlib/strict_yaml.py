@@ -1,4 +1,4 @@
-"""YAML without its traps: words such as no, and keys that stand twice."""
+"""YAML without its traps: words such as no, keys that stand twice, bombs."""
 
 import re
 
@@ -35,9 +35,29 @@ for _kind, _pattern in {
     )
 
 
+def _check_size(text: str) -> None:
+    """Refuse nesting and repeated anchors that would fill the memory."""
+    sizes, open_nodes = {}, [[None, 0]]  # of anchors; anchor and size of open nodes
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append([event.anchor, 1])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+            sizes[anchor] = size
+            open_nodes[-1][1] += size
+        elif isinstance(event, yaml.AliasEvent):
+            open_nodes[-1][1] += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            sizes[event.anchor] = 1
+            open_nodes[-1][1] += 1
+        if len(open_nodes) > 50 or open_nodes[-1][1] > 100_000:
+            raise ValueError("it is nested too deeply, or too large once expanded.")
+
+
 def parse_yaml(text: str, source: str) -> dict:
     """Read a mapping; ``source`` names the text in errors."""
     try:
+        _check_size(text)
         values = yaml.load(text, _Loader)  # noqa: S506  a safe loader
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(

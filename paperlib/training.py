@@ -156,6 +156,10 @@ def train(
 
     Parameters
     ----------
+    model
+        With its initial weights.
+    training, validation
+        The concepts of the validation pairs are never trained on.
     loss
         Such as :class:`paperlib.diffusion.DenoisingLoss`.
     options, machine
@@ -172,6 +176,14 @@ def train(
         With the moving average of the weights, in evaluation mode.
     curve : DataFrame
         step, training_loss (mean since the last row), validation_loss, seconds.
+
+    Raises
+    ------
+    FloatingPointError
+        If a loss is not finite; the last state that was saved stays.
+    ValueError
+        If processes and micro-batches cannot share the batch evenly, or there are
+        fewer GPUs than processes.
     """
     if machine.processes > 1 and "RANK" not in os.environ:
         same = {"loss": loss, "options": options, "machine": machine, "seed": seed}

@@ -124,9 +124,12 @@ def test_a_damaged_recipe(saved, content):
     ("changes", "message"),
     [
         ({"sfreq": -1.0}, "sfreq"),
+        ({"times": [0, 1]}, "times must ascend"),
         ({"times": []}, "times"),
         ({"subject": -1}, "subject"),
         ({"seed": -1}, "seed"),
+        ({"captioning": {}}, "conditioning.captioner must be one of None; got 'qwen"),
+        ({"conditioning": {"network": "vgg"}}, "conditioning.network must be one of"),
         ({"embedding": {"networks": {"alexnet": {"grid": 0}}}}, "alexnet.*greater"),
         ({"methd": 8}, "Did you mean 'method'"),
         ({"diffusion": {"timesteps": 1000}}, "some of its values are missing"),
@@ -151,7 +154,11 @@ def test_truncated_weights(saved):
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
+        ("coordinates.mean", lambda mean: mean[:, 1:], "not of 2 x 8"),
         ("coordinates.mean", lambda mean: mean * torch.nan, "must hold finite"),
+        ("coordinates.axes", lambda axes: axes[None], "not of 2 x 8"),
+        ("coordinates.factors", lambda factors: factors[0], "not of 2 x 8"),
+        ("model.final.weight", torch.Tensor.int, "int32 must hold finite"),
         ("more.weight", lambda _: torch.zeros(3), "are not those of the dit"),
     ],
 )

@@ -6,6 +6,11 @@ import yaml
 from paperlib.config import Config, Machine, load_config, merge
 from paperlib.paths import ROOT
 
+BOMB = "a: &a [1]\n" + "\n".join(
+    f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
 
 @pytest.mark.parametrize("name", ["mini", "paper", "tests/small.yaml"])
 def test_committed_configurations_are_valid_and_called_like_their_files(name):
@@ -38,6 +43,7 @@ def test_a_copied_file_writes_to_folders_of_its_own(file):
         ("extends: mini\nseed: 1\ntraining: {{}}\nseed: 2\n", "'seed' stands twice"),
         ("seed: 1\nruns: [1, 2\n", "cannot be read"),
         ("seed: 1 # é".encode("cp1252"), "mine.yaml is damaged.* Save it as UTF-8"),
+        pytest.param("seed: 1 #" + 2**20 * "x", "more than 1 MiB", id="large"),
         ("extends: mimi\n", "There is no configuration 'mimi'.*Did you mean 'mini'"),
         ("extends: [mini]\n", "There is no configuration"),
         ("extends: 7\n", "There is no configuration"),
@@ -165,10 +171,12 @@ def test_properties_need_a_data_set_and_a_run():
             "runs: {ours: {label: Ours+}}",
             r"labels of their own; two are called 'Ours\+'",
         ),
+        ("name: x", "remove 'name'"),
         ("datasets: {things-eeg2: null, things-meg: null}", "datasets: .*at least 1"),
         ("runs: {ours_v: null}", "runs.no_text.extends must be one of.*'ours_v'"),
         ("training: {seeds: [4294967296]}", "training.seeds.0: .*less than 4294967296"),
         ("runs: {ours: {label: a|b}}", "runs.ours.label: .*pattern"),
+        ("runs: {ours: {label: 5$ or $6}}", "runs.ours.label: .*pattern"),
         ("clip_score: {labels: {qwen2-vl: ''}}", "labels.qwen2-vl: .*pattern"),
         ("runs: {ours: {method: dti}}", "runs.ours.method: .*Did you mean 'dit'"),
         ("evaluation: {reference: our_plus}", "Did you mean 'ours_plus'"),
@@ -179,11 +187,14 @@ def test_properties_need_a_data_set_and_a_run():
         ("comparison: [{run: our_plus}]", "comparison.run .*Did you mean 'ours_plus'"),
         ("ablations: {components: [no_txt, ours_v]}", "Did you mean 'no_text'"),
         ("ablations: {regions: [ours_v, no_frontal]}", "lack a region each"),
+        ("ablations: {regions: [ours_v, ours_plus]}", "lack a region each"),
         ("clip_score: {captioners: [qwen2-v]}", "captioners .*Did you mean 'qwen2-vl'"),
         ("clip_score: {encoders: [{name: A}, {name: A}]}", "two are called 'A'"),
         ("simulated: false", "simulated must be true"),
-        ("data_root: $NO_SUCH_VARIABLE/x", "data_root: must be a path"),
+        ("data_root: $NO_SUCH_VARIABLE/x", "environment variable is not set"),
+        ("data_root: ~no_such_user/x", "data_root: must be a path"),
         ("data_root: 'data/{dataset}'", "data_root: must be a path"),
+        ("data_root: ''", "data_root: must be a path"),
         ("data_root: null", "data_root: must be a path; got 'None'"),
         ("topographies: {windows: [[0.3, 0.1]]}", "windows.0: must begin before"),
         ("diffusion: {beta_end: 2}", "beta_end: .*less than 1"),
@@ -191,10 +202,16 @@ def test_properties_need_a_data_set_and_a_run():
         ("runs: {ours: {extends: ours_v}}", "extends itself, through ours.*, ours"),
         ("runs: {no_text: {extends: our_v}}", "extends must be one of.*'ours_v'"),
         ("{seed: -1, sampling: {eta: 2}}", "(?s)seed: .*sampling.eta: "),
+        ("training: {steps: 1:30}", "steps: .*got '1:30'"),
+        ("data_root: ${EMPTY}/a", "not set, or empty"),
         ("steps", "overrides must be YAML of the form"),
+        ("[1, 2]", "overrides must be YAML of the form"),
+        pytest.param("[" * 100_000, "nested too deeply, or too large", id="nested"),
+        pytest.param(BOMB, "nested too deeply, or too large", id="anchors"),
     ],
 )
-def test_problems_are_listed_with_their_place(overrides, message):
+def test_problems_are_listed_with_their_place(monkeypatch, overrides, message):
+    monkeypatch.setenv("EMPTY", "")
     with pytest.raises(ValueError, match=message):
         load_config("mini", overrides)
 
@@ -222,6 +239,7 @@ def test_problems_of_a_data_set(dataset, entry, message):
     [
         ("blip: {kind: qwen2-vl, modl: x}", "blip.* key 'modl'. Did you mean 'model'"),
         ("blip: {kind: qwen-vl}", "blip: .*'qwen-vl'"),
+        ("image: {kind: file, file: a.jsonl}", "cannot be called 'image'"),
     ],
 )
 def test_problems_of_a_captioner(captioner, message):

@@ -268,7 +268,7 @@ def test_archives_of_others_and_incomplete_ones(
 
 
 def test_participants_of_meg(config, server, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(data, "getpass", lambda prompt: SECRET)
+    monkeypatch.setattr(data, "ask_password", lambda prompt: SECRET.encode())
     path = config()
     assert fetch(path, "things-meg") == 0
     assert not any(states(path, "things-meg").values())
@@ -297,9 +297,9 @@ def test_the_password_is_asked_before_the_archive_is_brought(
 ):
     def no_terminal(prompt):
         assert "osf.io/jum2f/files/52wrx" in prompt
-        raise EOFError("no terminal")
+        raise OSError("no terminal")
 
-    monkeypatch.setattr(data, "getpass", no_terminal)
+    monkeypatch.setattr(data, "ask_password", no_terminal)
     assert fetch(config(), "things-meg") == 1
     assert "/things" not in [path for path, _ in server.asked]
 
@@ -374,6 +374,18 @@ def test_only_the_shards_that_are_read_are_brought(hub):
     assert model().problem().endswith("2.safetensors")
 
 
+def test_a_file_with_another_checksum_is_removed_and_comes_again(hub):
+    hub.promised["2.safetensors"] = b"LANGUAGE"
+    with pytest.raises(ValueError, match=r"2\.safetensors of owner/name had another"):
+        model().fetch()
+    assert model().problem().endswith("2.safetensors")
+    hub["2.safetensors"] = b"LANGUAGE"
+    hub.asked.clear()
+    model().fetch()
+    assert model().problem() is None
+    assert not any("1.safetensors" in path for path in hub.asked)  # what was good stays
+
+
 def test_a_model_in_one_piece_and_none(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert model(str(tmp_path)).problem().endswith("model.safetensors")
@@ -382,9 +394,13 @@ def test_a_model_in_one_piece_and_none(tmp_path):
     assert model("no-such-model").problem().startswith("missing: no-such-model")
 
 
-def test_clip_is_brought(hub):
+def test_clip_is_brought_and_compared(hub):
     hub["open_clip_model.safetensors"] = b"clip"
     clip = _Clip(WEIGHTS, "CLIP", data.ROOT, "owner/name/", revision=COMMIT)
     assert clip.problem() == "missing: owner/name"
     clip.fetch()
     assert clip.problem() is None
+    hub.promised["open_clip_model.safetensors"] = b"CLIP"
+    with pytest.raises(ValueError, match="another checksum"):
+        clip.fetch()
+    assert clip.problem() == "missing: owner/name"

@@ -138,6 +138,25 @@ def gaussian_network(mean, deviation):
     return predict
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_samples_follow_the_distribution_of_the_signals(eta):
+    """Deterministic DDIM and ancestral DDPM sampling, against a known distribution."""
+    torch.manual_seed(0)
+    start = torch.randn(1, 100, 200)
+    y = ddim(
+        gaussian_network(mean=0.7, deviation=0.5),
+        start,
+        pairs=timestep_pairs(ALPHA_BAR, 1000),
+        alpha_bar=ALPHA_BAR,
+        prediction="epsilon",
+        eta=eta,
+        draw_noise=lambda: torch.randn_like(start),
+    )
+    # Standard errors over 20 000 values: 0.0035 of the mean, 0.0025 of the deviation.
+    assert y.mean().item() == pytest.approx(0.7, abs=0.015)
+    assert y.std().item() == pytest.approx(0.5, abs=0.012)
+
+
 @pytest.mark.parametrize(("t", "t_prev"), [(1000, 999), (300, 299), (1000, 750)])
 def test_eta_one_draws_from_the_posterior_of_ddpm(t, t_prev):
     """Mean and variance are equations 6 and 7 of Ho et al. (2020), for any stride."""
@@ -176,7 +195,7 @@ def moments(pairs, mean, variance, eta):
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-@pytest.mark.parametrize("steps", [10, 100, 1000])
+@pytest.mark.parametrize("steps", [10, 100])
 def test_moments_of_samples_follow_the_recursion_of_a_gaussian(steps, eta):
     """The best network is affine: gain and offset of each step give both moments."""
     mean, deviation = 0.7, 0.5
@@ -196,6 +215,16 @@ def test_moments_of_samples_follow_the_recursion_of_a_gaussian(steps, eta):
     # Four standard errors over 20 000 values.
     assert y.mean().item() == pytest.approx(expected_mean, abs=0.014)
     assert y.std().item() == pytest.approx(expected_variance**0.5, abs=0.01)
+
+
+def test_without_eta_sampling_is_deterministic():
+    start = torch.randn(2, 3, 4)
+    options = dict(pairs=timestep_pairs(ALPHA_BAR, 20), alpha_bar=ALPHA_BAR)
+    runs = [
+        ddim(lambda y, t: 0.1 * y, start, prediction="epsilon", **options)
+        for _ in range(2)
+    ]
+    assert torch.equal(*runs)
 
 
 def test_bound_limits_the_estimate():

@@ -1,12 +1,16 @@
 import fcntl
 import hashlib
 import io
+import subprocess
+import sys
 from collections import namedtuple
 from zipfile import ZIP_DEFLATED, ZipFile
 
+import pexpect
 import pytest
 from file_server import encrypted_zip, serving
 
+from paperlib.paths import ROOT
 from workflow import downloads
 from workflow.downloads import check_space, download, unpack
 
@@ -205,9 +209,28 @@ def test_a_damaged_archive(archive, place, path, damage, message):
     assert set(names(path)) <= {"one.npy"}
 
 
-def test_an_archive_of_something_else(archive):
+def test_a_member_that_is_both_file_and_folder(archive, path):
+    with ZipFile(archive, "w") as bundle:
+        bundle.writestr("top/one", "x")
+        bundle.writestr("top/one/two", "x")
+    with pytest.raises(ValueError, match="top/one/two cannot be unpacked"):
+        unpack(archive, lambda member: path / member)
+
+
+def test_an_archive_of_something_else(archive, path):
     with pytest.raises(ValueError, match="the first are top/one.npy, top/two.npy"):
         unpack(archive, lambda member: None)
+    with pytest.raises(ValueError, match="holds two files for .*file.fif"):
+        unpack(archive, lambda member: path)
+
+
+def test_no_space_for_what_is_in_an_archive(archive, place, path, leave):
+    leave(len(CONTENT) + 2)
+    with pytest.raises(OSError, match="free space"):
+        unpack(archive, place)
+    assert names(path) == []
+    leave(len(CONTENT) + 3)
+    unpack(archive, place)
 
 
 def test_deflate64_is_not_called_damaged(archive, place):
@@ -242,3 +265,27 @@ def test_a_wrong_password(encrypted, place, path, password):
     with pytest.raises(ValueError, match=message):
         unpack(encrypted, place, password=password)
     assert names(path) == []
+
+
+ASK = [
+    *(sys.executable, "-c"),
+    "from workflow.data import ask_password\n"
+    "print('bytes:', len(ask_password('Password: ')))",
+]
+
+
+def test_a_password_is_not_echoed():
+    child = pexpect.spawn(ASK[0], ASK[1:], cwd=str(ROOT), timeout=30)
+    child.expect("Password: ")
+    child.sendline(SECRET)
+    child.expect("bytes: 13")
+    assert SECRET not in child.before
+    child.close()
+
+
+def test_without_a_terminal_no_password_is_asked_for():
+    piped = {"input": SECRET + b"\n", "capture_output": True}
+    away = {"start_new_session": True}  # from the terminal of the tests
+    done = subprocess.run(ASK, cwd=ROOT, check=False, **piped, **away)
+    assert b"there is no terminal to ask on" in done.stderr
+    assert b"bytes:" not in done.stdout

@@ -1,5 +1,7 @@
 """Responses to a user's own images, with tiny models of every kind."""
 
+import os
+
 import mne
 import numpy as np
 import pandas as pd
@@ -125,6 +127,13 @@ def test_values_are_those_of_the_model_for_the_tokens(
     np.testing.assert_allclose(epochs.get_data(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_samples_are_averaged_by_mne(checkpoint, pictures):
+    epochs = generate(pictures, checkpoint, samples=4, **QUICK)
+    means = [evoked.data for evoked in epochs.average(by_event_type=True)]
+    each = epochs.get_data().reshape(3, 4, 3, N_TIMES)
+    np.testing.assert_allclose(means, each.mean(axis=1), rtol=1e-5, atol=1e-6)
+
+
 def test_batches_do_not_change_the_responses(checkpoint, pictures):
     whole = generate(pictures, checkpoint, **QUICK)
     single = Machine(device="cpu", captioning_batch=1, embedding_batch=1)
@@ -144,6 +153,17 @@ def test_files_a_folder_and_opened_pictures_are_the_same(checkpoint, pictures):
     assert generate(made, checkpoint, **QUICK).metadata["image"].tolist() == [""]
 
 
+def test_opened_pictures_are_seen_upright(checkpoint, pictures, tmp_path):
+    upright = Image.open(pictures[0])
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    turned = tmp_path / "turned.png"
+    upright.transpose(Image.Transpose.ROTATE_180).save(turned, exif=exif)
+    epochs = generate([upright, turned, Image.open(turned)], checkpoint, **QUICK)
+    captions = epochs.metadata["caption"]
+    assert captions[0] == captions[1] == captions[2]
+
+
 def test_own_captions_are_read_by_the_model(checkpoint, pictures):
     described = generate(pictures[:1], checkpoint, **QUICK)
     for captions in (["two dogs"], "two dogs"):
@@ -154,7 +174,7 @@ def test_own_captions_are_read_by_the_model(checkpoint, pictures):
 
 NAMES = ["猫.png", "a;b.png", "a:b.png", 'Doe, John/it\'s "x".png', "new\nline.png"]
 NAMES += ["/".join(["x" * 100] * 3) + ".png", " blank .png", "$5, 50% or $10.png"]
-NAMES += ["one/cat.png", "other/cat.png"]
+NAMES += ["one/cat.png", "other/cat.png", os.fsdecode(b"caf\xe9.png")]
 
 
 def test_any_file_name_survives_the_fif_file(checkpoint, pictures, tmp_path):
@@ -167,7 +187,8 @@ def test_any_file_name_survives_the_fif_file(checkpoint, pictures, tmp_path):
     epochs.save(tmp_path / "own-epo.fif")
     again = mne.read_epochs(tmp_path / "own-epo.fif", verbose="error")
     np.testing.assert_allclose(again.get_data(), epochs.get_data(), rtol=1e-6)
-    assert again.metadata["image"].tolist() == [*map(str, paths)]
+    expected = [*map(str, paths[:-1]), str(paths[-1]).replace("\udce9", "\\xe9")]
+    assert again.metadata["image"].tolist() == expected
     assert again.metadata["caption"].tolist() == captions
     assert again.event_id == epochs.event_id
     assert again.info["description"] == epochs.info["description"]
@@ -270,14 +291,21 @@ def test_captions_that_do_not_fit_the_images(checkpoint, pictures, captions):
         generate(pictures, checkpoint, captions=captions)
 
 
-def test_number_of_samples_out_of_range(checkpoint, pictures):
+@pytest.mark.parametrize("samples", [0, -1])
+def test_number_of_samples_out_of_range(checkpoint, pictures, samples):
     with pytest.raises(ValueError, match="samples"):
-        generate(pictures, checkpoint, samples=0)
+        generate(pictures, checkpoint, samples=samples)
 
 
-def test_nan_in_a_checkpoint(weights, pictures):
+@pytest.mark.parametrize("part", ["weight", "coordinates", "schedule"])
+def test_nan_in_a_checkpoint(weights, pictures, part):
     checkpoint = make_checkpoint(recipe_of(weights))
-    next(checkpoint.model.network.parameters()).data[0] = torch.nan
+    if part == "weight":
+        next(checkpoint.model.network.parameters()).data[0] = torch.nan
+    elif part == "coordinates":
+        checkpoint.model.coordinates.gains[2] = torch.nan
+    else:
+        checkpoint.model.loss.alpha_bar[:] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinite"):
         generate(pictures, checkpoint, captions=["a"] * 3, **QUICK)
 

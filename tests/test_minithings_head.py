@@ -1,3 +1,5 @@
+from collections import Counter
+
 import mne
 import numpy as np
 
@@ -6,8 +8,10 @@ from minithings.head import (
     Head,
     eeg_info,
     eeg_lead_field,
+    meg_info,
     meg_lead_field,
 )
+from paperlib.recordings.regions import channel_regions
 from paperlib.recordings.things_eeg2 import RAW_CHANNELS
 
 RADIUS = 0.09
@@ -32,6 +36,33 @@ def test_the_cap_can_be_turned():
     x, y, z = sensor_places(eeg_info(HEAD)).T
     expected = np.column_stack([-y, x, z])
     np.testing.assert_allclose(sensor_places(turned), expected, atol=1e-6)
+
+
+def test_meg_sensors_are_those_of_things_meg():
+    names = [name.removesuffix("-1609") for name in meg_info()["ch_names"]]
+    assert Counter(channel_regions(names)) == {
+        "Frontal": 67,
+        "Central": 52,
+        "Parietal": 45,
+        "Occipital": 39,
+        "Temporal": 68,
+    }
+    assert not {"MLF25", "MRF43", "MRO13", "MRO11"} & set(names)
+    assert "MLO42" in names
+    assert set(meg_info().get_channel_types()) == {"mag"}
+
+
+def test_meg_sensors_surround_the_head_at_a_small_distance():
+    distance = np.linalg.norm(sensor_places(meg_info()), axis=1) - RADIUS
+    assert distance.min() > 0.01
+    assert np.median(distance) < 0.05
+
+
+def test_the_sensor_that_mne_lacks_fits_between_its_neighbors():
+    info = meg_info()
+    places = dict(zip(info["ch_names"], sensor_places(info), strict=True))
+    beside = [places["MLO41-1609"], places["MLO43-1609"]]
+    assert np.linalg.norm(places["MLO42-1609"] - np.mean(beside, axis=0)) < 0.005
 
 
 def test_a_radial_dipole_is_seen_by_eeg_right_above_it_and_not_by_meg():

@@ -290,6 +290,19 @@ def test_differences_between_images_repeat(repeated, epochs):
     assert 0.95 > right > 0.1 > wrong
 
 
+def test_participants_differ(epochs, folder):
+    path = folder / "preprocessed_P2-epo.fif"
+    other = mne.read_epochs(path, preload=False, verbose="error")
+    one, two = (
+        part["trial_type == 'test'"].average().data[:, 21:121]
+        for part in (epochs, other)
+    )
+    assert np.corrcoef(one.ravel(), two.ravel())[0, 1] < 0.9
+    assert (
+        draw_participant(101, seed=1).peaks[0] != draw_participant(1, seed=1).peaks[0]
+    )
+
+
 def test_what_a_killed_run_left_does_not_change_a_byte(folder, tmp_path):
     interrupted = tmp_path / ".preprocessed_P2-epo.partial"
     interrupted.mkdir()

@@ -228,3 +228,25 @@ def test_arrays_hold_the_whole_state(method):
     np.testing.assert_array_equal(loaded.predict(test), encoder.predict(test))
     assert loaded.n_coefficients == encoder.n_coefficients
     assert save(fit_method(method, x, y).to_arrays()) == stored  # same seed, same bytes
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_bad_training_data(method):
+    x, y = simulate(40, 12, 9, noise=1.0)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        fit_method(method, x, y[:39])
+    hole, broken = x.copy(), y.copy()
+    hole[3, :] = np.nan
+    broken[2, 1] = np.inf
+    with pytest.raises(ValueError, match="contains NaN"):
+        fit_method(method, hole, y)
+    with pytest.raises(ValueError, match="contains infinity"):
+        fit_method(method, x, broken)
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_other_features_than_in_training(method):
+    x, y = simulate(40, 12, 9, noise=1.0)
+    encoder = fit_method(method, x, y)
+    with pytest.raises(ValueError, match=r"features must have shape \(N, (6|12)\)"):
+        encoder.predict(as_input(method, x[:, :8]))

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from paperlib.models.synbrain import (
+    BrainVAE,
     BrainVAELoss,
+    Mapper,
     MapperLoss,
     SynBrain,
     kl_divergence,
@@ -56,6 +58,11 @@ def test_signals_and_latents_keep_their_shape(n_channels, n_times):
     assert reconstruction.shape == y.shape
     assert [part.shape for part in latents] == [context.shape] * 3
     assert model(context).shape == y.shape
+
+
+def test_deeper_levels_keep_the_shape():
+    vae = BrainVAE(6, 13, **(SMALL | {"widths": (32, 64, 32, 64), "blocks": 2}))
+    assert vae(torch.randn(2, 6, 13), torch.zeros(2, 3, 8))[0].shape == (2, 6, 13)
 
 
 def test_noise_moves_latents_by_their_deviation(batch):
@@ -148,3 +155,8 @@ def test_every_parameter_has_a_gradient(batch):
     MapperLoss(model.vae, "")(model.mapper, y, tokens, generator()).backward()
     missing = [n for n, p in model.named_parameters() if not p.grad.abs().max() > 0]
     assert missing == []
+
+
+def test_mapper_blocks_start_apart():
+    first, second, _ = Mapper(3, 8, depth=2, heads=2).blocks
+    assert not torch.equal(first.linear1.weight, second.linear1.weight)

@@ -106,6 +106,27 @@ def test_every_parameter_has_a_gradient_once_awake(batch, conditioning):
     assert [n for n in still if not n.endswith("to_k.bias")] == []
 
 
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_a_handful_of_pairs_is_learned_by_heart(batch, conditioning):
+    """Inputs and times are alike: without the condition two thirds would be left."""
+    wanted, _, context = batch
+    y, t = torch.zeros(3, 6, 10), torch.full((3,), 1000)
+    model = small_unet(conditioning=conditioning)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(60):
+        loss = (model(y, t, context) - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1 * wanted.square().mean()  # which the output 0 would leave
+
+
 def test_unknown_conditioning():
     with pytest.raises(ValueError, match="conditioning must be one .*mean 'concat'"):
         small_unet(conditioning="concatenate")
+
+
+@pytest.mark.parametrize(("widths", "heads"), [((32, 44), 2), ((32, 64), 5)])
+def test_widths_that_cannot_be_split(widths, heads):
+    with pytest.raises(ValueError, match=rf"{heads} heads and of the 8 groups"):
+        small_unet(widths=widths, heads=heads)

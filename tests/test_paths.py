@@ -1,6 +1,6 @@
 import pytest
 
-from paperlib.paths import IDENTITY, ROOT, job_name, template
+from paperlib.paths import IDENTITY, MAIN_TABLES, ROOT, job_name, template
 
 KEYS = {"dataset": "things-eeg2", "run": "ours", "subject": 3}
 
@@ -21,6 +21,11 @@ def test_meg_is_one_folder():
     assert template("published", **keys) == f"{root}/derivatives/preprocessed"
     listed = template("image_list", **keys)
     assert listed == f"{root}/sourcedata/sample_attributes_P1.csv"
+
+
+def test_unknown_alias():
+    with pytest.raises(ValueError, match="No path is called 'sample'.*'samples'"):
+        template("sample")
 
 
 def test_open_keys_stay_wildcards():
@@ -47,3 +52,10 @@ def test_long_lists_of_images_have_short_names_of_their_own():
 
 def test_every_notebook_has_an_identity():
     assert {p.stem for p in (ROOT / "notebooks").glob("*.py")} == set(IDENTITY)
+
+
+@pytest.mark.parametrize("name", MAIN_TABLES.values())
+def test_no_configuration_writes_over_the_published_values(name):
+    published = template("published_table", name=name)
+    assert published != template("table", config="paper", name=f"{name}.csv")
+    assert (ROOT / published).is_file()

@@ -397,12 +397,21 @@ def test_published_signals_without_the_channels_asked_for(tmp_path):
         import_published(tmp_path, tmp_path / "signals", "all")
 
 
-def test_published_values_that_are_not_finite(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "place", "value", "message"),
+    [
+        ("preprocessed_eeg_data", (1, 2, 3, 4), np.inf, r"_test.*\(1, 2, 3, 4\)"),
+        ("times", slice(None), np.arange(250) / 250, "differ in their times"),
+    ],
+)
+def test_published_values_that_are_not_finite_or_at_other_times(
+    tmp_path, key, place, value, message
+):
     save_published(tmp_path, NICE_CHANNELS)
     path = tmp_path / "preprocessed_eeg_test.npy"
     content = np.load(path, allow_pickle=True).item()
-    content["preprocessed_eeg_data"][1, 2, 3, 4] = np.inf
+    content[key][place] = value
     np.save(path, content)
-    with pytest.raises(ValueError, match=r"_test.*\(1, 2, 3, 4\)"):
+    with pytest.raises(ValueError, match=message):
         import_published(tmp_path, tmp_path / "signals", "all")
     assert not list(tmp_path.glob("signals/*"))

@@ -55,24 +55,39 @@ def test_an_error_while_writing_leaves_the_older_arrays(folder):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+DAMAGED = "is damaged.*Delete it and run 01_preprocess again"
+
+
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "change", "message"),
     [
-        ("training.npy", lambda x: x[:60]),
-        ("training.npy", lambda x: x[:200]),
-        ("training.npy", lambda x: x.replace(b"<f4", b"|O8")),
-        ("info.json", lambda x: x[:9]),
-        ("info.json", lambda x: b'{"sfreq": 250}'),
-        ("info.json", lambda x: x.replace(b"250.0", b"NaN")),
+        *(("training.npy", lambda x, n=n: x[:n], DAMAGED) for n in (0, 60, 200)),
+        *(
+            ("training.npy", lambda x, pair=pair: x.replace(*pair), DAMAGED)
+            for pair in (
+                (b"<f4", b"|O8"),
+                (b"'<f4'", b"'<f4"),
+                (b"(6,", b"(9,"),
+                (b"descr", b"desc\xff"),
+            )
+        ),
+        ("training.npy", lambda x: x.replace(b"(6,", b"(-6,"), "is damaged| must have"),
+        *(
+            ("info.json", lambda x, text=text: text, DAMAGED)
+            for text in (b"", b"{", b'{"sfreq": 250}', b"\xff", b"[" * 100_000)
+        ),
+        *(
+            ("info.json", lambda x, f=f: x.replace(b"250.0", f), DAMAGED)
+            for f in (b"0", b'"x"', b"NaN")
+        ),
     ],
 )
-def test_missing_and_damaged_files(folder, name, change):
+def test_missing_and_damaged_files(folder, name, change, message):
     path = folder / name
     content = path.read_bytes()
     assert change(content) != content
     path.write_bytes(change(content))
-    message = f"{name} is damaged.*Delete it and run 01_preprocess again"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{name} {message}"):
         load_signals(folder)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"{name} is missing. Run notebook 01"):
@@ -92,6 +107,7 @@ def with_nan(x):
         ("training", lambda x: x[0], r"must have shape \(images"),
         ("training", lambda x: x[0, 0, 0, 0], r"must have shape \(images"),
         ("training", lambda x: x[:0], r"must have shape \(images"),
+        ("test", lambda x: x.astype(int), "must hold floating-point.*int64"),
         ("test", with_nan, ".*1 values that are NaN"),
     ],
 )
@@ -153,6 +169,8 @@ def test_reliability_of_signal_noise_and_a_common_response():
     # Spearman-Brown: variance of the image over that of the mean of 8 trials.
     expected = [1, 1 / (1 + 1 / 8), 0]
     np.testing.assert_allclose(split_half_reliability(trials), expected, atol=0.03)
+    with pytest.raises(ValueError, match="2 repetitions; got 200 and 1"):
+        split_half_reliability(trials[:, :1])
 
 
 def test_a_third_data_set_comes_in_by_its_arrays_channels_and_images(tmp_path):

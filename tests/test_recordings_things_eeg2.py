@@ -80,15 +80,27 @@ def test_a_trigger_row_with_other_values_is_refused(load, session, value):
         stimulus_events(load())
 
 
+EEG, STIM = ["eeg"] * 62, "exactly one named 'stim'"
+RATE, ARRAY = (
+    "'sfreq' must be a sampling rate in Hz",
+    "of floating-point numbers; got a",
+)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("ch_names", ["Fp1x", *RAW_CHANNELS[1:], "stim"], "'Fp1x'.*Did you mean 'Fp1'"),
         ("ch_names", ["F3", *RAW_CHANNELS[1:], "stim"], "two are called 'F3'"),
-        ("ch_names", 3, "raw.npy is damaged"),
-        ("ch_types", ["eeg"] * 63, "raw.npy is damaged"),
-        ("raw_eeg_data", np.zeros((63, 300)), "raw.npy is damaged"),
-        ("sfreq", "fast", "raw.npy is damaged"),
+        ("ch_names", [*RAW_CHANNELS, "Status"], f"{STIM}.*'Status'"),
+        ("ch_types", ["misc", *EEG, "stim"], rf"{STIM}.*\['misc', 'eeg'"),
+        ("raw_eeg_data", np.zeros((63, 300)), r"got shape \(63, 300\), the names"),
+        *(("sfreq", f, RATE) for f in (0, -1, 1e12, "1000", None, np.nan)),
+        *(
+            ("raw_eeg_data", x, ARRAY)
+            for x in ([["a"]], [[1.0]], np.eye(9, dtype=int), 3)
+        ),
+        *(("ch_names", x, "a list of names") for x in ("Fp1", 3, [1, 2], [["Fp1"]])),
     ],
 )
 def test_raw_sessions_that_are_not_valid(load, key, value, message):
@@ -101,7 +113,7 @@ def test_values_that_are_not_finite_and_a_missing_key(load, session):
     with pytest.raises(ValueError, match=r"2 values.*first at index \(5, 17\)"):
         load()
     del session["ch_types"]
-    with pytest.raises(ValueError, match="damaged.*KeyError: 'ch_types'"):
+    with pytest.raises(ValueError, match="lacks 'ch_types'; it has .*'raw_eeg_data'"):
         load()
 
 
@@ -126,7 +138,7 @@ def with_times(times):
         (published(62), r"63 channels, times\); got \(3, 4, 62, 250\)"),
         (published(n_times=0, n_listed=1), r"channels, times\); got \(3, 4, 63, 0\)"),
         (published(names=["CP", *NICE_CHANNELS[1:]]), "unknown channel 'CP'"),
-        ({"eeg": 1}, "damaged.*KeyError: 'preprocessed_eeg_data'"),
+        ({"eeg": 1}, "lacks 'preprocessed_eeg_data'.*it has"),
         (with_times(np.arange(250) * 4.0), "evenly, in seconds.*0, 4 ... 996.*by 1000"),
         (with_times(np.arange(250)[::-1] / 250), "must ascend evenly"),
         (with_times(np.arange(250.0) ** 2 / 1e4), "must ascend evenly"),

@@ -153,25 +153,49 @@ def test_the_whole_list_groups_images_by_concept(whole):
 # --- bad input ---
 
 
-def test_missing_parts(folder, trials):
+def split(folder, trials):
     numbers = np.tile(image_numbers(trials), 40)
-    data, first = np.zeros((len(numbers), 3, 28)), epochs_file(folder, 2)
-    write_epochs(first, numbers, data=data, split_size="2MB")
-    last = sorted(first.parent.glob("preprocessed_P2-epo-*.fif"))[-1]
-    last.unlink()
-    with pytest.raises(ValueError, match=f"(?s)P2-epo.fif .*{last.name}.*Download"):
-        sort_epochs(folder, subject=2)
-    first.unlink()
-    with pytest.raises(FileNotFoundError, match="P2-epo.fif is missing. Download all"):
-        sort_epochs(folder, subject=2)
+    data = np.zeros((len(numbers), 3, 28))
+    write_epochs(epochs_file(folder, 2), numbers, data=data, split_size="2MB")
+    return sorted(epochs_file(folder).parent.glob("preprocessed_P2-epo-*.fif"))
+
+
+def test_missing_part(folder, trials):
+    last = split(folder, trials)[-1]
+    for part in (last, epochs_file(folder, 2)):
+        part.unlink()
+        with pytest.raises(
+            FileNotFoundError, match=f"{part.name} is missing. Download"
+        ):
+            sort_epochs(folder, subject=2)
     assert not (folder / "signals").exists()
 
 
-@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9, 0.999])
-def test_damaged_epochs(folder, share):
+@pytest.mark.parametrize(("copied", "i"), [(None, 0), (0, 1)])
+def test_a_part_that_is_a_copy_of_an_earlier_one(folder, trials, copied, i):
+    """MNE alone would read such parts forever."""
+    parts = split(folder, trials)
+    original = epochs_file(folder, 2) if copied is None else parts[copied]
+    shutil.copy(original, parts[i])
+    with pytest.raises(ValueError, match=f"{parts[i].name} is a copy of an earlier"):
+        sort_epochs(folder, subject=2)
+
+
+def in_a_circle(content):
+    """The second tag follows itself: MNE alone would follow it forever."""
+    return content[:48] + (36).to_bytes(4, "big") + content[52:]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_a_circle,
+        *(lambda x, s=s: x[: int(s * len(x))] for s in (0, 0.001, 0.3, 0.9, 0.999)),
+    ],
+)
+def test_damaged_epochs(folder, change):
     path = epochs_file(folder)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
+    path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ValueError, match="P1-epo.fif is damaged, incomplete .*ownload"):
         sort_epochs(folder)
     assert not (folder / "signals/training.npy").exists()

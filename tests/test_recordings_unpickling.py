@@ -2,6 +2,9 @@ import codecs
 import io
 import os
 import pickle
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +118,7 @@ def test_a_truncated_file_is_reported(tmp_path_factory, data, written):
         load_dict(path, "signals")
 
 
-# --- forged content must not reach numpy ---
+# --- forged content must neither reach numpy, nor crash, nor fill the memory ---
 
 ARRAY = (np.ndarray, (0,), b"b")
 TYPE_STATE = (3, "<", None, None, None, -1, -1, 0)
@@ -134,8 +137,12 @@ RECONSTRUCT = np.zeros(0).__reduce__()[0]
         Call(RECONSTRUCT, ARRAY, (1, (1,), np.dtype("O"), False, b"12345678")),
         Call(codecs.encode, ("a" * 99, "punycode"), None),
         Call(codecs.encode, ("a" * 99, "zlib"), None),
+        {("a", "b"): 1},
+        {1: 1},
+        {"a": frozenset([1])},
+        {"a": {1, 2}},
     ],
-    ids=range(9),
+    ids=range(13),
 )
 def test_forged_types_sizes_and_codecs(load, forged):
     with pytest.raises(ValueError, match=r"file\.npy"):
@@ -147,9 +154,44 @@ def test_a_type_alone_does_no_harm(load):
     load(pickle.dumps({"x": kind}, protocol=4))
 
 
-def test_a_state_for_a_function_is_refused(load):
-    with pytest.raises(ValueError, match="the state of an object is refused"):
-        load(b"\x80\x04c_codecs\nencode\n}b.")
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"\x80\x04" + b"(" * 100_000 + b"t" * 100_000 + b".",  # tuples in tuples
+        b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b".",  # lists in lists
+        b"\x80\x04}\x8c\x01a" * 50_000 + b"N" + b"s" * 50_000 + b".",  # dictionaries
+        b"\x80\x04}" + b"(" * 100_000 + b"t" * 100_000 + b"Ns.",  # a tuple as a key
+        b"\x80\x04}r\xff\xff\xff\xff.",  # place 2**32 of the memo
+        b"\x80\x04}\x8c\x01a\x8e" + b"\xff" * 7 + b"\x7f.",  # 2**63 bytes
+        b"\x80\x05}\x8c\x01a\x96" + b"\xff" * 5 + b"\0\0\0.",  # 2**40 of them
+        b"\x80\x04c_codecs\nencode\n}b.",  # a state for a function
+    ],
+    ids=range(8),
+)
+def test_deep_and_large_announcements(tmp_path, written):
+    """In a process of its own: a crash or much memory would be the failure."""
+    path = tmp_path / "bomb.npy"
+    path.write_bytes(written)
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
+        "from paperlib.recordings.unpickling import load_dict\n"
+        f"try: load_dict({str(path)!r}, 'signals')\n"
+        "except ValueError as error: assert 'bomb.npy' in str(error)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@given(st.data())
+def test_a_changed_byte_never_does_more_than_raise(tmp_path_factory, data):
+    written = bytearray(
+        data.draw(st.sampled_from([pickle.dumps(CONTENT, 4), npy_bytes(CONTENT)]))
+    )
+    place = data.draw(st.integers(0, len(written) - 1))
+    written[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("changed") / "changed.npy"
+    path.write_bytes(written)
+    with suppress(ValueError):
+        load_dict(path, "signals")
 
 
 def test_torch_file_of_arrays_and_of_tensors(tmp_path):

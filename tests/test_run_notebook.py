@@ -9,7 +9,9 @@ import psutil
 import pytest
 
 from paperlib.paths import ROOT
+from workflow import run_notebook
 from workflow.gpus import claim_gpu, visible_gpus
+from workflow.run_notebook import execute
 
 NOTEBOOK = """# %% tags=["parameters"]
 number: int = 1
@@ -87,6 +89,15 @@ def test_a_full_disk_is_one_sentence(notebook, tmp_path):
     process = start(notebook, tmp_path / "out.ipynb", "{}", "--log", os.devnull)
     sentence = "The disk is full: make room and run the same command again.\n"
     assert finish(process) == (1, sentence)
+
+
+def test_an_error_of_the_disk_is_not_hidden(notebook, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_notebook.papermill, "execute_notebook", fail)
+    with pytest.raises(OSError, match="No space left"):
+        execute(str(notebook), str(tmp_path / "out.ipynb"), {})
 
 
 def test_kernels_end_with_the_process_that_started_the_execution(notebook, tmp_path):

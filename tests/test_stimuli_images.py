@@ -1,7 +1,11 @@
+import struct
 import subprocess
+from io import BytesIO
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from paperlib.stimuli.images import list_pictures, open_image, read_images, to_rgb
@@ -83,9 +87,12 @@ def test_concepts_are_folders_without_their_number(tmp_path, metadata, folder, c
 @pytest.mark.parametrize(
     ("key", "names", "message"),
     [
-        ("test_img_files", None, "metadata.npy is damaged.*'test_img_files'.* Use the"),
-        ("test_img_concepts", [3, 4], "metadata.npy is damaged"),
-        ("train_img_files", ["a.jpg"] * 3, "metadata.npy is damaged.*same length"),
+        ("test_img_files", None, "must hold a list of names 'test_img_files'"),
+        *(
+            ("test_img_concepts", names, "a list of names 'test_img_concepts'")
+            for names in ([], [None, None], [3, 4], 7, ["../a.jpg"] * 2)
+        ),
+        ("train_img_files", ["a.jpg"] * 3, "4 concepts and 3 files"),
         ("test_img_files", ["aardvark_01b.jpg", "b.jpg"], "1 stems .*aardvark_01b"),
     ],
 )
@@ -186,11 +193,35 @@ def test_16_bit_gray_spans_its_range(tmp_path, name):
     assert [image.getpixel((column, 0)) for column in (0, 1)] == [WHITE, BLACK]
 
 
-@pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_32_bit_gray_has_no_white(tmp_path, kind):
-    picture = Image.fromarray(np.zeros((4, 4), kind))
-    with pytest.raises(ValueError, match="a.tiff .*32-bit gray .* save it with 8"):
-        opened(tmp_path, picture, "a.tiff")
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[0.25, 0.25, 0.5]], np.float32), [64, 64, 128]),
+        (np.array([[-3, 0, 3]], np.float32), [0, 128, 255]),
+        (np.array([[0, 1_000_000, 2_000_000]], np.int32), [0, 128, 255]),
+        (np.array([[7, 7, 7]], np.int32), [0, 0, 0]),
+    ],
+)
+def test_32_bit_gray_spans_its_range(tmp_path, values, expected):
+    gray = opened(tmp_path, Image.fromarray(values), "a.tiff")
+    assert np.asarray(gray)[0, :, 0].tolist() == expected
+    not_finite = np.where(values == values.max(), np.nan, values).astype(np.float32)
+    with pytest.raises(ValueError, match="a.tiff is damaged.*NaN or infinite"):
+        opened(tmp_path, Image.fromarray(not_finite), "a.tiff")
+
+
+@pytest.mark.parametrize("tag", [339, 65000])  # of TIFF; without it, unsigned as well
+def test_32_bit_gray_may_be_unsigned(tmp_path, tag):
+    values = np.array([[0, 2**31, 2**32 - 1]], np.uint32)
+    Image.fromarray(values.view(np.int32)).save(tmp_path / "a.tiff")
+    signed = struct.pack("<HHIH", 339, 3, 1, 2)
+    unsigned = struct.pack("<HHIH", tag, 3, 1, 1)
+    content = (tmp_path / "a.tiff").read_bytes()
+    (tmp_path / "b.tiff").write_bytes(content.replace(signed, unsigned))
+    assert signed in content
+    gray = np.asarray(open_image(tmp_path / "b.tiff"))
+    assert gray[0, :, 0].tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize(
@@ -242,12 +273,22 @@ def test_profiles_that_do_not_fit_are_ignored(tmp_path, mode, profile):
     np.testing.assert_allclose(np.asarray(image), 255, atol=1)
 
 
+def bomb():
+    """Return a small file that claims 2.5 gigapixels."""
+    file = BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "BMP")
+    content = bytearray(file.getvalue())
+    content[18:26] = struct.pack("<ii", 50_000, 50_000)  # width and height
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "Download it again"),
         (b"404 not found", "Download it again"),
         (bytes(5000), "Download it again"),
+        (bomb(), "bomb"),
         # Pillow would give EPS to Ghostscript, whatever the name of the file
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "again"),
     ],
@@ -273,6 +314,27 @@ def test_truncated_pictures(tmp_path, kind):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="a is damaged.* Download it again"):
         open_image(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(KINDS),
+    st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=9
+    ),
+)
+def test_damaged_pictures_are_read_or_refused(tmp_path_factory, kind, changes):
+    file = BytesIO()
+    Image.new("RGB", (9, 9), GREEN).save(file, kind)
+    content = bytearray(file.getvalue())
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    path = tmp_path_factory.mktemp("damaged") / "a"
+    path.write_bytes(content)
+    try:
+        assert open_image(path).mode == "RGB"
+    except ValueError as error:
+        assert str(path) in str(error)
 
 
 def test_pictures_of_a_folder(tmp_path):

@@ -139,6 +139,20 @@ def test_damaged_and_missing_files(path, ending, content):
         Tokens(path)
 
 
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((10, 2, 3)), "in float16.*got float64"),
+        (np.zeros((9, 2, 3), np.float16), r"tokens of 10 images.*shape \(9, 2, 3\)"),
+        (np.zeros((10, 6), np.float16), r"\(images, tokens, width\).*shape \(10, 6\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_the_index(path, array, message):
+    np.save(path, array)
+    with pytest.raises(ValueError, match=message):
+        Tokens(path)
+
+
 def test_tokens_that_are_not_numbers_or_not_there(path):
     array = np.load(path)
     array[2, 1, 1] = np.nan

@@ -1,5 +1,6 @@
+import json
 from dataclasses import dataclass
-from functools import partialmethod
+from functools import partial, partialmethod
 
 import numpy as np
 import pytest
@@ -59,11 +60,6 @@ def coordinates_of(data, **options):
     return fit_coordinates(data[1], range(32), **options)
 
 
-def denoising(data, **changes):
-    fitted = coordinates_of(data)
-    return DenoisingLoss(**DIFFUSION | changes, scale_input=True, coordinates=fitted)
-
-
 def pairs(data, rows):
     tokens, signals = data
     fitted = coordinates_of(data)
@@ -76,16 +72,24 @@ def changed(options, **changes):
 
 def run(data, folder, *, options=OPTIONS, machine=MACHINE, model=None, loss=None):
     AcceleratorState._reset_state(reset_partial_state=True)  # as in a new notebook
+    fitted = coordinates_of(data)
     return train(
         model or make_network(),
         pairs(data, range(32)),
         pairs(data, range(32, 40)),
-        loss=loss or denoising(data),
+        loss=loss or DenoisingLoss(**DIFFUSION, scale_input=True, coordinates=fitted),
         options=options,
         machine=machine,
         seed=3,
         state_file=folder / "state.pt",
     )
+
+
+def test_progress_can_be_switched_off(data, tmp_path, monkeypatch):
+    """As TQDM_DISABLE does, which tqdm reads when it is imported."""
+    monkeypatch.setattr(training, "tqdm", partial(training.tqdm, disable=True))
+    _, curve = run(data, tmp_path)
+    assert curve["step"].iloc[-1] == OPTIONS.steps
 
 
 def losses(curve):
@@ -203,7 +207,10 @@ def test_a_state_of_other_options_or_data_is_not_continued(
     if what == "options":
         changes["options"] = changed(OPTIONS, learning_rate=1e-3)
     elif what == "loss":
-        changes["loss"] = denoising(data, prediction="epsilon_skip")
+        parts = DIFFUSION | {"prediction": "epsilon_skip"}
+        changes["loss"] = DenoisingLoss(
+            **parts, scale_input=True, coordinates=coordinates_of(data)
+        )
     else:
         data[1][5] += 1.0
     run(data, tmp_path, model=network, **changes)
@@ -218,6 +225,11 @@ def test_another_seed_or_speed_does_not_restart_a_training(data, tmp_path):
     options, machine = changed(OPTIONS, seeds=[3, 4]), changed(MACHINE, save_every=7)
     run(data, tmp_path, model=network, options=options, machine=machine)
     assert 10**6 - network.calls == 20
+
+
+def test_seed_decides_everything(data, tmp_path):
+    models = [run(data, tmp_path / folder)[0] for folder in "ab"]
+    assert_same_weights(*models)
 
 
 def test_average_is_not_the_last_weights(data, tmp_path):
@@ -236,6 +248,12 @@ def test_an_epoch_shows_every_pair_once():
     assert len({tuple(epoch) for epoch in epochs}) == 5
 
 
+def test_a_restart_reads_the_batches_that_are_left():
+    whole = list(Batches(size=12, batch_size=5, steps=range(9), seed=1))
+    left = list(Batches(size=12, batch_size=5, steps=range(4, 9), seed=1))
+    assert left == whole[4:]
+
+
 def test_single_trials_are_pairs_of_their_own(data):
     tokens, _ = data
     signals = np.arange(40 * 3 * 6 * 12, dtype=np.float32).reshape(40, 3, 6, 12)
@@ -248,15 +266,24 @@ def test_single_trials_are_pairs_of_their_own(data):
     np.testing.assert_array_equal(context, tokens[[5, 7]])
 
 
+def test_batches_hold_every_pair_once_in_order(data):
+    whole = pairs(data, range(10)).__getitems__(range(10))
+    batches = list(pairs(data, range(10)).batches(4))
+    assert [len(signals) for signals, _ in batches] == [4, 4, 2]
+    for part, parts in zip(whole, zip(*batches, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(parts), part)
+
+
 def test_validation_loss_weighs_images_alike_and_repeats_its_draws(data):
     model, loss = make_network(), Regression()
     parts, whole = (
         validation_loss(model, pairs(data, range(10)), loss, size) for size in (4, 10)
     )
     assert parts == pytest.approx(whole, rel=1e-5)
+    fitted = coordinates_of(data)
+    loss = DenoisingLoss(**DIFFUSION, scale_input=True, coordinates=fitted)
     first, second = (
-        validation_loss(model, pairs(data, range(10)), denoising(data), 4)
-        for _ in range(2)
+        validation_loss(model, pairs(data, range(10)), loss, 4) for _ in range(2)
     )
     assert first == second
 
@@ -333,7 +360,10 @@ def test_workers_read_the_same_batches(data, tmp_path):
 
 def test_checkpointing_keeps_the_gradient(data):
     y0, context = pairs(data, range(8)).__getitems__(range(8))
-    loss, gradients = denoising(data), []
+    loss = DenoisingLoss(
+        **DIFFUSION, scale_input=True, coordinates=coordinates_of(data)
+    )
+    gradients = []
     for is_on in (False, True):
         model = make_network().train()
         nn.init.constant_(model.unembed_patch.weight, 0.1)  # zero stops gradients
@@ -360,6 +390,13 @@ def test_a_compiled_network_has_the_curve_and_names_of_a_plain_one(
     assert network._compiled_call_impl is not None
     assert list(network.state_dict()) == list(model.state_dict())
     assert list(network.state_dict()) == list(make_network().state_dict())
+
+
+def test_the_state_holds_nothing_but_tensors_and_plain_values(data, tmp_path):
+    run(data, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["step"] == OPTIONS.steps
+    assert json.dumps(state["curve"])
 
 
 def test_tensorboard_must_be_installed_if_it_is_wanted(data, tmp_path, monkeypatch):

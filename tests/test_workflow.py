@@ -19,6 +19,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from paperlib.config import load_config
 from paperlib.paths import ROOT
 from workflow import downloads, preflight, time_left
+from workflow.generate import generate
 from workflow.jobs import Jobs, code
 from workflow.time_left import TimeLeft
 
@@ -130,6 +131,7 @@ def test_commands_are_given_every_word(machine, words, passed):
         ("--cnofig mini", "--config", True),
         ("chekc", "check", True),
         ("fetch --datset things-eeg2", "--dataset", True),
+        ("--quite", "--quiet", False),
         ("--config papr", "paper", False),
     ],
 )
@@ -163,6 +165,13 @@ def test_a_full_disk_is_the_last_that_is_told(machine, room, is_full):
     done = run_all(machine, "--profile", "p")
     assert done.returncode == 1
     assert done.stderr.endswith("run the same command again.\n") == is_full
+
+
+def test_a_name_that_no_notebook_can_hold_is_refused(tmp_path):
+    picture = tmp_path / os.fsdecode(b"\xff.jpg")
+    picture.touch()
+    with pytest.raises(ValueError, match="not UTF-8. Rename"):
+        generate([picture], "mini", {})
 
 
 def test_no_option_of_snakemake_is_taken_for_a_misspelt_one(machine, options):
@@ -210,6 +219,13 @@ def test_the_script_finds_its_folder_from_elsewhere(machine):
     environment = os.environ | {"CDPATH": str(machine / "other")}
     told = subprocess.check_output(command, cwd=parent, env=environment, text=True)
     assert told.startswith("Reproduces the paper.")
+
+
+def test_results_of_a_file_elsewhere_are_listed(machine):
+    (machine / "tables/small").mkdir(parents=True)
+    (machine / "tables/small/tab01.csv").touch()
+    done = run_all(machine, "--config", "tests/small.yaml")
+    assert "tables/small/tab01.csv" in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(

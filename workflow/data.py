@@ -10,10 +10,11 @@ the Hugging Face hub and torchvision.
 import argparse
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from getpass import getpass
+from getpass import GetPassWarning, getpass
 from itertools import groupby
 from pathlib import Path
 from xml.etree import ElementTree
@@ -79,7 +80,7 @@ class _Images(Item):
             return
         password = None
         if place := self.source.get("password"):  # asked for before the download
-            password = getpass(f"Password of the images ({place}): ").encode()
+            password = ask_password(f"Password of the images ({place}): ")
         for top, url in self.source["archives"].items():
             archive, place = self.path / f"{top}.zip", partial(self._place, top)
             _download_archive(url, archive, place, password)
@@ -171,7 +172,8 @@ class _Model(Item):
         return first_problem(dict.fromkeys(files))
 
     def fetch(self):
-        self._snapshot(self._files(self._snapshot(SMALL_FILES)))
+        folder = self._snapshot(SMALL_FILES)
+        verify(self.source, self._snapshot(self._files(folder)))
 
     def _snapshot(self, patterns, **options):
         from huggingface_hub import snapshot_download
@@ -206,7 +208,8 @@ class _Clip(_Model):
         from open_clip.pretrained import download_pretrained_from_hf
 
         hub, _, file = self.source.rpartition("/")
-        download_pretrained_from_hf(hub, file or None, revision=self.revision)
+        path = download_pretrained_from_hf(hub, file or None, revision=self.revision)
+        verify(hub, Path(path).parent)
 
 
 class _AlexNet(Item):
@@ -304,6 +307,31 @@ def list_bucket(url: str, prefix: str) -> Iterator[tuple[str, int]]:
         query = token and query | {"continuation-token": token}
 
 
+def verify(model: str, folder: Path) -> None:
+    """Compare a snapshot with the hub's checksums; its client compares sizes only."""
+    from huggingface_hub import HfApi
+
+    report = HfApi().verify_repo_checksums(model, revision=folder.name)
+    wrong = [mismatch["path"] for mismatch in report.mismatches]
+    for name in wrong:
+        (folder / name).resolve().unlink()
+        (folder / name).unlink(missing_ok=True)
+    if wrong:
+        problem = "had another checksum than on the hub and was removed; fetch it again"
+        raise ValueError(f"{', '.join(wrong)} of {model} {problem}.")
+
+
+def ask_password(prompt: str) -> bytes:
+    """Ask for a password on the terminal, without showing it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GetPassWarning)
+        try:
+            return getpass(prompt).encode()
+        except (GetPassWarning, EOFError) as error:
+            problem = "A password must be typed, and there is no terminal to ask on."
+            raise OSError(problem) from error
+
+
 def _download_files(folder: Path, sources: dict[str, dict]) -> None:
     for name, source in sources.items():
         if first_problem({folder / name: source.get("size")}):
@@ -395,7 +423,7 @@ def main(arguments: list[str] | None = None) -> int:
             check_option("--dataset", options.dataset, tuple(cfg.datasets))
         group = WEIGHTS if options.weights else options.dataset
         return fetch(select(items, group, options.subjects))
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)

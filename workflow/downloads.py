@@ -19,7 +19,7 @@ PAUSE = 1.0  # s before a cut connection is opened again; doubles while nothing 
 CHUNK = 2**18  # bytes
 _TRIES = 5  # in a row that bring nothing
 _BUSY = (429, 500, 502, 503, 504)
-_DAMAGE = (BadZipFile, zlib.error, EOFError, RuntimeError)
+_DAMAGE = (BadZipFile, zlib.error, EOFError, RuntimeError, FileExistsError)
 _DEFLATE64 = 9
 
 
@@ -123,7 +123,16 @@ def unpack(
         ) from error
     with bundle:
         files = [info for info in bundle.infolist() if not info.is_dir()]
-        members = {path: info for info in files if (path := place(info.filename))}
+        members: dict[Path, ZipInfo] = {}
+        for info in files:
+            path = place(info.filename)
+            if path in members:
+                raise ValueError(
+                    f"{archive} holds two files for {path}: {members[path].filename} "
+                    f"and {info.filename}. Unpack the right one by hand."
+                )
+            if path:
+                members[path] = info
         if not members:
             names = ", ".join(info.filename for info in files[:5])
             raise ValueError(
@@ -142,6 +151,7 @@ def unpack(
                 "7z or unzip, pack it again with zip, and run the same command again."
             )
         total = sum(info.file_size for info in left.values())
+        check_space(archive.parent, total)
         label = f"Unpacking {archive.name}"
         with tqdm(total=total, unit="B", unit_scale=True, desc=label) as progress:
             for path, info in left.items():

@@ -27,6 +27,10 @@ def generate(images: list[Path], config: str, keys: dict) -> list[Path]:
         if not image.exists():
             raise FileNotFoundError(f"There is no image {image}.")
     pictures = [str(picture.resolve()) for picture in find_pictures(images)]
+    if odd := [p for p in pictures if p.encode(errors="ignore").decode() != p]:
+        raise ValueError(
+            f"The name {odd[0]!r} is not UTF-8. Rename the file or folder."
+        )
     cfg = load_config(config)
     keys = {"dataset": next(iter(cfg.datasets)), "run": cfg.evaluation.reference} | keys
     cfg = cfg.of(dataset=keys["dataset"], run=keys["run"])

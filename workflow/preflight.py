@@ -1,8 +1,8 @@
 """What run_all.sh does before Snakemake starts.
 
-``python -m workflow.preflight CONFIG KIND`` checks the configuration, the data and the
-disk, takes the lock and prints the options that describe this machine. KIND is ``run``,
-``part`` (of which Snakemake knows what it needs), or ``dry`` for a dry run.
+``python -m workflow.preflight CONFIG KIND [WORD ...]`` checks the options, the data and
+the disk, takes the lock and prints the options that describe this machine. KIND is
+``run``, ``part`` (of which Snakemake knows what it needs), or ``dry`` for a dry run.
 """
 
 import fcntl
@@ -10,16 +10,27 @@ import sys
 from contextlib import redirect_stdout
 
 import psutil
+from snakemake.cli import get_argument_parser
 
 from minithings.world import World
 from paperlib.config import load_config
 from paperlib.paths import ROOT
+from paperlib.validation import did_you_mean
 from workflow import data
 from workflow.downloads import check_space
 from workflow.gpus import visible_gpus
 
 DISK = {"mini": 10.7e9}  # bytes of data and results
 LOCK = 9  # file that run_all.sh has opened: locked until it and Snakemake have ended
+
+
+def check_options(words: list[str]) -> None:
+    """Refuse an option that neither run_all.sh nor Snakemake has."""
+    known = [s for a in get_argument_parser()._actions for s in a.option_strings]
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(k.startswith(name) for k in known):
+            raise ValueError(f"There is no option {name}.{did_you_mean(name, known)}")
 
 
 def check_disk(name: str, data_root: str) -> None:
@@ -30,8 +41,9 @@ def check_disk(name: str, data_root: str) -> None:
     check_space(ROOT, DISK.get(name, 0) - there, "Make room and run this again.")
 
 
-def prepare(config: str, kind: str) -> str:
+def prepare(config: str, kind: str, *words: str) -> str:
     """Check what can be checked, take the lock, and return options of Snakemake."""
+    check_options(words)
     cfg = load_config(config)
     cfg.check_runs()
     if cfg.simulated:

@@ -112,7 +112,7 @@ class DiT(nn.Module):
         self._initialize(open_gates)
 
     def forward(self, y: Tensor, t: Tensor, context: Tensor | KeysValues) -> Tensor:
-        """Return the noise or velocity (B, C, T) of noisy signals.
+        """Apply the network.
 
         Parameters
         ----------
@@ -123,6 +123,15 @@ class DiT(nn.Module):
         context : Tensor of shape (N, L, context_width), or its keys and values
             Condition tokens, or what :meth:`encode_context` made of them. Each of N
             images conditions B / N signals in a row.
+
+        Returns
+        -------
+        Tensor of shape (B, C, T)
+
+        Raises
+        ------
+        ValueError
+            If B is not a multiple of N.
         """
         if isinstance(context, Tensor):
             context = self.encode_context(context)
@@ -139,7 +148,16 @@ class DiT(nn.Module):
         return self._from_patches(x)
 
     def encode_context(self, context: Tensor) -> KeysValues:
-        """Return keys and values (B, heads, L, D / heads) of tokens for every block."""
+        """Return keys and values of the condition for every block.
+
+        Parameters
+        ----------
+        context : Tensor of shape (B, L, context_width)
+
+        Returns
+        -------
+        list of (Tensor, Tensor), each of shape (B, heads, L, width / heads)
+        """
         return [block.cross_attention.keys_values(context) for block in self.blocks]
 
     def _to_patches(self, y: Tensor) -> Tensor:

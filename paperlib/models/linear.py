@@ -30,6 +30,7 @@ from sklearn.decomposition import PCA, KernelPCA
 from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_X_y
 
 _DEGREE = 4  # of the kernel (x · y / n_features + 1)^4 of Gifford et al.
 
@@ -56,6 +57,11 @@ class LinearEncoder:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Map features (N, D) to responses (N, T)."""
+        if features.shape[1:] != self.mean.shape:
+            raise ValueError(
+                f"features must have shape (N, {len(self.mean)}), as in training; got "
+                f"{features.shape}."
+            )
         inputs = (features - self.mean) / self.scale
         if self.examples is not None:
             inputs = polynomial_kernel(inputs, self.examples, degree=_DEGREE)
@@ -191,6 +197,7 @@ def fit_pls(
     matrix, which is deflated instead of X and Y: without a latent variable of weights w
     and loadings p, S is (1 - pw')S.
     """
+    check_X_y(features, responses, multi_output=True)
     mean = features.mean(axis=0)
     gram = ((features - mean).T @ (features - mean)).astype(np.float64)  # X'X, D D
     covariance = (features - mean).T @ responses  # S, D T

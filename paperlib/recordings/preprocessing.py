@@ -108,6 +108,7 @@ def _survey(
 ) -> dict[str, dict[str, Recording]]:
     """Load and check all recordings; list the trials of each partition and session."""
     recordings = {p: {} for p in PARTITIONS}
+    rates = set()
     for session in tqdm(sessions, desc="Checking", unit="session"):
         for p in PARTITIONS:
             recording = _list_trials(session, p, channels, options)
@@ -118,6 +119,12 @@ def _survey(
                         f"one. Get that of {session.name} from the source again."
                     )
             recordings[p][session.name] = recording
+            rates.add(recording.sfreq)
+    if len(rates) > 1:
+        raise ValueError(
+            f"the recordings in {sessions[0].parent} must share one sampling rate; got "
+            f"{sorted(rates)} Hz. Use those of one participant."
+        )
     return recordings
 
 
@@ -152,6 +159,13 @@ def import_published(
     """
     published = {p: things_eeg2.load_published(published_folder, p) for p in PARTITIONS}
     first, times = published["training"], published["training"].times
+    if times.shape != published["test"].times.shape or not np.allclose(
+        times, published["test"].times
+    ):
+        raise ValueError(
+            f"training and test signals in {published_folder} differ in their times. "
+            f"Check that both files were published together."
+        )
     is_own = (published_folder / "info.json").is_file() and channels == "all"
     names = list(first.ch_names) if is_own else channel_names(channels)
     for signals in published.values():

@@ -123,6 +123,10 @@ def load_signals(folder: Path) -> Signals:
             arrays[path] = np.load(path, mmap_mode="r", allow_pickle=False)
     _check_trials(arrays, len(info.ch_names))
     for path, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(
+                f"{path} must hold floating-point numbers; got {array.dtype}. {_CURE}"
+            )
         sampled = np.unique(np.linspace(0, len(array) - 1, _N_SAMPLED).astype(int))
         check_finite(f"{path} (a sample of images)", array[sampled])
     training, test = arrays.values()
@@ -208,6 +212,11 @@ def split_half_reliability(trials: np.ndarray) -> np.ndarray:
     over images and times and corrected to the full number of repetitions. The result
     (C,) is 1 if the mean response is free of noise, near 0 if it is all noise.
     """
+    if min(trials.shape[:2]) < 2:
+        raise ValueError(
+            f"reliability needs at least 2 images and 2 repetitions; got "
+            f"{trials.shape[0]} and {trials.shape[1]}."
+        )
     halves = np.stack([average_repetitions(trials[:, half::2]) for half in (0, 1)])
     halves -= halves.mean(axis=1, keepdims=True)  # 2 N C T
     first, second = np.moveaxis(halves, 2, 1).reshape(2, trials.shape[2], -1)  # C NT

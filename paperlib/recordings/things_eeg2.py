@@ -9,6 +9,7 @@ task ``train`` and one of task ``test``. Published signals come in one of four f
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import mne
@@ -117,13 +118,26 @@ def load_raw_session(path: Path) -> mne.io.RawArray:
     It has EEG channels in volts, in the order of the file, and the channel ``stim``.
     """
     content = load_dict(path, "a raw session of THINGS-EEG2")
-    with reading(path):
-        data, names = content["raw_eeg_data"], list(content["ch_names"])
-        info = mne.create_info(names, content["sfreq"], list(content["ch_types"]))
-        raw = mne.io.RawArray(data, info, verbose="error")
-    _check_electrodes(path, [name for name in names if name != "stim"])
+    data = _floats(path, content, "raw_eeg_data")
+    ch_names = _names(path, content, "ch_names")
+    ch_types = _names(path, content, "ch_types")
+    expected = ["stim" if name == "stim" else "eeg" for name in ch_names]
+    fits = data.ndim == 2 and len(data) == len(ch_names) and ch_types == expected
+    if not fits or ch_names.count("stim") != 1:
+        raise ValueError(
+            f"{path}: 'raw_eeg_data' must have rows of type 'eeg' and exactly one "
+            f"named 'stim' of type 'stim'; got shape {data.shape}, the names "
+            f"{ch_names} and the types {ch_types}."
+        )
+    _check_electrodes(path, [name for name in ch_names if name != "stim"])
+    sfreq = _entry(path, content, "sfreq")
+    if not isinstance(sfreq, Real) or not 1 <= sfreq <= 1e6:
+        raise ValueError(
+            f"{path}: 'sfreq' must be a sampling rate in Hz; got {sfreq!r}."
+        )
     check_finite(f"{path}: 'raw_eeg_data'", data)
-    return raw
+    info = mne.create_info(ch_names, float(sfreq), ch_types)
+    return mne.io.RawArray(data, info, verbose="error")
 
 
 def _load_run(run: BIDSPath, partition: str) -> tuple[np.ndarray, float]:
@@ -135,10 +149,14 @@ def _load_run(run: BIDSPath, partition: str) -> tuple[np.ndarray, float]:
         raw = mne.io.read_raw(run.fpath, verbose="error")
         data = raw.get_data(picks=list(RAW_CHANNELS))
     trials = trials[trials["kind"] != "rest"]
-    codes = trials["tot_img_number"].mask(trials["kind"] == "catch", TARGET_CODE)
+    if trials["sample"].max() >= raw.n_times:
+        raise ValueError(
+            f"{table}: the last trial is at sample {trials['sample'].max()}, but the "
+            f"recording has {raw.n_times}. Download both files again."
+        )
     triggers = np.zeros(raw.n_times)
-    with reading(table, "It has trials after the recording: download both again."):
-        triggers[trials["sample"]] = codes
+    is_target = trials["kind"] == "catch"
+    triggers[trials["sample"]] = trials["tot_img_number"].mask(is_target, TARGET_CODE)
     return np.vstack([data, triggers]), round(raw.info["sfreq"], 3)
 
 
@@ -179,9 +197,8 @@ def load_published(folder: Path, partition: str) -> PublishedSignals:
     if whitened.is_file() and not path.is_file():
         path, key = whitened, "eeg"
     content = load_dict(path, "preprocessed signals of THINGS-EEG2")
-    with reading(path):
-        data, times = content[key], np.asarray(content["times"], float)
-        ch_names = list(content["ch_names"])
+    data, times = (_floats(path, content, k) for k in (key, "times"))
+    ch_names = _names(path, content, "ch_names")
     if data.ndim != 4 or data.shape[2] != len(ch_names) or not data.size:
         raise ValueError(
             f"{path}: {key!r} must have shape (images, repetitions, {len(ch_names)} "
@@ -197,7 +214,7 @@ def load_published(folder: Path, partition: str) -> PublishedSignals:
             f"{path}: 'times' has {len(times)} entries but the data have "
             f"{data.shape[3]} samples; expected as many, or {_NICE_CUT} more."
         )
-    steps = np.diff(times)
+    steps = np.diff(times.astype(float))
     step = (times[-1] - times[0]) / max(1, len(steps))
     if not (0 < step < 0.1) or not np.abs(steps - step).max() <= 0.05 * step:
         raise ValueError(
@@ -228,3 +245,30 @@ def _check_electrodes(path: Path, ch_names: Sequence[str]) -> None:
                 f"{path}: unknown channel {name!r}; expected the {len(RAW_CHANNELS)} "
                 f"electrodes of THINGS-EEG2.{did_you_mean(name, RAW_CHANNELS)}"
             )
+
+
+def _entry(path: Path, content: dict, key: str) -> object:
+    if key not in content:
+        raise ValueError(
+            f"{path} lacks {key!r}; it has {list(content)}. Check that it is the file "
+            f"you meant."
+        )
+    return content[key]
+
+
+def _floats(path: Path, content: dict, key: str) -> np.ndarray:
+    array = _entry(path, content, key)
+    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(
+            f"{path}: {key!r} must be an array of floating-point numbers; got a "
+            f"{type(array).__name__} of type {getattr(array, 'dtype', None)}."
+        )
+    return array
+
+
+def _names(path: Path, content: dict, key: str) -> list[str]:
+    names = _entry(path, content, key)
+    is_list = isinstance(names, list | tuple | np.ndarray)
+    if not is_list or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: {key!r} must be a list of names.")
+    return [str(name) for name in names]

@@ -5,6 +5,7 @@ The released epochs are low-passed at 40 Hz, sampled at 200 Hz and standardized:
 trial and sensor is in units of its standard deviation over the 0.1 s before the image.
 """
 
+import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 import mne
 import numpy as np
 import pandas as pd
+from mne.io.constants import FIFF
 from tqdm.auto import tqdm
 
 from paperlib.recordings.regions import MEG_REGIONS, channel_regions
@@ -36,7 +38,7 @@ REGION_SIZES = dict(zip(MEG_REGIONS, (67, 52, 45, 39, 68), strict=True))
 
 DURATION = 1.0  # s from image onset, end point excluded: 200 samples at 200 Hz
 _FILE = r"^(?:.*/)?(?P<file>(?P<concept>[^/]+)_\d+[a-z]*\.\w+)$"  # aardvark_01b.jpg
-_CURE = "Download again those of its parts that are missing or differ in size."
+_CURE = "Download it, or that of its further parts that differs from the source, again."
 _TRIALS_PER_BLOCK = 200  # read at once: 0.1 GB of released epochs
 
 
@@ -110,14 +112,45 @@ def import_epochs(
 
 
 def open_epochs(path: Path) -> mne.BaseEpochs:
-    """Open epochs in several files by the path of the first, without reading them."""
-    check_file(
-        path,
-        f"Download all of {path.stem}.fif, {path.stem}-1.fif and so on: released "
-        f"epochs of THINGS-MEG (OpenNeuro ds004212, derivatives/preprocessed).",
-    )
+    """Open split epochs of MNE by the path of their first part, without reading them.
+
+    A part that is missing raises FileNotFoundError, one that is damaged or a copy of an
+    earlier one ValueError.
+    """
+    parts, following = [], path
+    while following not in (None, *parts):
+        check_file(
+            following,
+            f"Download all of {path.stem}.fif, {path.stem}-1.fif and so on: released "
+            f"epochs of THINGS-MEG (OpenNeuro ds004212, derivatives/preprocessed).",
+        )
+        parts.append(following)
+        with reading(following):
+            following = _next_part(following)
+    if following is not None:  # MNE would read on forever
+        raise ValueError(
+            f"{parts[-1]} is a copy of an earlier part: it says that {following.name} "
+            f"follows. Download it again."
+        )
     with reading(path, _CURE):
         return mne.read_epochs(path, proj=False, preload=False, verbose="error")
+
+
+def _next_part(path: Path) -> Path | None:
+    """Walk through the tags of a part of split epochs; return the file that follows."""
+    following, position, size = None, 0, path.stat().st_size
+    with path.open("rb") as file:
+        while position < size:
+            kind, _, length, jump = struct.unpack(">4i", file.read(16))
+            if kind == FIFF.FIFF_REF_FILE_NAME:
+                following = path.parent / file.read(length).decode()
+            if jump == FIFF.FIFFV_NEXT_NONE:
+                break
+            start, position = position, jump or position + 16 + length
+            if position <= start:
+                raise ValueError("its tags go round in a circle")
+            file.seek(position)
+    return following
 
 
 def check_sensors(ch_names: Sequence[str], *, source: Path) -> None:

@@ -4,7 +4,7 @@ The public files are pickles in three containers: ``np.save`` of a dictionary (a
 then a 0-d object array that holds it), a bare pickle, and the zip of ``torch.save``.
 Of all that a pickle can name, only arrays, their scalars and Python's own containers,
 strings and numbers are made here; numpy's own constructors never see unchecked values,
-because a forged type corrupts memory.
+because a forged type or size can crash the process or fill the memory.
 """
 
 import math
@@ -76,9 +76,13 @@ for _core in ("numpy.core", "numpy._core"):  # as numpy 1 and numpy 2 write them
 
 
 class _Unpickler(pickle._Unpickler):
-    """The unpickler in Python, whose step that sets a state can be replaced."""
+    """The unpickler in Python: that in C fills the memory for a large memo index."""
 
-    dispatch = pickle._Unpickler.dispatch.copy()
+    dispatch = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if bytes([code]) not in (pickle.EMPTY_SET, pickle.FROZENSET)  # deep hashes
+    }
 
     def find_class(self, module: str, name: str) -> object:
         """Return the allowed object of this name; nothing is ever imported."""
@@ -98,6 +102,30 @@ class _Unpickler(pickle._Unpickler):
             raise _RefusedError("the state of an object")
 
     dispatch[pickle.BUILD[0]] = load_build
+
+    def load_setitems(self):
+        """Fill a dictionary, whose keys must be strings."""
+        items = self.pop_mark()
+        keys, values = items[::2], items[1::2]
+        if type(self.stack[-1]) is not dict or not all(type(k) is str for k in keys):
+            raise _RefusedError("a key that is not a string")
+        self.stack[-1].update(zip(keys, values, strict=True))
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_setitem(self):
+        """Put one item into a dictionary."""
+        self.metastack.append(self.stack[:-2])
+        self.stack = self.stack[-2:]
+        self.load_setitems()
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_bytearray8(self):
+        """Read as many bytes as there are, before memory is set aside for them."""
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
 def load_dict(path: Path, content: str) -> dict:

@@ -18,6 +18,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".
 UNREADABLE = (".heic", ".heif", ".eps", ".svg", ".pdf", ".psd", ".jxl")
 METADATA = "image_metadata.npy"
 _PHOTOMETRIC = 262  # tag of TIFF; 0: zero is white
+_SAMPLE_FORMAT = 339  # 1: unsigned, which Pillow heeds up to 16 bits
 
 
 def read_images(folder: Path) -> pd.DataFrame:
@@ -74,12 +75,28 @@ def _list_eeg(folder: Path) -> pd.DataFrame:
     path, parts = folder / METADATA, []
     metadata = load_dict(path, "the image metadata of THINGS-EEG2")
     for partition, prefix in (("training", "train"), ("test", "test")):
-        with reading(path, "Use the file that comes with the images of THINGS-EEG2."):
-            lists = {"folder": f"{prefix}_img_concepts", "file": f"{prefix}_img_files"}
-            part = pd.DataFrame({k: list(metadata[key]) for k, key in lists.items()})
-            part["concept"] = part["folder"].str.replace(r"^\d+_", "", regex=True)
-            part["folder"] = f"{partition}_images/" + part["folder"]
-        parts.append(part.assign(partition=partition))
+        lists = {"folder": f"{prefix}_img_concepts", "file": f"{prefix}_img_files"}
+        for column, key in lists.items():
+            names = lists[column] = metadata.get(key)
+            is_list = isinstance(names, list | tuple | np.ndarray) and len(names)
+            if not is_list or not all(
+                isinstance(name, str) and name == Path(name).name for name in names
+            ):
+                raise ValueError(
+                    f"{path} must hold a list of names {key!r}; it holds "
+                    f"{sorted(map(str, metadata))}. Use the file that comes with the "
+                    "image set of THINGS-EEG2."
+                )
+        if len(lists["folder"]) != len(lists["file"]):
+            raise ValueError(
+                f"{path} must name one concept for each image; its {partition} lists "
+                f"hold {len(lists['folder'])} concepts and {len(lists['file'])} files. "
+                "Download it again."
+            )
+        part = pd.DataFrame(lists).assign(partition=partition)
+        part["concept"] = part["folder"].str.replace(r"^\d+_", "", regex=True)
+        part["folder"] = f"{partition}_images/" + part["folder"]
+        parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -119,16 +136,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a picture of any mode to RGB as an image viewer shows it.
 
     It is turned upright (EXIF), laid on white where it is transparent, and converted
-    from its embedded color profile to sRGB. 16-bit gray spans its whole range; of 32
-    bits, nobody knows which value is white.
+    from its embedded color profile to sRGB. 16-bit gray spans its whole range; 32-bit
+    gray spans 0 to 1 if it is floating-point and lies there, else its own range.
     """
     profile = image.info.get("icc_profile")
-    zero_is_white = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    tags = getattr(image, "tag_v2", {})
+    zero_is_white = tags.get(_PHOTOMETRIC) == 0
+    is_unsigned = bool(tags) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F"):
-        raise ValueError("it has 32-bit gray values: save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        image = _to_8_bits(image)  # Pillow inverts only up to 8 bits
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bits(image, is_unsigned)  # Pillow inverts only up to 8 bits
         image = ImageOps.invert(image) if zero_is_white else image
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -145,9 +162,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit gray to 0...255; a value that is transparent is white."""
-    values = np.asarray(image)  # H W
-    scaled = np.rint(values / 257).astype(np.uint8)
-    scaled[values == image.info.get("transparency")] = 255
-    return Image.fromarray(scaled)
+def _to_8_bits(image: Image.Image, is_unsigned: bool) -> Image.Image:
+    """Scale 16- and 32-bit gray to 0...255; a value that is transparent is white."""
+    values = np.asarray(image, dtype=float)  # H W
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are NaN or infinite")
+    values = values % 2**32 if is_unsigned else values
+    low, high = values.min(), values.max()
+    if image.mode.startswith("I;16"):
+        low, high = 0, 65535
+    elif image.mode == "F" and low >= 0 and high <= 1:
+        low, high = 0, 1
+    scaled = (values - low) / max(high - low, np.finfo(float).tiny)
+    scaled[values == image.info.get("transparency", np.nan)] = 1
+    return Image.fromarray(np.rint(255 * scaled).astype(np.uint8))

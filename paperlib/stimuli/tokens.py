@@ -103,7 +103,13 @@ class Tokens:
             self._rows = {name: row for row, name in enumerate(self.image_ids)}
         with reading(self.path, _CURE):
             self._array = np.lib.format.open_memmap(self.path, mode="r")
-        self.shape = self._array.shape  # n_images L D
+        self.shape, dtype = self._array.shape, self._array.dtype  # n_images L D
+        n_images = len(self.image_ids)
+        if dtype != np.float16 or len(self.shape) != 3 or self.shape[0] != n_images:
+            raise ValueError(
+                f"{path} must hold tokens of {n_images} images in float16, of shape "
+                f"(images, tokens, width); got {dtype} of shape {self.shape}. {_CURE}"
+            )
 
     def __getitem__(self, image_ids: Sequence[str]) -> np.ndarray:
         """Return the tokens of images, float32 of shape (B, L, D)."""
