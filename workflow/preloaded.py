@@ -26,12 +26,14 @@ import sys
 import tempfile
 
 ADDRESS = "PRELOADED_PYTHON"  # environment variable that names the socket
-MODULES = (  # packages only: code of this repository may change while a run goes on
-    *("accelerate", "huggingface_hub.repocard", "ipykernel.kernelapp", "jupytext"),
-    *("matplotlib.backends.backend_agg", "matplotlib.pyplot", "mne.epochs", "nbclient"),
-    *("nbconvert", "pandas", "papermill", "pydantic.main", "safetensors.torch"),
-    *("scipy.stats", "sklearn.decomposition", "sklearn.linear_model", "torch._dynamo"),
-    *("tqdm.auto",),
+MODULES = (  # packages, and what torchvision needs before it is imported: other code
+    # of this repository may change while a run goes on
+    *("paperlib", "accelerate", "huggingface_hub.repocard", "ipykernel.kernelapp"),
+    *("jupytext", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "mne.epochs"),
+    *("nbclient", "nbconvert", "open_clip", "pandas", "papermill", "pydantic.main"),
+    *("safetensors.torch", "scipy.stats", "seaborn", "sklearn.decomposition"),
+    *("sklearn.linear_model", "torch._dynamo", "tqdm.auto"),
+    "transformers.models.qwen2_vl.modeling_qwen2_vl",
 )
 UNUSED = ("rfc3987_syntax", "debugpy")  # seconds for a format and a debugger
 LENGTH = struct.Struct("!I")  # of a request
