@@ -261,7 +261,7 @@ class LinearModel:
         """Fit the encoder to the mean response to each image; the curve has one row."""
         began = time.monotonic()
         features = self._features(training.context, training.rows)
-        responses = self._responses(training, training.rows)
+        responses, held_out = _mean_responses(training), _mean_responses(validation)
         options = self.options.model_dump(exclude={"layer", "pooling"})
         if self.method == "pls":
             self.encoder = fit_pls(features, responses, **options)
@@ -275,8 +275,8 @@ class LinearModel:
             self.encoder = fits[self.method](features, responses, **options)
         row = {
             "step": 1,
-            "training_loss": self._error(training),
-            "validation_loss": self._error(validation),
+            "training_loss": self._error(training, responses),
+            "validation_loss": self._error(validation, held_out),
             "seconds": time.monotonic() - began,
         }
         return pd.DataFrame([row])
@@ -321,20 +321,20 @@ class LinearModel:
             return layers[self.options.layer]
         return np.hstack(list(layers.values()))
 
-    def _responses(self, pairs: Pairs, rows: np.ndarray) -> np.ndarray:
-        """Return the mean responses to some images, (N, C*T)."""
-        averages = torch.from_numpy(pairs.responses[rows].mean(axis=1))
-        return self.coordinates.forward(averages).flatten(1).numpy()
-
-    def _error(self, pairs: Pairs) -> float:
+    def _error(self, pairs: Pairs, responses: np.ndarray) -> float:
         """Return the mean squared error, a block of images at a time."""
         total = 0.0
         for part in _parts(len(pairs.rows), _BLOCK):
-            rows = pairs.rows[part]
-            answer = self.encoder.predict(self._features(pairs.context, rows))
-            errors = np.square(answer - self._responses(pairs, rows)).mean(axis=1)
-            total += errors.sum(dtype=float)
+            features = self._features(pairs.context, pairs.rows[part])
+            errors = np.square(self.encoder.predict(features) - responses[part])
+            total += errors.mean(axis=1).sum(dtype=float)
         return float(total / len(pairs.rows))
+
+
+def _mean_responses(pairs: Pairs) -> np.ndarray:
+    """Return the mean response to each image, in coordinates, (N, C*T)."""
+    single = pairs.coordinates_of(np.arange(len(pairs)))
+    return single.unflatten(0, (len(pairs.rows), -1)).mean(1).flatten(1).numpy()
 
 
 def _parts(n: int, size: int) -> list[np.ndarray]:

@@ -80,7 +80,7 @@ class Pairs(Dataset):
         self._ready = None
         if len(self) * responses[0, 0].size <= _READY:
             parts = np.array_split(np.arange(len(self)), -(-len(self) // _BLOCK))
-            self._ready = torch.cat([self._responses(part) for part in parts])
+            self._ready = torch.cat([self.coordinates_of(part) for part in parts])
 
     def __len__(self) -> int:
         """Count pairs: an image has as many as it has repetitions."""
@@ -90,14 +90,14 @@ class Pairs(Dataset):
         """Read a batch: coordinates (B, C, T) and tokens (B, L, D)."""
         indices = np.asarray(indices)
         images = self.rows[indices // self.responses.shape[1]]
-        return self._responses(indices), torch.from_numpy(self.context(images))
+        return self.coordinates_of(indices), torch.from_numpy(self.context(images))
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all pairs in order, as :meth:`__getitems__` reads them."""
         for start in range(0, len(self), batch_size):
             yield self.__getitems__(range(start, min(start + batch_size, len(self))))
 
-    def _responses(self, indices: np.ndarray) -> Tensor:
+    def coordinates_of(self, indices: np.ndarray) -> Tensor:
         """Return the coordinates of some pairs (B, C, T)."""
         if self._ready is not None:
             return self._ready[indices]
