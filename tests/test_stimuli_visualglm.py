@@ -15,7 +15,7 @@ from workflow.visualglm import VisualGLM, list_images, main, write_captions
 
 SCRIPT = ROOT / "workflow/visualglm.py"
 NAMES = ["cat_01", "cat_02", "dog_01", "emu_01"]
-SETTINGS = {"model": "m", "prompt": "What?", "revision": None}
+SETTINGS = {"model": "m", "prompt": "What?", "seed": None}
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def test_command_line_writes_what_the_file_captioner_imports(tmp_path, images):
         return describe
 
     output = tmp_path / "captions/visualglm.jsonl"
-    options = ["--prompt", "What?", "--max-new-tokens", "9"]
+    options = ["--prompt", "What?", "--max-new-tokens", "9", "--seed", "4"]
     main([str(images), str(output), *options], load=load)
-    how = {"revision": None, "prompt": "What?", "max_new_tokens": 9}
+    how = {"revision": None, "prompt": "What?", "max_new_tokens": 9, "seed": 4}
     assert asked == [("THUDM/visualglm-6b", how)]
     import_captions(tmp_path / "imported.jsonl", output, NAMES[::-1])
     imported = read_captions(tmp_path / "imported.jsonl", NAMES)
@@ -83,7 +83,7 @@ def test_an_unfinished_file_of_another_run_starts_over(tmp_path, images):
         asked.append(path)
         return describe(path)
 
-    for settings in (SETTINGS, SETTINGS | {"prompt": "Who?"}):
+    for settings in (SETTINGS, SETTINGS | {"seed": 1}):
         write_captions(path, found, counting, settings)
         path.rename(tmp_path / "own.partial.jsonl")
     del found["cat_01"]
@@ -107,7 +107,8 @@ def fake_model(calls):
     """Return what answers with the likeliest and the second of its tokens."""
 
     def generate(*, input_ids, logits_processor, **options):
-        calls.append({"ids": input_ids[0].tolist(), **options})
+        ids, draw = input_ids[0].tolist(), torch.rand(()).item()
+        calls.append({"ids": ids, "draw": draw, **options})
         scores = torch.zeros(1, 130_528)
         scores[0, [70_000, 64, 65]] = torch.tensor([9.0, 5.0, 4.0])  # Chinese, @, A
         for processor in logits_processor:
@@ -135,7 +136,7 @@ def fake_tokenizer():
 def test_question_and_answer_are_english():
     calls = []
     options = {"prompt": "What?", "max_new_tokens": 7}
-    captioner = VisualGLM(fake_model(calls), fake_tokenizer(), **options)
+    captioner = VisualGLM(fake_model(calls), fake_tokenizer(), seed=None, **options)
     assert captioner(Path("cat.jpg")) == "@A"
     call = calls[0]
     text = "".join(chr(i) if i else "_" for i in call["ids"][:-2])
@@ -144,6 +145,16 @@ def test_question_and_answer_are_english():
     assert call["pre_image_length"] == len("<img>")
     assert call["images"].dtype == torch.float16
     assert (call["max_new_tokens"], call["do_sample"]) == (7, False)
+
+
+def test_draws_depend_on_the_seed_only():
+    calls, options = [], {"prompt": "What?", "max_new_tokens": 7}
+    for seed in (1, 1, 2):
+        with torch.random.fork_rng():
+            model = VisualGLM(fake_model(calls), fake_tokenizer(), seed=seed, **options)
+            model(Path("cat.jpg"))
+    assert all(call["do_sample"] for call in calls)
+    assert calls[0]["draw"] == calls[1]["draw"] != calls[2]["draw"]
 
 
 def test_script_stands_alone():

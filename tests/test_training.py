@@ -60,6 +60,11 @@ def coordinates_of(data, **options):
     return fit_coordinates(data[1], range(32), **options)
 
 
+def denoising(data, **changes):
+    fitted = coordinates_of(data)
+    return DenoisingLoss(**DIFFUSION | changes, scale_input=True, coordinates=fitted)
+
+
 def pairs(data, rows):
     tokens, signals = data
     fitted = coordinates_of(data)
@@ -72,12 +77,11 @@ def changed(options, **changes):
 
 def run(data, folder, *, options=OPTIONS, machine=MACHINE, model=None, loss=None):
     AcceleratorState._reset_state(reset_partial_state=True)  # as in a new notebook
-    fitted = coordinates_of(data)
     return train(
         model or make_network(),
         pairs(data, range(32)),
         pairs(data, range(32, 40)),
-        loss=loss or DenoisingLoss(**DIFFUSION, scale_input=True, coordinates=fitted),
+        loss=loss or denoising(data),
         options=options,
         machine=machine,
         seed=3,
@@ -207,10 +211,7 @@ def test_a_state_of_other_options_or_data_is_not_continued(
     if what == "options":
         changes["options"] = changed(OPTIONS, learning_rate=1e-3)
     elif what == "loss":
-        parts = DIFFUSION | {"prediction": "epsilon_skip"}
-        changes["loss"] = DenoisingLoss(
-            **parts, scale_input=True, coordinates=coordinates_of(data)
-        )
+        changes["loss"] = denoising(data, prediction="epsilon_skip")
     else:
         data[1][5] += 1.0
     run(data, tmp_path, model=network, **changes)
@@ -280,10 +281,9 @@ def test_validation_loss_weighs_images_alike_and_repeats_its_draws(data):
         validation_loss(model, pairs(data, range(10)), loss, size) for size in (4, 10)
     )
     assert parts == pytest.approx(whole, rel=1e-5)
-    fitted = coordinates_of(data)
-    loss = DenoisingLoss(**DIFFUSION, scale_input=True, coordinates=fitted)
     first, second = (
-        validation_loss(model, pairs(data, range(10)), loss, 4) for _ in range(2)
+        validation_loss(model, pairs(data, range(10)), denoising(data), 4)
+        for _ in range(2)
     )
     assert first == second
 
@@ -360,10 +360,7 @@ def test_workers_read_the_same_batches(data, tmp_path):
 
 def test_checkpointing_keeps_the_gradient(data):
     y0, context = pairs(data, range(8)).__getitems__(range(8))
-    loss = DenoisingLoss(
-        **DIFFUSION, scale_input=True, coordinates=coordinates_of(data)
-    )
-    gradients = []
+    loss, gradients = denoising(data), []
     for is_on in (False, True):
         model = make_network().train()
         nn.init.constant_(model.unembed_patch.weight, 0.1)  # zero stops gradients

@@ -29,15 +29,19 @@ from tqdm import tqdm
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 CHINESE = slice(63823, 130000)  # tokens that the authors' demo excludes with --english
-REPETITION_PENALTY = 1.2  # as in the authors' demo
+REPETITION_PENALTY = 1.2  # as in the authors' demo, and the next
+DEMO_SAMPLING = {"do_sample": True, "top_p": 0.4, "top_k": 100, "temperature": 0.8}
 
 
 class VisualGLM:
-    """VisualGLM-6B, which writes the likeliest tokens."""
+    """VisualGLM-6B; ``seed`` is that of sampling, None takes the likeliest tokens."""
 
-    def __init__(self, model, tokenizer, *, prompt: str, max_new_tokens: int):
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(
+        self, model, tokenizer, *, prompt: str, max_new_tokens: int, seed: int | None
+    ):
+        self.model, self.tokenizer, self.seed = model, tokenizer, seed
         self.question = f"</img>Q:{prompt}\nA:"  # the English form in training
+        self.decoding = {"do_sample": False} if seed is None else DEMO_SAMPLING
         self.max_new_tokens = max_new_tokens
 
     def __call__(self, path: Path) -> str:
@@ -49,6 +53,8 @@ class VisualGLM:
         after = self.tokenizer.encode(self.question, add_special_tokens=False)
         places = [self.tokenizer.unk_token_id] * self.model.image_length
         ids = self.tokenizer.build_inputs_with_special_tokens(before + places + after)
+        if self.seed is not None:
+            torch.manual_seed(self.seed)  # for each image, so that resuming is exact
         with torch.no_grad():
             written = self.model.generate(
                 input_ids=torch.tensor([ids], device=self.model.device),
@@ -57,7 +63,7 @@ class VisualGLM:
                 max_new_tokens=self.max_new_tokens,
                 repetition_penalty=REPETITION_PENALTY,
                 logits_processor=[exclude_chinese],
-                do_sample=False,
+                **self.decoding,
             )
         return self.tokenizer.decode(written[0].tolist()[len(ids) :]).strip()
 
@@ -131,9 +137,12 @@ def main(arguments: list[str] | None = None, load: Callable = load_visualglm) ->
     parser.add_argument(
         "--revision", help="commit of the model; the newest if left out"
     )
+    parser.add_argument(
+        "--seed", type=int, help="sample, instead of taking likeliest tokens"
+    )
     given = vars(parser.parse_args(arguments))
     images, output = list_images(given.pop("images")), given.pop("output")
-    how = {key: given[key] for key in ("revision", "prompt", "max_new_tokens")}
+    how = {key: given[key] for key in ("revision", "prompt", "max_new_tokens", "seed")}
     write_captions(output, images, load(given["model"], **how), given)
 
 
