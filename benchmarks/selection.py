@@ -39,7 +39,7 @@ RESULTS = ROOT / "benchmarks/selection_mini.json"
 SUBJECT, FOLDS, PARTS = 1, (0, 1), 6
 
 RATES = {  # method -> learning rates that are tried
-    "dit": ("5.0e-4", "1.0e-3", "2.0e-3"),
+    "dit": ("1.0e-3", "1.5e-3", "2.0e-3"),
     "unet": ("5.0e-4", "1.0e-3", "2.0e-3"),
     "synbrain": ("2.0e-3", "4.0e-3", "8.0e-3"),
 }
