@@ -115,7 +115,9 @@ def optimize(
     after_step: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Minimize ``loss(batch)`` by AdamW with a one-cycle schedule."""
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(
+        parameters, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=len(batches), pct_start=0.1
     )
