@@ -171,10 +171,11 @@ def fit_readout(
         errors = []
         for gain, share in zip(gains, shares, strict=True):
             residuals = part - basis @ ((gain * lengths)[:, None] * projected)
-            errors.append(np.square(residuals / share[:, None]).mean(axis=0))
+            misses = np.square(residuals / share[:, None])
+            errors.append(misses.mean(axis=0, dtype=float))  # nearly equal ones differ
         weights = axes.T @ (gains[np.argmin(errors, axis=0)].T * projected)
         fitted = {"weights": weights, "intercept": offset - center @ weights}
-        blocks.append(fitted | {"loo_error": np.min(errors, axis=0)})
+        blocks.append(fitted | {"loo_error": np.min(errors, axis=0).astype(kind)})
     return {name: np.hstack([b[name] for b in blocks]) for name in blocks[0]}
 
 
