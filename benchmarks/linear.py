@@ -1,9 +1,10 @@
 """Time and memory of the linear encoders at the size of THINGS-EEG2.
 
 Random features and responses of 16540 images. Ridge regression is measured on one block
-of responses, which has the same time and memory in every block, beside scikit-learn's
-RidgeCV. PLSRegression, its first latent variable only, stands beside a deflation of
-covariances. Every fit has a process of its own, so that its peak is its own.
+of responses, which has the same time and memory in every block; RidgeCV stands beside a
+singular value decomposition in single precision, shared by all blocks. PLSRegression,
+its first latent variable only, stands beside a deflation of covariances. Every fit has
+a process of its own, so that its peak is its own.
 
 Run: ``python benchmarks/linear.py [NAME ...]`` (updates the .json beside it).
 """
@@ -26,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from paperlib.atomic import write_text
 from paperlib.config import HALF_DECADES
-from paperlib.models.linear import fit_kernel_regression, fit_pls, fit_readout
+from paperlib.models.linear import fit_kernel_regression, fit_pls
 
 N_IMAGES, N_TARGETS, BLOCK = 16_540, 63 * 250, 2000
 N_FEATURES, N_COMPONENTS, N_LATENT = 4096, 1000, 25
@@ -45,12 +46,24 @@ def simulate(n_features: int, n_targets: int) -> tuple[np.ndarray, np.ndarray]:
     return features, responses
 
 
-def ridge(scores: np.ndarray, responses: np.ndarray) -> None:
-    fit_readout(scores, responses, alphas=HALF_DECADES, block=BLOCK)
+def ridge_block(scores: np.ndarray, responses: np.ndarray) -> np.ndarray:
+    """Return ridge weights (P, T) by RidgeCV, as fit_ridge does for each block."""
+    return RidgeCV(HALF_DECADES, alpha_per_target=True).fit(scores, responses).coef_.T
 
 
-def ridge_scikit_learn(scores: np.ndarray, responses: np.ndarray) -> None:
-    RidgeCV(HALF_DECADES, alpha_per_target=True).fit(scores, responses)
+def ridge_block_by_svd(scores: np.ndarray, responses: np.ndarray) -> np.ndarray:
+    """Return ridge weights (P, T) by leave-one-out errors in single precision."""
+    basis, lengths, axes = np.linalg.svd(scores - scores.mean(0), full_matrices=False)
+    gains = lengths / (lengths**2 + np.float32(HALF_DECADES)[:, None])  # A P
+    remainders = 1 - 1 / len(basis) - (gains * lengths) @ basis.T**2  # A N
+    centered = responses - responses.mean(axis=0)
+    projected = basis.T @ centered  # P T
+    errors = []
+    for gain, remainder in zip(gains * lengths, remainders, strict=True):
+        residuals = centered - basis @ (gain[:, None] * projected)
+        residuals /= remainder[:, None]
+        errors.append(np.einsum("nt,nt->t", residuals, residuals))
+    return axes.T @ (gains[np.argmin(errors, axis=0)].T * projected)
 
 
 def pls(features: np.ndarray, responses: np.ndarray) -> None:
@@ -66,8 +79,8 @@ def kernel_regression(features: np.ndarray, responses: np.ndarray) -> None:
 
 
 FITS = {  # features and responses
-    ridge: (N_COMPONENTS, BLOCK),
-    ridge_scikit_learn: (N_COMPONENTS, BLOCK),
+    ridge_block: (N_COMPONENTS, BLOCK),
+    ridge_block_by_svd: (N_COMPONENTS, BLOCK),
     pls: (N_FEATURES, N_TARGETS),
     pls_scikit_learn: (N_FEATURES, N_TARGETS),
     kernel_regression: (N_FEATURES, N_TARGETS),

@@ -16,9 +16,9 @@ leave-one-out error over the training images, and likewise the layer. Rows are i
 with responses averaged over repetitions: with a row for each repetition, copies of an
 image would remain when it is left out.
 
-Fitting is scikit-learn's where it is fast enough. PLSRegression iterates over copies of
-all targets in double precision, of 2 GB each for THINGS-EEG2; RidgeCV takes more than
-twice as long as `fit_readout`. Time and memory at this size: benchmarks/linear.json.
+Fitting is scikit-learn's, but for partial least squares: PLSRegression iterates over
+copies of all targets in double precision, of 2 GB each for THINGS-EEG2. Time and memory
+at this size: benchmarks/linear.json.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA, KernelPCA
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_X_y
@@ -135,48 +135,24 @@ def fit_ridge(
     alphas
         Penalties on the squared norm of the weights, for each target to choose from.
     block
-        Targets fitted at a time: memory is about 20 bytes x N x block.
+        Targets fitted at a time: memory is about 50 bytes x N x block.
     seed
         For the randomized solver that PCA uses for large problems.
     """
-    check_X_y(features, responses, multi_output=True)
     moments, inputs = _standardize(features)
     pca = PCA(_limit(n_components, features), random_state=seed)
     scores = pca.fit(inputs).transform(inputs)  # N P; fit_transform only approximates
-    readout = fit_readout(scores, responses, alphas=alphas, block=block)
+    ridges = [
+        RidgeCV(alphas, alpha_per_target=True).fit(scores, responses[:, i : i + block])
+        for i in range(0, responses.shape[1], block)
+    ]
+    readout = {
+        "weights": np.vstack([ridge.coef_ for ridge in ridges]).T,  # P T
+        "intercept": np.hstack([ridge.intercept_ for ridge in ridges]),
+        "loo_error": np.hstack([-ridge.best_score_ for ridge in ridges]),
+    }
+    readout = {name: array.astype(responses.dtype) for name, array in readout.items()}
     return LinearEncoder(**moments, components=pca.components_, **readout)
-
-
-def fit_readout(
-    scores: np.ndarray, responses: np.ndarray, *, alphas: Sequence[float], block: int
-) -> dict[str, np.ndarray]:
-    """Fit ridge regressions of responses (N, T) on scores (N, P), a block at a time.
-
-    Equals scikit-learn's ``RidgeCV(alphas, alpha_per_target=True)``. Without an image,
-    the error at this image is its residual over 1 - 1/N - h, with h its leverage.
-    """
-    kind, center = responses.dtype, scores.mean(axis=0, dtype=float)
-    basis, lengths, axes = np.linalg.svd(scores - center, full_matrices=False)
-    gains = lengths / (lengths**2 + np.array(alphas)[:, None])  # A P
-    shares = 1 - 1 / len(basis) - (gains * lengths) @ basis.T**2  # A N
-    center, basis, lengths, axes, gains, shares = (
-        x.astype(kind) for x in (center, basis, lengths, axes, gains, shares)
-    )
-    blocks = []
-    for start in range(0, responses.shape[1], block):
-        part = responses[:, start : start + block]
-        offset = part.mean(axis=0)
-        part = part - offset
-        projected = basis.T @ part  # P t
-        errors = []
-        for gain, share in zip(gains, shares, strict=True):
-            residuals = part - basis @ ((gain * lengths)[:, None] * projected)
-            misses = np.square(residuals / share[:, None])
-            errors.append(misses.mean(axis=0, dtype=float))  # nearly equal ones differ
-        weights = axes.T @ (gains[np.argmin(errors, axis=0)].T * projected)
-        fitted = {"weights": weights, "intercept": offset - center @ weights}
-        blocks.append(fitted | {"loo_error": np.min(errors, axis=0).astype(kind)})
-    return {name: np.hstack([b[name] for b in blocks]) for name in blocks[0]}
 
 
 def fit_layerwise_ridge(
