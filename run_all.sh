@@ -84,7 +84,7 @@ fi
 case ${1:-} in
     test) shift; set_up; say "Running the tests"
         exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
-    generate) shift; set_up; cd "$OLDPWD"; exec python -m workflow.generate "$@" ;;
+    generate) shift; set_up; cd "$OLDPWD"; exec python -P -m workflow.generate "$@" ;;
     check | fetch)
         set_up
         [[ " $* " == *" --config"* ]] || set -- "$@" --config mini
@@ -127,7 +127,7 @@ preloaded=(python workflow/preloaded.py serve)
 # shellcheck disable=SC2086
 ${preloaded[@]+"${preloaded[@]}"} python -m snakemake --snakefile workflow/Snakefile \
     --nolock --rerun-incomplete --keep-going ${machine} ${cores:+--cores "$cores"} --max-jobs-per-timespan 100/10s \
-    --config "config=$config" ${only:+"only=$only"} ${passed[@]+"${passed[@]}"} || {
+    ${passed[@]+"${passed[@]}"} --config "config=$config" ${only:+"only=$only"} || {
     free=$(df -Pk . | awk 'END { print $4 }')
     [ "${free:-100001}" -gt 100000 ] ||
         fail "The disk is full: make room and run the same command again."

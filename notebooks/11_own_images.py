@@ -100,9 +100,10 @@ epochs.metadata
 # %% [markdown]
 # ## Image, caption and response
 #
-# One line a sensor, colored by its region, and scalp maps at the dotted times. *Look
-# for* captions that say what the image shows, and for a sample that follows the mean
-# where its noise lets it.
+# The first six images. One line a sensor, colored by its region, and scalp maps at the
+# dotted times; a caption stands above if the model reads one. *Look for* captions that
+# say what the image shows, and for a sample that follows the mean where its noise lets
+# it.
 
 # %%
 names = [Path(name).stem for name in epochs.metadata["image"]]
@@ -121,7 +122,7 @@ for i in range(min(6, len(names))):
         regions=regions,
         **layout,
     )
-    text = fill(f"{names[i]}. {captions[i]}", 120)
+    text = fill(": ".join(filter(None, (names[i], captions[i]))), 120)
     fig.suptitle(f"{epochs.info['description']}\n{text}", **title)
     plt.show()
 
@@ -143,28 +144,30 @@ for i in range(min(6, len(names))):
 # ## What differs between images
 #
 # Most of a response is common to all images: the brain's answer to seeing anything at
-# all.
+# all. One image alone cannot show it.
 
 # %%
 common = responses.mean(axis=0)
-print(
-    f"The common response has a standard deviation of {common.std():.2f} "
-    f"{layout['unit']}; single images differ from it by "
-    f"{(responses - common).std():.2f}."
-)
+if len(names) > 1:
+    print(
+        f"The common response has a standard deviation of {common.std():.2f} "
+        f"{layout['unit']}; single images differ from it by "
+        f"{(responses - common).std():.2f}."
+    )
 
 # %% [markdown]
 # Means over time windows, all on one color scale, of the common response and of what
 # each image adds to it.
 
 # %%
-maps = {"Common": window_means(common, epochs.times, windows)}
-for i, name in enumerate(names[:6]):
-    label = f"{i + 1} {fill(name.replace('_', ' '), 14)}"
-    maps[label] = window_means(responses[i] - common, epochs.times, windows)
-fig = plot_topographies(maps, windows=windows, **layout)
-fig.suptitle(epochs.info["description"], **title)
-plt.show()
+if len(names) > 1:
+    maps = {"Common": window_means(common, epochs.times, windows)}
+    for i, name in enumerate(names[:6]):
+        label = f"{i + 1} {fill(name.replace('_', ' '), 14)}"
+        maps[label] = window_means(responses[i] - common, epochs.times, windows)
+    fig = plot_topographies(maps, windows=windows, **layout)
+    fig.suptitle(epochs.info["description"], **title)
+    plt.show()
 
 # %% [markdown]
 # ## Save

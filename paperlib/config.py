@@ -439,7 +439,7 @@ class CoordinatesOptions(Section):
     whitening: NonNegativeFloat = 0.0  # power of the temporal components' variance
     spatial_whitening: NonNegativeFloat = 0.0  # of the components over channels
     components: PositiveInt = 32  # that are whitened
-    floor: PositiveFloat = 0.3  # gain of the others, as a share of the last one's
+    floor: PositiveFloat = 0.3  # gain of the others, as a share of that of their first
     color: bool = False  # noise has the covariance of the responses instead of white
 
 
@@ -459,7 +459,7 @@ class Training(Section):
     seeds: Seeds = [0]  # one training each
     repetitions: Literal["mean", "single"] = "mean"  # one average an image, or trials
     validation_concepts: PositiveInt = 74  # held out; 740 images, as NICE does
-    steps: PositiveInt = 100_000  # about 100 epochs; not stated
+    steps: PositiveInt = 100_000  # about 100 epochs of EEG, 19 of MEG; not stated
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 1e-5
@@ -579,7 +579,10 @@ class Topographies(Section):
 
 
 class Machine(Section):
-    """Values that change how fast something runs, and no result."""
+    """Values that change how fast something runs, and results by no more than rounding.
+
+    But in SynBrain, whose first stage contrasts the pairs of each micro-batch.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda if there is a GPU
     captioning_batch: PositiveInt = 16
@@ -887,7 +890,7 @@ def _config_path(config: str | Path) -> Path:
 
 def _check_name(path: Path) -> None:
     """Refuse a file whose results would get a bad folder, or that of another one."""
-    if path.stem == "published" or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", path.stem):
+    if path.stem == "published" or not re.fullmatch(r"[A-Za-z0-9][\w-]*", path.stem):
         raise ValueError(
             f"Results go to folders called {path.stem!r} like the file: rename it to "
             "something else (not 'published'), of letters, digits, - and _."

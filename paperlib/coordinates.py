@@ -123,6 +123,11 @@ def fit_coordinates(
         Gain of all later components, relative to that of the first of them.
     color
         Whether the noise has the covariance of the coordinates, or the identity.
+
+    Returns
+    -------
+    Coordinates
+        In float32, on the CPU.
     """
     n_channels, n_times = responses.shape[2:]
     components = min(components, n_times)

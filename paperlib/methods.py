@@ -333,8 +333,10 @@ class LinearModel:
 
 def _mean_responses(pairs: Pairs) -> np.ndarray:
     """Return the mean response to each image, in coordinates, (N, C*T)."""
-    single = pairs.coordinates_of(np.arange(len(pairs)))
-    return single.unflatten(0, (len(pairs.rows), -1)).mean(1).flatten(1).numpy()
+    n = pairs.responses.shape[1]  # repetitions
+    parts = (pairs.coordinates_of(rows) for rows in _parts(len(pairs), n * _BLOCK))
+    means = [part.unflatten(0, (-1, n)).mean(1).flatten(1) for part in parts]
+    return torch.cat(means).numpy()
 
 
 def _parts(n: int, size: int) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """What every notebook opens with: parameters, configuration, paths and run record."""
 
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -56,7 +57,7 @@ class Notebook:
             "parameters": self.parameters,
             "started": began.isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
-            "core_seconds": round(time.process_time(), 1),
+            "core_seconds": round(sum(os.times()[:4]), 1),  # with child processes
             "peak_memory_bytes": peak,
             "commit": _git("rev-parse", "HEAD"),
             "changed_files": len((_git("status", "--porcelain") or "").splitlines()),

@@ -127,12 +127,14 @@ def template(alias: str, **known: str | int) -> str:
 
 
 def _as_text(key: str, value: object) -> str:
-    """Write subjects with two digits, images as one word, all else as it is."""
+    """Write subjects with two digits, images as a word of their own, all else as is."""
     if key == "subject" and str(value).isdigit():
         return f"{int(value):02d}"
     if key != "images":
         return str(value)
     text = value if isinstance(value, str) else " ".join(map(str, value))
-    word = re.sub(r"\W+", "-", text).strip("-") or "test-images"
+    if not text:
+        return "test-images"
+    word = re.sub(r"\W+", "-", text).strip("-")[:50]
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-    return word if len(word) <= 60 else f"{word[:50]}-{digest[:8]}"
+    return f"{word}-{digest[:8]}"

@@ -1,7 +1,7 @@
 """Generate responses to own images: ``./run_all.sh generate PHOTO [PHOTO ...]``.
 
 Executes notebook 11 and names what it made: the responses as an MNE file, and the
-notebook as a page with pictures, captions and scalp maps.
+notebook as a page with pictures, scalp maps, and captions where the model reads them.
 """
 
 import argparse

@@ -85,8 +85,11 @@ def serve(command: list[str]) -> int:
         while door in select.select(waiting, [], [])[0]:
             client = door.accept()[0]
             if (pid := os.fork()) == 0:
-                door.close()
-                supervise(client)
+                try:
+                    door.close()
+                    supervise(client)
+                finally:  # never go on as a second server
+                    os._exit(1)
             client.close()
             alive = [p for p in supervisors if os.waitpid(p, os.WNOHANG) == (0, 0)]
             supervisors = [*alive, pid]
@@ -119,8 +122,7 @@ def become(
     """Turn this process into ``python -m module arguments`` of the client."""
     end_with_parent()
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, number in zip(streams, (0, 1, 2), strict=True):
         os.dup2(stream, number)

@@ -52,6 +52,7 @@ def execute(notebook: str, executed: str, parameters: dict) -> None:
     content = jupytext.read(notebook)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     content.metadata["kernelspec"] = kernel
+    Path(executed).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # sockets need short names
         address = {"transport": "ipc", "ip": f"{folder}/kernel"}
         try:

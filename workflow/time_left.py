@@ -31,6 +31,8 @@ class TimeLeft(logging.Handler):
         if event == LogEvent.RUN_INFO:
             jobs = {rule: n for rule, n in record.stats.items() if self._cost(rule)}
             self.left, self.began = Counter(jobs), time.monotonic()
+            if "paper" not in record.stats:  # nobody would end the page
+                self.show = lambda left: None
             self.show(f"{self.left.total()} jobs left")
         elif event == LogEvent.JOB_INFO:
             self.rules[record.jobid] = record.rule_name
