@@ -439,7 +439,7 @@ class CoordinatesOptions(Section):
     whitening: NonNegativeFloat = 0.0  # power of the temporal components' variance
     spatial_whitening: NonNegativeFloat = 0.0  # of the components over channels
     components: PositiveInt = 32  # that are whitened
-    floor: PositiveFloat = 0.3  # gain of the others, as a share of that of their first
+    floor: PositiveFloat = 0.3  # gain of all others, relative to the first of them
     color: bool = False  # noise has the covariance of the responses instead of white
 
 
@@ -581,7 +581,8 @@ class Topographies(Section):
 class Machine(Section):
     """Values that change how fast something runs, and results by no more than rounding.
 
-    But in SynBrain, whose first stage contrasts the pairs of each micro-batch.
+    SynBrain is the exception: its first stage contrasts the pairs of each micro-batch,
+    so that ``processes`` and ``accumulate`` change its loss.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda if there is a GPU

@@ -1,6 +1,7 @@
 """Programs that are forked from a process that has imported what they need."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,6 +65,24 @@ def test_a_program_is_that_of_who_asks(program, served, arguments, status, error
     done = ask(program, *arguments, served=served)
     assert done.returncode == status and error in done.stderr
     assert done.stdout == f"{arguments} typed blue {program}\n"
+
+
+def test_a_client_that_dies_early_leaves_the_server_to_others(program):
+    early = "import os, socket; s = socket.socket(1); s.connect(os.environ['{}'])"
+    early = f'{sys.executable} -c "{early.format("PRELOADED_PYTHON")}"'
+    later = f"exec {sys.executable} -S {SCRIPT} run program exit 0"
+    shell = f"cd {program}; {early}; echo $$; {later}"
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE, "sh", "-c", shell],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    client = done.stdout.split()[0]
+    (fork,) = re.findall(r"^(\d+) \d+ True$", done.stderr, re.MULTILINE)
+    assert fork != client  # which becomes the program itself where nobody serves
 
 
 def is_running(pid):

@@ -1,6 +1,6 @@
 """Start Python programs in a fraction of a second, forked from one that has imported.
 
-Importing papermill, torch and the rest costs seven core seconds, more than many a
+Importing papermill, torch and the rest costs some ten seconds, more than many a
 notebook computes, and a run starts hundreds of programs. ``preloaded.py serve COMMAND``
 imports once, runs COMMAND and meanwhile forks, for whoever asks at a socket, a process
 that runs a module. ``preloaded.py run MODULE ARGUMENTS`` asks it; where nobody serves
@@ -26,8 +26,9 @@ import sys
 import tempfile
 
 ADDRESS = "PRELOADED_PYTHON"  # environment variable that names the socket
-MODULES = (  # packages, and what torchvision needs before it is imported: other code
-    # of this repository may change while a run goes on
+# Code of this repository may change during a run and is not imported here, but for the
+# package itself, without which torchvision cannot be.
+MODULES = (
     *("paperlib", "accelerate", "huggingface_hub.repocard", "ipykernel.kernelapp"),
     *("jupytext", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "mne.epochs"),
     *("nbclient", "nbconvert", "open_clip", "pandas", "papermill", "pydantic.main"),
@@ -35,7 +36,7 @@ MODULES = (  # packages, and what torchvision needs before it is imported: other
     *("sklearn.linear_model", "torch._dynamo", "tqdm.auto"),
     "transformers.models.qwen2_vl.modeling_qwen2_vl",
 )
-UNUSED = ("rfc3987_syntax", "debugpy")  # seconds for a format and a debugger
+UNUSED = ("rfc3987_syntax", "debugpy")  # slow to import, and no notebook needs them
 LENGTH = struct.Struct("!I")  # of a request
 LOCK = 9  # file that run_all.sh has opened
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -80,7 +81,7 @@ def serve(command: list[str]) -> int:
             sys.modules.setdefault(name, None)
         for name in MODULES:
             importlib.import_module(name)
-        gc.freeze()  # forks that collect garbage would copy the memory of all this
+        gc.freeze()  # garbage collection in a fork would copy the memory of all this
         waiting, supervisors = [door, os.pidfd_open(main.pid)], []
         while door in select.select(waiting, [], [])[0]:
             client = door.accept()[0]
@@ -88,7 +89,9 @@ def serve(command: list[str]) -> int:
                 try:
                     door.close()
                     supervise(client)
-                finally:  # never go on as a second server
+                except BaseException:
+                    sys.excepthook(*sys.exc_info())
+                finally:  # the fork must not go on as a second server
                     os._exit(1)
             client.close()
             alive = [p for p in supervisors if os.waitpid(p, os.WNOHANG) == (0, 0)]
