@@ -31,9 +31,9 @@ ADDRESS = "PRELOADED_PYTHON"  # environment variable that names the socket
 MODULES = (
     *("paperlib", "accelerate", "huggingface_hub.repocard", "ipykernel.kernelapp"),
     *("jupytext", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "mne.epochs"),
-    *("nbclient", "nbconvert", "open_clip", "pandas", "papermill", "pydantic.main"),
-    *("safetensors.torch", "scipy.stats", "seaborn", "sklearn.decomposition"),
-    *("sklearn.linear_model", "torch._dynamo", "tqdm.auto"),
+    *("nbclient", "nbconvert", "numba", "open_clip", "pandas", "papermill"),
+    *("pydantic.main", "safetensors.torch", "scipy.stats", "seaborn"),
+    *("sklearn.decomposition", "sklearn.linear_model", "torch._dynamo", "tqdm.auto"),
     "transformers.models.qwen2_vl.modeling_qwen2_vl",
 )
 UNUSED = ("rfc3987_syntax", "debugpy")  # slow to import, and no notebook needs them

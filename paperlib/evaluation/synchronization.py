@@ -19,7 +19,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numba
 import numpy as np
+
+_SIGNALS_AT_ONCE = 32  # of one call of compiled code: little memory, few calls
+_UNROLLED = 5  # values of a state whose squared differences are summed in registers
 
 
 @dataclass(frozen=True)
@@ -121,31 +125,33 @@ def recurrences(
             f"{embedding.neighbors} or more. Use longer signals or smaller values."
         )
     _check_signals(x)
-    apart = np.abs(np.subtract.outer(np.arange(n_points), np.arange(n_points)))
-    bands = [apart <= theiler for theiler in theilers]
     signals = x.reshape(-1, x.shape[-1])
+    windows = np.array(theilers, np.int64)
     n_bytes = 8 * -(-n_points // 64)  # whole words, which are counted faster
-    packed = np.zeros((len(bands), len(signals), n_points, n_bytes), np.uint8)
-    last = embedding.neighbors - 1
+    packed = np.empty((len(windows), len(signals), n_points, n_bytes), np.uint8)
+    dim = _UNROLLED * -(-embedding.dim // _UNROLLED)
 
-    def fill(part: np.ndarray) -> None:
-        distances_of = _SquaredDistances(x.shape[-1], embedding, x.dtype)
-        ranked = np.empty((n_points, n_points), f"i{x.itemsize}")  # memory used again
-        for signal in part:
-            distances = distances_of(signals[signal])
-            # As integers, the bits of floats >= 0 have the same order, sorted faster.
-            order = distances.view(f"i{distances.itemsize}")
-            for bits, band in zip(packed, bands, strict=True):
-                np.copyto(distances, np.inf, where=band)
-                ranked[:] = order
-                ranked.partition(last, axis=-1)
-                near = np.packbits(order <= ranked[:, last, None], axis=-1)
-                bits[signal, :, : near.shape[-1]] = near
+    def fill(start: int) -> None:
+        part = signals[start : start + _SIGNALS_AT_ONCE]
+        exponents = np.frexp(np.ptp(part, axis=-1, keepdims=True))[1]
+        part = np.ldexp(part, -exponents)  # near 1 by a power of two: exact
+        # Further values are zero and add nothing; further states are at infinity.
+        states = np.zeros((len(part), dim, 8 * n_bytes), x.dtype)
+        states[..., n_points:] = np.inf
+        for row in range(embedding.dim):
+            lag = row * embedding.delay
+            states[:, row, :n_points] = part[:, lag : lag + n_points]
+        bits = np.empty((len(windows), len(part), n_points, n_bytes), np.uint8)
+        distances = np.empty(8 * n_bytes, x.dtype)
+        # As integers, the bits of floats >= 0 have the same order, and can be halved.
+        order = distances.view(f"i{x.itemsize}")
+        _pack_nearest(states, embedding.neighbors, windows, distances, order, bits)
+        packed[:, start : start + len(part)] = bits
 
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(fill, np.array_split(np.arange(len(signals)), threads)))
-    return packed.reshape(len(bands), *x.shape[:-1], *packed.shape[2:])
+        list(pool.map(fill, range(0, len(signals), _SIGNALS_AT_ONCE)))
+    return packed.reshape(len(windows), *x.shape[:-1], *packed.shape[2:])
 
 
 def recurrence_agreement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -161,34 +167,59 @@ def recurrence_agreement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return 2 * common / (in_x + in_y)
 
 
-class _SquaredDistances:
-    """Squared distances |X_i - X_j|^2 of the states of one signal after another.
+@numba.njit
+def _radius(order, infinity, neighbors, guess):
+    """Return a bound of the nearest neighbors, those tied at the k-th distance too.
 
-    Sums of squared differences: an expansion into norms and products would cancel where
-    a signal has an offset. Every call overwrites the result of the last one.
+    Counting vectorizes, sorting does not. Steps from the guess, the last row's bound,
+    double until they have passed the k-th distance; then the interval is halved.
     """
+    low, high = -1, np.int64(infinity)  # too few are <= low, enough are <= high
+    step = high >> 11  # of float32, doubled: a quarter of an octave
+    while high - low > 1:
+        bound, count = order.dtype.type(guess), 0
+        for j in range(len(order)):
+            count += order[j] <= bound
+        if count == neighbors:
+            return guess
+        low, high = (guess, high) if count < neighbors else (low, guess)
+        step = min(2 * step, (high - low) // 2)
+        guess = low + step if count < neighbors else high - step
+    return high
 
-    def __init__(self, n_times: int, embedding: DelayEmbedding, dtype: np.dtype):
-        n_points = n_times - embedding.span
-        self.squares = np.empty((n_times, n_times), dtype)
-        self.sums = np.empty((n_points, n_times), dtype)
-        self.distances = self.sums[:, :n_points]
-        # One delay later in both times is a fixed step in the flattened squares.
-        step = embedding.delay * (n_times + 1)
-        size = self.sums.size - embedding.span
-        self.total = self.sums.ravel()[:size]
-        self.lagged = [
-            self.squares.ravel()[lag * step :][:size] for lag in range(embedding.dim)
-        ]
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        x = np.ldexp(x, -np.frexp(np.ptp(x))[1])  # near 1 by a power of two: exact
-        np.subtract(x[:, None], x, out=self.squares)
-        self.squares *= self.squares
-        self.total[:] = self.lagged[0]
-        for lagged in self.lagged[1:]:
-            self.total += lagged
-        return self.distances  # n_points, n_points
+# Float32 and float64, compiled when this is imported or read from __pycache__.
+_TYPES = "(f{0}[:,:,::1], i8, i8[::1], f{0}[::1], i{0}[::1], u1[:,:,:,::1])"
+
+
+@numba.njit([_TYPES.format(4), _TYPES.format(8)], nogil=True, cache=True)
+def _pack_nearest(states, neighbors, windows, distances, order, packed):
+    """Fill ``packed`` (windows, signals, points, bytes), row by row of the distances.
+
+    ``distances`` and ``order`` are one memory. Sums of squared differences: an
+    expansion into norms and products would cancel where a signal has an offset.
+    """
+    radii = np.zeros(len(windows), np.int64)
+    for s in range(len(states)):
+        for i in range(packed.shape[2]):
+            distances[:] = 0
+            for first in range(0, states.shape[1], _UNROLLED):
+                for j in range(len(distances)):
+                    total = distances[j]
+                    for row in range(first, first + _UNROLLED):
+                        k = np.uint64(row)  # what may be negative is slower
+                        difference = states[s, k, i] - states[s, k, j]
+                        total += difference * difference
+                    distances[j] = total
+            for w in range(len(windows)):
+                distances[max(0, i - windows[w]) : i + windows[w] + 1] = np.inf
+                radii[w] = _radius(order, order[i], neighbors, radii[w])
+                radius = order.dtype.type(radii[w])
+                for byte in range(packed.shape[3]):
+                    bits = 0
+                    for bit in range(8):
+                        bits = 2 * bits + (order[8 * byte + bit] <= radius)
+                    packed[w, s, i, byte] = bits
 
 
 def _check_signals(x: np.ndarray) -> None:
