@@ -88,7 +88,7 @@ def diffuse(y0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     Tensor of shape (B, C, T)
     """
     signal, spread = _amplitudes(alpha_bar)
-    return signal * y0 + spread * noise
+    return torch.addcmul(signal * y0, spread, noise)
 
 
 def target(y0: Tensor, noise: Tensor, alpha_bar: Tensor, prediction: str) -> Tensor:
@@ -109,7 +109,7 @@ def target(y0: Tensor, noise: Tensor, alpha_bar: Tensor, prediction: str) -> Ten
     if prediction == "epsilon":
         return noise
     signal, spread = _amplitudes(alpha_bar)
-    return signal * noise - spread * y0
+    return torch.addcmul(signal * noise, spread, y0, value=-1)
 
 
 def clean_and_noise(

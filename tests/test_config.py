@@ -124,13 +124,14 @@ def test_a_run_has_what_its_base_has_on_a_data_set():
 
 def test_a_run_inherits_what_it_does_not_replace():
     cfg = load_config("mini")
-    full, ablated = (
-        cfg.of(dataset="things-eeg2", run=run) for run in ("ours_v", "no_region")
+    full, short, ablated = (
+        cfg.of(dataset="things-eeg2", run=run)
+        for run in ("ours_v", "ablated", "no_region")
     )
+    assert short.sampling == full.sampling.model_copy(update={"samples": 1})
     assert ablated.model == full.model.model_copy(update={"region_embedding": False})
-    assert ablated.sampling == full.sampling.model_copy(update={"samples": 1})
-    for section in ("conditioning", "coordinates", "diffusion", "training"):
-        assert getattr(ablated, section) == getattr(full, section)
+    for section in ("conditioning", "coordinates", "diffusion", "training", "sampling"):
+        assert getattr(ablated, section) == getattr(short, section)
 
 
 def test_samples_come_from_the_first_training_where_a_mean_can_do_without_them():
@@ -173,7 +174,7 @@ def test_properties_need_a_data_set_and_a_run():
         ),
         ("name: x", "remove 'name'"),
         ("datasets: {things-eeg2: null, things-meg: null}", "datasets: .*at least 1"),
-        ("runs: {ours_v: null}", "runs.no_text.extends must be one of.*'ours_v'"),
+        ("runs: {ours_v: null}", "runs.ablated.extends must be one of.*'ours_v'"),
         ("training: {seeds: [4294967296]}", "training.seeds.0: .*less than 4294967296"),
         ("runs: {ours: {label: a|b}}", "runs.ours.label: .*pattern"),
         ("runs: {ours: {label: 5$ or $6}}", "runs.ours.label: .*pattern"),

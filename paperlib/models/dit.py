@@ -107,8 +107,8 @@ class DiT(nn.Module):
         )
         self.modulate_output = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         self.unembed_patch = nn.Linear(width, patch_size)
-        rows = torch.tensor(self.layout.channel_rows)
-        self.register_buffer("channel_rows", rows, persistent=False)
+        pieces = torch.tensor(self.layout.pieces)
+        self.register_buffer("pieces", pieces, persistent=False)
         self._initialize(open_gates)
 
     def forward(self, y: Tensor, t: Tensor, context: Tensor | KeysValues) -> Tensor:
@@ -161,19 +161,17 @@ class DiT(nn.Module):
         return [block.cross_attention.keys_values(context) for block in self.blocks]
 
     def _to_patches(self, y: Tensor) -> Tensor:
-        rows, columns = self.layout.n_rows, self.layout.n_columns
-        height, width = self.layout.patch
-        grid = y.new_zeros(len(y), rows * height, columns * width)  # B C' T'
-        grid[:, self.channel_rows, : self.layout.n_times] = y
-        grid = grid.view(-1, rows, height, columns, width).transpose(2, 3)
-        return grid.reshape(len(y), rows * columns, height * width)  # B N ph*pw
+        columns, width = self.layout.n_columns, self.layout.patch[1]
+        if padding := columns * width - self.layout.n_times:
+            y = F.pad(y, (0, padding))
+        x = y.new_zeros(len(y), self.layout.n_patches * self.layout.patch[0], width)
+        x.index_copy_(1, self.pieces, y.reshape(len(y), -1, width))  # B N*ph pw
+        return x.view(len(y), self.layout.n_patches, -1)  # B N ph*pw
 
     def _from_patches(self, x: Tensor) -> Tensor:
-        rows, columns = self.layout.n_rows, self.layout.n_columns
-        height, width = self.layout.patch
-        grid = x.view(-1, rows, columns, height, width).transpose(2, 3)
-        grid = grid.reshape(len(x), rows * height, columns * width)  # B C' T'
-        y = grid.index_select(1, self.channel_rows)  # faster than grid[:, rows]
+        x = x.reshape(len(x), -1, self.layout.patch[1])  # B N*ph pw
+        y = x.index_select(1, self.pieces)  # B C*columns pw
+        y = y.view(len(x), len(self.layout.channel_rows), -1)  # B C T'
         return y[..., : self.layout.n_times]  # B C T
 
     def _initialize(self, open_gates: bool) -> None:

@@ -39,6 +39,19 @@ class PatchLayout:
         """Tokens of the transformer."""
         return self.n_rows * self.n_columns
 
+    @property
+    def pieces(self) -> list[int]:
+        """Place of each channel's part in each column among the rows of all patches.
+
+        Patches stand one below the other, those of one row of patches in a sequence.
+        """
+        height = self.patch[0]
+        return [
+            (row // height * self.n_columns + column) * height + row % height
+            for row in self.channel_rows
+            for column in range(self.n_columns)
+        ]
+
 
 def patch_layout(
     regions: Sequence[str],
