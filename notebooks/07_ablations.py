@@ -78,7 +78,7 @@ all_groups = groups | {figure: cfg.ablations.regions}
 
 def options(run: str) -> pd.Series:
     """Return the options of a run, one a place."""
-    sections = ("conditioning", "model", "channels", "diffusion")
+    sections = ("conditioning", "model", "channels", "diffusion", "training")
     chosen = cfg.of(run=run)
     values = {key: getattr(chosen, key).model_dump() for key in sections}
     return pd.json_normalize(values).iloc[0].astype(str)

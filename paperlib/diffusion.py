@@ -88,7 +88,7 @@ def diffuse(y0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     Tensor of shape (B, C, T)
     """
     signal, spread = _amplitudes(alpha_bar)
-    return torch.addcmul(signal * y0, spread, noise)
+    return torch.addcmul(signal * y0, spread, noise)  # a sum in one pass over memory
 
 
 def target(y0: Tensor, noise: Tensor, alpha_bar: Tensor, prediction: str) -> Tensor:

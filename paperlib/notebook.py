@@ -16,7 +16,10 @@ from paperlib.config import Config, load_config
 from paperlib.paths import IDENTITY, ROOT, TEMPLATES, job_name, template
 from paperlib.validation import did_you_mean
 
-_PACKAGES = ("torch", "accelerate", "transformers", "open_clip_torch", "mne", "numpy")
+_PACKAGES = (
+    *("torch", "accelerate", "transformers", "open_clip_torch"),
+    *("mne", "numpy", "numba"),
+)
 _PLAIN = (str, int, float, bool, list, dict, type(None))
 
 

@@ -1,10 +1,11 @@
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from paperlib.config import Config, Machine, load_config, merge
-from paperlib.paths import ROOT
+from paperlib.paths import ABLATION_TABLES, REGION_FIGURES, ROOT
 
 BOMB = "a: &a [1]\n" + "\n".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]"
@@ -126,12 +127,25 @@ def test_a_run_inherits_what_it_does_not_replace():
     cfg = load_config("mini")
     full, short, ablated = (
         cfg.of(dataset="things-eeg2", run=run)
-        for run in ("ours_v", "ablated", "no_region")
+        for run in ("ours_v", "ours_v_short", "no_region")
     )
     assert short.sampling == full.sampling.model_copy(update={"samples": 1})
     assert ablated.model == full.model.model_copy(update={"region_embedding": False})
     for section in ("conditioning", "coordinates", "diffusion", "training", "sampling"):
         assert getattr(ablated, section) == getattr(short, section)
+
+
+@pytest.mark.parametrize("config", ["mini", "paper"])
+def test_full_models_of_the_ablations_have_published_values(config):
+    cfg = load_config(config)
+    for tables in (
+        *ABLATION_TABLES.values(),
+        *[{"regions": f} for f in REGION_FIGURES.values()],
+    ):
+        for group, name in tables.items():
+            published = pd.read_csv(ROOT / f"tables/published/{name}.csv")
+            runs = published["runs"].dropna().str.split().explode()
+            assert getattr(cfg.ablations, group)[-1] in set(runs)
 
 
 def test_samples_come_from_the_first_training_where_a_mean_can_do_without_them():
@@ -174,7 +188,7 @@ def test_properties_need_a_data_set_and_a_run():
         ),
         ("name: x", "remove 'name'"),
         ("datasets: {things-eeg2: null, things-meg: null}", "datasets: .*at least 1"),
-        ("runs: {ours_v: null}", "runs.ablated.extends must be one of.*'ours_v'"),
+        ("runs: {ours_v: null}", "runs.ours_v_short.extends must be one of.*'ours_v'"),
         ("training: {seeds: [4294967296]}", "training.seeds.0: .*less than 4294967296"),
         ("runs: {ours: {label: a|b}}", "runs.ours.label: .*pattern"),
         ("runs: {ours: {label: 5$ or $6}}", "runs.ours.label: .*pattern"),

@@ -77,7 +77,7 @@ def test_hand_worked_eight_of_ten():
 
 
 @pytest.mark.parametrize("theiler", [0, 1, 7])
-@pytest.mark.parametrize(("dim", "delay"), [(1, 1), (3, 2), (10, 4)])
+@pytest.mark.parametrize(("dim", "delay"), [(1, 1), (3, 2), (7, 4), (10, 4)])
 def test_equals_plain_loops(rng, dim, delay, theiler):
     parameters = {"dim": dim, "delay": delay, "neighbors": 6, "theiler": theiler}
     x, y = colored_noise(rng, (2, 90), 1.5)
@@ -99,9 +99,10 @@ def test_neighbors_equal_those_of_a_k_d_tree(rng):
 @given(
     values=st.lists(st.integers(-3, 3), min_size=36, max_size=36),
     theiler=st.integers(0, 3),
+    dtype=st.sampled_from(["float32", "float64"]),
 )
-def test_ties_are_all_neighbors(values, theiler):
-    x, y = np.array(values).reshape(2, 18)
+def test_ties_are_all_neighbors(values, theiler, dtype):
+    x, y = np.array(values, dtype).reshape(2, 18)
     parameters = {"dim": 2, "delay": 3, "neighbors": 4, "theiler": theiler}
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return
@@ -206,12 +207,14 @@ def test_coupled_henon_maps_rise_from_chance_to_one():
 
 
 def test_result_does_not_depend_on_the_number_of_threads(rng, monkeypatch):
-    x, y = rng.standard_normal((2, 30, 200))
+    x, y = rng.standard_normal((2, 70, 200))
     found = []
     for threads in ("1", "3"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         found.append(synchronization_likelihood(x, y, EEG))
     np.testing.assert_array_equal(*found)
+    each = [synchronization_likelihood(*pair, EEG) for pair in zip(x, y, strict=True)]
+    np.testing.assert_array_equal(found[0], each)
 
 
 def test_types_agree(rng):
@@ -282,6 +285,12 @@ def test_too_short_signals_name_the_numbers(rng):
         synchronization_likelihood(x, x, EEG)
     with pytest.raises(ValueError, match="theiler=3 leaves 3 candidates"):
         synchronization_likelihood(x, x, EEG, theiler=3)
+
+
+@pytest.mark.parametrize("windows", [[-1], [8, 3]])
+def test_windows_that_do_not_ascend_from_zero_are_refused(rng, windows):
+    with pytest.raises(ValueError, match="must be 0 or more and ascend; got "):
+        recurrences(rng.standard_normal(250), EEG, theilers=windows)
 
 
 @pytest.mark.parametrize("name", ["dim", "delay", "neighbors"])

@@ -10,8 +10,9 @@ REGIONS = ["A"] * 5 + ["B"] * 3
 
 def small_dit(**changes):
     torch.manual_seed(0)
-    options = dict(context_width=6, width=16, depth=2, heads=2, mlp_ratio=2.0)
-    return DiT(REGIONS, 10, patch=(2, 4), **(options | changes))
+    options = dict(regions=REGIONS, n_times=10, patch=(2, 4), context_width=6)
+    size = dict(width=16, depth=2, heads=2, mlp_ratio=2.0)
+    return DiT(**(options | size | changes))
 
 
 def awake(model):
@@ -148,6 +149,25 @@ def test_condition_and_time_change_the_output(batch):
     output = model(y, t, context)
     assert not torch.allclose(output, model(y, t, context.flip(0)))
     assert not torch.allclose(output, model(y, t.flip(0), context))
+
+
+@pytest.mark.parametrize("padding", ["region", "global"])
+@pytest.mark.parametrize("width", [4, 5])  # the last of a row is padded, or is not
+def test_patches_are_cut_from_a_grid(batch, padding, width):
+    options = {"patch": (2, width), "padding": padding, "regions": list("ABABBAAA")}
+    model, y = small_dit(**options), batch[0]
+    layout = model.layout
+    grid = torch.zeros(len(y), 2 * layout.n_rows, width * layout.n_columns)
+    grid[:, list(layout.channel_rows), : layout.n_times] = y
+    rows = grid.split(2, dim=1)
+    cut = [patch.flatten(1) for row in rows for patch in row.split(width, dim=2)]
+    torch.testing.assert_close(model._to_patches(y), torch.stack(cut, dim=1))
+
+
+def test_signals_of_another_shape_are_refused(batch):
+    y, t, context = batch
+    with pytest.raises(RuntimeError):
+        small_dit()(y.mT, t, context)
 
 
 def test_padding_cannot_be_seen(batch):

@@ -23,7 +23,7 @@ import numba
 import numpy as np
 
 _SIGNALS_AT_ONCE = 32  # of one call of compiled code: little memory, few calls
-_UNROLLED = 5  # values of a state whose squared differences are summed in registers
+_UNROLLED = 5  # values of a state in one turn of a loop; states are padded with zeros
 
 
 @dataclass(frozen=True)
@@ -124,15 +124,21 @@ def recurrences(
             f"{max(candidates, 0)} candidates to some of them; expected "
             f"{embedding.neighbors} or more. Use longer signals or smaller values."
         )
+    if min(theilers) < 0 or sorted(theilers) != list(theilers):
+        raise ValueError(
+            f"Theiler windows must be 0 or more and ascend; got {list(theilers)}."
+        )
     _check_signals(x)
     signals = x.reshape(-1, x.shape[-1])
     windows = np.array(theilers, np.int64)
     n_bytes = 8 * -(-n_points // 64)  # whole words, which are counted faster
     packed = np.empty((len(windows), len(signals), n_points, n_bytes), np.uint8)
     dim = _UNROLLED * -(-embedding.dim // _UNROLLED)
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
+    at_once = min(_SIGNALS_AT_ONCE, -(-len(signals) // threads) or 1)
 
     def fill(start: int) -> None:
-        part = signals[start : start + _SIGNALS_AT_ONCE]
+        part = signals[start : start + at_once]
         exponents = np.frexp(np.ptp(part, axis=-1, keepdims=True))[1]
         part = np.ldexp(part, -exponents)  # near 1 by a power of two: exact
         # Further values are zero and add nothing; further states are at infinity.
@@ -141,16 +147,15 @@ def recurrences(
         for row in range(embedding.dim):
             lag = row * embedding.delay
             states[:, row, :n_points] = part[:, lag : lag + n_points]
-        bits = np.empty((len(windows), len(part), n_points, n_bytes), np.uint8)
+        rows = np.empty((len(windows), len(part), n_points, n_bytes), np.uint8)
         distances = np.empty(8 * n_bytes, x.dtype)
         # As integers, the bits of floats >= 0 have the same order, and can be halved.
         order = distances.view(f"i{x.itemsize}")
-        _pack_nearest(states, embedding.neighbors, windows, distances, order, bits)
-        packed[:, start : start + len(part)] = bits
+        _pack_nearest(states, embedding.neighbors, windows, distances, order, rows)
+        packed[:, start : start + len(part)] = rows
 
-    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(fill, range(0, len(signals), _SIGNALS_AT_ONCE)))
+        list(pool.map(fill, range(0, len(signals), at_once)))
     return packed.reshape(len(windows), *x.shape[:-1], *packed.shape[2:])
 
 
@@ -169,13 +174,14 @@ def recurrence_agreement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 @numba.njit
 def _radius(order, infinity, neighbors, guess):
-    """Return a bound of the nearest neighbors, those tied at the k-th distance too.
+    """Return a radius that holds the nearest neighbors and all tied with the last.
 
-    Counting vectorizes, sorting does not. Steps from the guess, the last row's bound,
-    double until they have passed the k-th distance; then the interval is halved.
+    It is an integer, as ``order`` is. Counting vectorizes, sorting does not. Steps from
+    the guess, the last row's radius, double until they have passed the k-th distance;
+    then the interval is halved.
     """
     low, high = -1, np.int64(infinity)  # too few are <= low, enough are <= high
-    step = high >> 11  # of float32, doubled: a quarter of an octave
+    step = high >> 11  # any value is right
     while high - low > 1:
         bound, count = order.dtype.type(guess), 0
         for j in range(len(order)):
@@ -207,7 +213,7 @@ def _pack_nearest(states, neighbors, windows, distances, order, packed):
                 for j in range(len(distances)):
                     total = distances[j]
                     for row in range(first, first + _UNROLLED):
-                        k = np.uint64(row)  # what may be negative is slower
+                        k = np.uint64(row)  # an index that cannot be negative is faster
                         difference = states[s, k, i] - states[s, k, j]
                         total += difference * difference
                     distances[j] = total

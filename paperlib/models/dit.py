@@ -161,17 +161,18 @@ class DiT(nn.Module):
         return [block.cross_attention.keys_values(context) for block in self.blocks]
 
     def _to_patches(self, y: Tensor) -> Tensor:
-        columns, width = self.layout.n_columns, self.layout.patch[1]
+        columns, (height, width) = self.layout.n_columns, self.layout.patch
         if padding := columns * width - self.layout.n_times:
             y = F.pad(y, (0, padding))
-        x = y.new_zeros(len(y), self.layout.n_patches * self.layout.patch[0], width)
-        x.index_copy_(1, self.pieces, y.reshape(len(y), -1, width))  # B N*ph pw
-        return x.view(len(y), self.layout.n_patches, -1)  # B N ph*pw
+        pieces = y.unflatten(2, (columns, width)).flatten(1, 2)  # B C*columns pw
+        x = y.new_zeros(len(y), self.layout.n_patches * height, width)
+        x.index_copy_(1, self.pieces, pieces)  # B N*ph pw
+        return x.unflatten(1, (-1, height)).flatten(2)  # B N ph*pw
 
     def _from_patches(self, x: Tensor) -> Tensor:
-        x = x.reshape(len(x), -1, self.layout.patch[1])  # B N*ph pw
-        y = x.index_select(1, self.pieces)  # B C*columns pw
-        y = y.view(len(x), len(self.layout.channel_rows), -1)  # B C T'
+        pieces = x.unflatten(2, self.layout.patch).flatten(1, 2)  # B N*ph pw
+        y = pieces.index_select(1, self.pieces)  # B C*columns pw
+        y = y.unflatten(1, (-1, self.layout.n_columns)).flatten(2)  # B C T'
         return y[..., : self.layout.n_times]  # B C T
 
     def _initialize(self, open_gates: bool) -> None:

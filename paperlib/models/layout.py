@@ -41,9 +41,10 @@ class PatchLayout:
 
     @property
     def pieces(self) -> list[int]:
-        """Place of each channel's part in each column among the rows of all patches.
+        """Place of each piece (a channel in a column of patches) in all patches' rows.
 
-        Patches stand one below the other, those of one row of patches in a sequence.
+        The place is the patch's number times its height plus the row in the patch.
+        Pieces stand in the order of channels, those of a channel in that of columns.
         """
         height = self.patch[0]
         return [
