@@ -21,7 +21,7 @@
 #   of the comparison; tokens that the ridge control sees; published scores
 # - Writes: the main table, a supplement, correlations over images, metrics of others,
 #   proper scores, paired differences, budgets, and two figures
-# - Time: two to five minutes (mini, one core), hours (paper, not measured)
+# - Time: one to three minutes (mini, one core), hours (paper, not measured)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/

@@ -21,7 +21,7 @@
 #   of their participants, the published scores
 # - Writes: Tables 3 and 5 (EEG) or 4 and 6 (MEG), Figure 6, the conditioning of the
 #   first version, and paired differences from each full model
-# - Time: one to two minutes (mini, one core), hours (paper, not measured)
+# - Time: about a minute (mini, one core), hours (paper, not measured)
 
 # %% tags=["parameters"]
 config: str = "mini"  # name of a file in config/
