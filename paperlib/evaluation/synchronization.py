@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 _SIGNALS_AT_ONCE = 32  # of one call of compiled code: little memory, few calls
 _UNROLLED = 5  # values of a state in one turn of a loop; states are padded with zeros
@@ -144,15 +145,13 @@ def recurrences(
         # Further values are zero and add nothing; further states are at infinity.
         states = np.zeros((len(part), dim, 8 * n_bytes), x.dtype)
         states[..., n_points:] = np.inf
-        for row in range(embedding.dim):
-            lag = row * embedding.delay
-            states[:, row, :n_points] = part[:, lag : lag + n_points]
-        rows = np.empty((len(windows), len(part), n_points, n_bytes), np.uint8)
+        lagged = sliding_window_view(part, n_points, axis=-1)[:, :: embedding.delay]
+        states[:, : embedding.dim, :n_points] = lagged
         distances = np.empty(8 * n_bytes, x.dtype)
         # As integers, the bits of floats >= 0 have the same order, and can be halved.
         order = distances.view(f"i{x.itemsize}")
-        _pack_nearest(states, embedding.neighbors, windows, distances, order, rows)
-        packed[:, start : start + len(part)] = rows
+        bits = packed[:, start : start + len(part)]
+        _pack_nearest(states, embedding.neighbors, windows, distances, order, bits)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, range(0, len(signals), at_once)))
@@ -195,7 +194,7 @@ def _radius(order, infinity, neighbors, guess):
 
 
 # Float32 and float64, compiled when this is imported or read from __pycache__.
-_TYPES = "(f{0}[:,:,::1], i8, i8[::1], f{0}[::1], i{0}[::1], u1[:,:,:,::1])"
+_TYPES = "(f{0}[:,:,::1], i8, i8[::1], f{0}[::1], i{0}[::1], u1[:,:,:,:])"
 
 
 @numba.njit([_TYPES.format(4), _TYPES.format(8)], nogil=True, cache=True)
